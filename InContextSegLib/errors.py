@@ -1,0 +1,17 @@
+"""The few failures a caller can act on; each message is one sentence: what was asked, what came, what to do."""
+
+
+class InputError(ValueError):
+    """A file, an argument or a setting that the user gave cannot be used as it is."""
+
+
+class OutputError(OSError):
+    """A result could not be written; nothing half-written was left behind."""
+
+
+class WeightsError(RuntimeError):
+    """Model weights are missing, changed or unsafe to load."""
+
+
+class Cancelled(Exception):  # noqa: N818 - the outcome a user asked for, not an error
+    """The user stopped the work; raised from `Report.step`."""

@@ -1,0 +1,1 @@
+"""From a volume and a support set to a mask with its uncertainty."""

@@ -1,0 +1,1 @@
+"""Networks that segment from examples: each is `encode` + `condition` + `segment`."""

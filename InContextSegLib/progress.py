@@ -1,0 +1,32 @@
+"""Progress of long work, and the one place where it can be cancelled."""
+
+from collections.abc import Callable
+from threading import Event
+
+from InContextSegLib.errors import Cancelled
+
+
+class Report:
+    """Handed to long work, which calls `step`; whoever handed it over may call `cancel` from any thread.
+
+    `show(done, total, message)` is called on the working thread after every step.
+    """
+
+    def __init__(self, show: Callable[[int, int, str], None] | None = None):
+        self._show = show
+        self._cancelled = Event()
+
+    def cancel(self) -> None:
+        """Ask the work to stop: its next `step` raises `Cancelled`."""
+        self._cancelled.set()
+
+    def step(self, done: int, total: int, message: str = "") -> None:
+        """Say that `done` of `total` steps are finished.
+
+        Raises:
+            Cancelled: if `cancel` was called since the last step.
+        """
+        if self._cancelled.is_set():
+            raise Cancelled(f"Cancelled after {done} of {total} steps.")
+        if self._show is not None:
+            self._show(done, total, message)
