@@ -1,0 +1,85 @@
+"""What a training run is made of, as a recipe file states it."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network to train: channels per block, and encoder blocks."""
+
+    width: int = 32
+    depth: int = 4
+
+    def __post_init__(self):
+        _at_least("width", self.width, 1)
+        _at_least("depth", self.depth, 2)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one image size.
+
+    Every step draws one number of supports from `supports`, and as many episodes as `images_per_step` allows: memory and
+    time per step stay the same whatever the number.
+    """
+
+    steps: int
+    size: int
+    images_per_step: int
+    supports: tuple[int, ...]
+
+    def __post_init__(self):
+        _at_least("steps", self.steps, 1)
+        _at_least("size", self.size, 16)
+        for count in self.supports:
+            _at_least("supports", count, 1)
+        _at_least("images_per_step", self.images_per_step, max(self.supports, default=0) + 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. The learning rate rises over `warmup_steps`, holds, and falls linearly over `decay_steps`."""
+
+    name: str
+    seed: int
+    architecture: Architecture
+    stages: tuple[Stage, ...]
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    average_decay: float = 0.998
+    checkpoint_every: int = 250
+    loader_processes: int = 1
+
+    def __post_init__(self):
+        if not self.stages:
+            raise ValueError("stages: asked for at least one stage, got none; add a [[stages]] table.")
+        _at_least("warmup_steps", self.warmup_steps, 1)
+        _at_least("decay_steps", self.decay_steps, 1)
+        _at_least("checkpoint_every", self.checkpoint_every, 1)
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate: asked for a number between 0 and 1, got {self.learning_rate}.")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay: asked for a number in [0, 1), got {self.average_decay}.")
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that step number `step` (from 0) belongs to."""
+        ends = accumulate(stage.steps for stage in self.stages)
+        return next(stage for stage, end in zip(self.stages, ends, strict=True) if step < end)
+
+    def learning_rate_at(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / self.warmup_steps)
+        fall = min(1.0, (self.steps - step) / self.decay_steps)
+        return self.learning_rate * rise * fall
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}: asked for at least {least}, got {value}.")

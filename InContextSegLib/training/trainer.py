@@ -1,0 +1,126 @@
+"""The training loop: read it from top to bottom."""
+
+import json
+import logging
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from InContextSegLib.errors import InputError
+from InContextSegLib.losses import dice_and_cross_entropy
+from InContextSegLib.models.universeg import UniverSeg
+from InContextSegLib.progress import Report
+from InContextSegLib.training.episodes import Episodes, episode_stream
+from InContextSegLib.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """A run in a folder: `checkpoint.pt` (everything needed to resume bit-exactly) and `log.jsonl` (a line per step)."""
+
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.folder, self.device = recipe, folder, device
+        self.network = UniverSeg(recipe.architecture.width, recipe.architecture.depth).to(device)
+        self.average = deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._checkpoint.exists():
+            self._resume()
+
+    def run(self, report: Report) -> nn.Module:
+        """Train to the recipe's end and return the averaged network.
+
+        Raises:
+            Cancelled: from `report`; the last step done is in the checkpoint.
+        """
+        with self._log.open("a", encoding="utf-8") as lines:
+            try:
+                for episodes in episode_stream(self.recipe, self.step, self.device):
+                    record = self._one_step(episodes)
+                    lines.write(json.dumps(record) + "\n")
+                    if self.step % self.recipe.checkpoint_every == 0:
+                        lines.flush()
+                        self.save()
+                    report.step(self.step, self.recipe.steps, f"loss {record['loss']:.3f}")
+            finally:
+                self.save()
+        return self.average
+
+    def _one_step(self, episodes: Episodes) -> dict:
+        rate = self.recipe.learning_rate_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        logits = self.network(episodes.images, episodes.support_images, episodes.support_masks)
+        loss = dice_and_cross_entropy(logits, episodes.masks)
+        self.optimizer.zero_grad()
+        loss.backward()
+        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
+        if torch.isfinite(gradient):
+            self.optimizer.step()
+            self._update_average()
+        else:
+            log.warning("Step %d was left out: its gradient is not finite.", self.step)
+        self.step += 1
+        return {
+            "step": self.step,
+            "loss": loss.item(),
+            "size": episodes.images.shape[-1],
+            "supports": episodes.support_images.shape[1],
+        }
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # A young average forgets faster, so that it is of use from the first steps on.
+        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
+        for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def save(self) -> None:
+        """Write the checkpoint whole: aside first, then renamed over the earlier one."""
+        state = {
+            "step": self.step,
+            "seed": self.recipe.seed,
+            "architecture": asdict(self.recipe.architecture),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        aside = self._checkpoint.with_suffix(".tmp")
+        torch.save(state, aside)
+        aside.replace(self._checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)
+        if (state["seed"], state["architecture"]) != (self.recipe.seed, asdict(self.recipe.architecture)):
+            raise InputError(
+                f"{self.folder} holds a run with seed {state['seed']} and {state['architecture']}, and the recipe asks for "
+                f"seed {self.recipe.seed} and {asdict(self.recipe.architecture)}; choose another folder."
+            )
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._forget_log_after(self.step)
+        log.info("Resuming %s at step %d of %d.", self.folder, self.step, self.recipe.steps)
+
+    def _forget_log_after(self, step: int) -> None:
+        if self._log.exists():
+            lines = self._log.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            self._log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
