@@ -1,1 +1,40 @@
 """Networks that segment from examples: each is `encode` + `condition` + `segment`."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from InContextSegLib.catalog import CatalogEntry
+from InContextSegLib.models.universeg import UniverSeg
+
+
+class SliceSegmenter(Protocol):
+    """What inference asks of a network. The two first calls depend on one argument each, so their results are cached.
+
+    An embedding and a context say their `size_bytes`, by which the caches are bounded.
+    """
+
+    def encode(self, images: Float[Tensor, "b 1 h w"]) -> Any:
+        """What depends on the images alone."""
+
+    def condition(self, images: Float[Tensor, "g s 1 h w"], masks: Float[Tensor, "g s 1 h w"]) -> Any:
+        """What depends on the labelled examples alone."""
+
+    def join(self, contexts: Sequence[Any]) -> Any:
+        """One context, as if the examples of all of them had been conditioned together."""
+
+    def segment(self, embedding: Any, context: Any) -> Float[Tensor, "b 1 h w"]:
+        """Logits."""
+
+
+def build(entry: CatalogEntry) -> UniverSeg:
+    """The network of a catalogue entry, without its weights, in evaluation mode.
+
+    Raises:
+        ValueError: if the entry names an architecture that this version does not have.
+    """
+    if entry.model != "universeg":
+        raise ValueError(f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has universeg.")
+    return UniverSeg(**entry.arguments).eval()

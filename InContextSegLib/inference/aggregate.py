@@ -1,0 +1,97 @@
+"""From the probabilities of several draws and axes to one label map with its uncertainty."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from InContextSegLib.slicing import SlicePlan
+from InContextSegLib.support import Label
+from InContextSegLib.volume import Geometry, Kind, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class AxisMaps:
+    """Mean over the draws along one axis of the probability and of its square: `l` labels, `n` slices at network size."""
+
+    plan: SlicePlan
+    mean: Float[np.ndarray, "l n size size"]
+    square: Float[np.ndarray, "l n size size"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a segmentation hands over.
+
+    Attributes:
+        mask: the label of every voxel, 0 where none reached the threshold; labels never overlap.
+        uncertainty: per voxel, the largest standard deviation of a label's probability over draws and axes, in [0, 0.5];
+            None where there was only one prediction, whose spread is undefined.
+        probabilities: per label value, float16 (k, j, i); empty unless asked for.
+        next_slice: the slice index (of the array axis `next_axis`) whose labelling would settle most, and its axis' name.
+        provenance: how all of this was computed.
+    """
+
+    mask: Volume
+    uncertainty: Volume | None
+    probabilities: dict[int, np.ndarray]
+    next_slice: int
+    next_axis: str
+    provenance: dict
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """The arrays of a `Prediction`, (k, j, i), and `doubt`: how unsettled every voxel is."""
+
+    labels: np.ndarray
+    spread: np.ndarray
+    doubt: np.ndarray
+    probabilities: dict[int, np.ndarray]
+
+
+def fuse(maps: Sequence[AxisMaps], labels: Sequence[Label], threshold: float, keep_probabilities: bool) -> Fused:
+    """Average the axes at native resolution, label by label, and give every voxel to its most probable label.
+
+    Only one label's probability exists at full size at a time, unless they are to be kept.
+    """
+    shape = maps[0].plan.geometry.shape
+    best = np.full(shape, threshold, np.float32)
+    winner = np.zeros(shape, np.uint8 if max(label.value for label in labels) < 256 else np.uint16)
+    spread, doubt, kept = np.zeros(shape, np.float32), np.zeros(shape, np.float32), {}
+    for number, label in enumerate(labels):
+        mean = np.clip(_over_axes(maps, number, "mean"), 0, 1)
+        square = _over_axes(maps, number, "square")
+        np.maximum(spread, np.sqrt(np.maximum(square - mean**2, 0)), out=spread)
+        np.maximum(doubt, mean * (1 - mean), out=doubt)
+        wins = mean >= best if number == 0 else mean > best
+        wins &= mean >= threshold
+        best[wins], winner[wins] = mean[wins], label.value
+        if keep_probabilities:
+            kept[label.value] = mean.astype(np.float16)
+    return Fused(winner, spread, doubt, kept)
+
+
+def _over_axes(maps: Sequence[AxisMaps], label: int, moment: str) -> np.ndarray:
+    total = sum(each.plan.restore(getattr(each, moment)[label]) for each in maps)
+    return total / np.float32(len(maps))
+
+
+def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Sequence[int]) -> int:
+    """The slice index along the plan's array axis that holds most of what is unsettled, apart from those labelled already.
+
+    Args:
+        unsettled: (k, j, i), spread or doubt.
+        labelled: slice numbers of the plan that are examples already; they and their direct neighbours are left out.
+    """
+    others = tuple(axis for axis in range(3) if axis != plan.array_axis)
+    amount = unsettled.sum(axis=others, dtype=np.float64)
+    score = np.array([amount[plan.slice_index(number)] for number in range(plan.count)])
+    near = [number + step for number in labelled for step in (-1, 0, 1)]
+    free = np.setdiff1d(np.arange(plan.count), near)
+    if not len(free):
+        free = np.arange(plan.count)
+    return plan.slice_index(int(free[score[free].argmax()]))
+
+

@@ -1,0 +1,46 @@
+"""The order in which a cascade walks through a volume, away from what is known (arXiv 2412.13299)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+# Mean of |2p - 1| over the pixels in question from which a predicted slice may serve as an example.
+CONFIDENT = 0.7
+POSSIBLE = 0.1
+NEIGHBOURS = 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """One slice to segment, and the slices behind it (nearest first) whose predictions may join the examples."""
+
+    number: int
+    behind: tuple[int, ...]
+
+
+def walk(count: int, known: Sequence[int]) -> list[Step]:
+    """Steps over all `count` slices, nearest to a known slice first; the known slices come first and lean on nothing."""
+    start = np.asarray(sorted(known))
+    distance = np.abs(np.arange(count)[:, None] - start)
+    nearest = start[distance.argmin(axis=1)]
+    steps = []
+    for number in np.argsort(distance.min(axis=1), kind="stable").tolist():
+        toward = int(np.sign(nearest[number] - number))
+        reach = min(NEIGHBOURS, abs(int(nearest[number]) - number))
+        steps.append(Step(number, tuple(number + toward * n for n in range(1, reach + 1))))
+    return steps
+
+
+def confidence(probability: Float[np.ndarray, "h w"]) -> float:
+    """How decided a predicted slice is, from 0 to 1: mean |2p - 1| where the label is possible, 1 where it is nowhere."""
+    possible = probability > POSSIBLE
+    return float(np.abs(2 * probability[possible] - 1).mean()) if possible.any() else 1.0
+
+
+def surest(probability: Float[np.ndarray, "l n h w"]) -> int:
+    """The slice to start from where none is known: most labelled area, weighted by how decided it is."""
+    area = (probability > 0.5).mean(axis=(2, 3))
+    sure = np.array([[confidence(image) for image in label] for label in probability])
+    return int((np.sqrt(area) * sure).sum(axis=0).argmax())

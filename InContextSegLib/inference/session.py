@@ -1,0 +1,266 @@
+"""A session: one network and the examples of one task, ready to segment volume after volume."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from InContextSegLib import __version__
+from InContextSegLib.errors import InputError
+from InContextSegLib.inference.aggregate import AxisMaps, Prediction, fuse, most_worth_labelling
+from InContextSegLib.inference.cache import BoundedCache
+from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
+from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.models import SliceSegmenter
+from InContextSegLib.progress import Report
+from InContextSegLib.slicing import AXES, Intensities, SlicePlan
+from InContextSegLib.support import SupportSet
+from InContextSegLib.volume import Kind, Volume
+
+log = logging.getLogger(__name__)
+
+# Every further draw also looks at everything mirrored: it costs nothing and tells luck from evidence.
+FLIPS = ((), (-1,), (-2,), (-2, -1))
+# Where all examples fit into one draw, the further draws leave out a third of them.
+SHARE_REDRAWN = 2 / 3
+CONTEXT_BYTES = 1 << 30
+EMBEDDING_BYTES = 256 << 20
+
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """A target along one axis: its plan, its slices at network size, its examples."""
+
+    plan: SlicePlan
+    images: Tensor
+    support: SupportSet
+    known: tuple[int, ...]
+
+
+class Session:
+    """Holds a network, the examples, and what was computed from either, within fixed budgets of memory.
+
+    Args:
+        segmenter: the network, with its weights.
+        supports: one support set for every axis of the settings that are to be used, with the same labels.
+        intensities: how the target's grey values become [0, 1]; the same as for the examples.
+        provenance: what to say about the network (catalogue entry, weights' sha256).
+        device: where the network computes; it is moved there.
+    """
+
+    def __init__(
+        self,
+        segmenter: SliceSegmenter,
+        supports: Sequence[SupportSet],
+        intensities: Intensities,
+        provenance: Mapping[str, str],
+        device: torch.device,
+    ):
+        self.segmenter = segmenter.to(device)
+        self.supports = {support.axis: support for support in supports}
+        self.labels = supports[0].labels
+        self.size = supports[0].size
+        self.intensities, self.provenance, self.device = intensities, dict(provenance), device
+        self._contexts = BoundedCache(CONTEXT_BYTES)
+        self._embeddings = BoundedCache(EMBEDDING_BYTES)
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        volume: Volume,
+        settings: InferenceSettings,
+        report: Report,
+        box: Box | None = None,
+        keep_probabilities: bool = False,
+    ) -> Prediction:
+        """Segment a volume, or the part of it inside `box` ((k, j, i) low inclusive, high exclusive).
+
+        The same volume, examples, settings and seed give the same prediction.
+
+        Raises:
+            Cancelled: from `report`.
+            InputError: if the settings name an axis along which there are no examples.
+        """
+        axes = [self._axis(volume, name, box) for name in self._axis_names(settings)]
+        total, done, maps = settings.draws * sum(axis.plan.count for axis in axes), 0, []
+        for axis in axes:
+            shape = (len(self.labels), axis.plan.count, self.size, self.size)
+            mean, square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            for draw in range(settings.draws):
+                progress = _Progress(report, done, total, f"{axis.plan.axis}, draw {draw + 1} of {settings.draws}")
+                member = self._member(axis, settings, draw, progress)
+                mean += member / settings.draws
+                square += member**2 / settings.draws
+                done += axis.plan.count
+            maps.append(AxisMaps(axis.plan, mean, square))
+        return self._prediction(maps, axes, settings, keep_probabilities)
+
+    def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
+        names = tuple(self.supports) if settings.axes == ("auto",) else settings.axes
+        for name in names:
+            if name not in self.supports:
+                raise InputError(
+                    f"Asked to segment along the {name} axis, but the examples were cut along {', '.join(self.supports)} only; "
+                    f"cut examples along that axis too, or leave it out."
+                )
+        return names
+
+    def _axis(self, volume: Volume, name: str, box: Box | None) -> _Axis:
+        plan = SlicePlan.of(volume.geometry, name, self.size, box)
+        images = plan.extract(volume, self.intensities.of(volume.array))
+        support = self.supports[name]
+        return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
+
+    def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
+        """One draw along one axis: probabilities (l, n, size, size)."""
+        plain = None
+        if not (settings.cascade and axis.known):
+            plain = self._independent(axis, settings, draw, progress)
+        if not settings.cascade:
+            return plain
+        known = axis.known or (surest(plain),)
+        return self._cascade(axis, settings, draw, known, progress if plain is None else progress.silent())
+
+    def _independent(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
+        out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
+        for start in range(0, axis.plan.count, settings.slices_at_once):
+            stop = min(start + settings.slices_at_once, axis.plan.count)
+            progress.step(start)
+            chosen = self._chosen(axis, settings, draw, (start + stop - 1) // 2)
+            embedding = self._embed(axis.images[start:stop], draw)
+            for number in range(len(self.labels)):
+                context = self._context(axis.support, number, chosen, draw)
+                out[number, start:stop] = self._probability(embedding, context, draw)
+        progress.step(axis.plan.count)
+        return out
+
+    def _cascade(
+        self, axis: _Axis, settings: InferenceSettings, draw: int, known: Sequence[int], progress: "_Progress"
+    ) -> np.ndarray:
+        out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
+        for done, step in enumerate(walk(axis.plan.count, known)):
+            progress.step(done)
+            chosen = self._chosen(axis, settings, draw, step.number)
+            embedding = self._embed(axis.images[step.number : step.number + 1], draw)
+            for number in range(len(self.labels)):
+                contexts = [self._context(axis.support, number, chosen, draw)]
+                for behind in step.behind:
+                    if confidence(out[number, behind]) >= CONFIDENT:
+                        mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
+                        contexts.append(self._condition(axis.images[behind][None], mask[None, None], draw))
+                context = contexts[0] if len(contexts) == 1 else self.segmenter.join(contexts)
+                out[number, step.number] = self._probability(embedding, context, draw)[0]
+        progress.step(axis.plan.count)
+        return out
+
+    def _chosen(self, axis: _Axis, settings: InferenceSettings, draw: int, number: int) -> tuple[int, ...]:
+        """Indices of the examples for a slice: the best first, then weighted draws."""
+        generator = None
+        if draw > 0:
+            generator = np.random.default_rng((settings.seed, AXES.index(axis.plan.axis), number, draw))
+        count = min(settings.supports, len(axis.support))
+        if draw > 0 and count == len(axis.support) > 2:
+            # The same for every slice, so that the context is computed once.
+            generator = np.random.default_rng((settings.seed, draw))
+            return tuple(sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist()))
+        image = axis.images[number, 0].cpu().numpy()
+        return axis.support.select(image, float(axis.plan.positions[number]), count, generator)
+
+    def _embed(self, images: Tensor, draw: int):
+        flipped = images.flip(FLIPS[draw % len(FLIPS)])
+        key = hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest()
+        return self._embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped))
+
+    def _context(self, support: SupportSet, label: int, chosen: tuple[int, ...], draw: int):
+        """The context of several examples: joined from single ones, each conditioned once."""
+        flip = draw % len(FLIPS)
+
+        def single(index: int):
+            image = torch.from_numpy(support.images([index]))[:, None].to(self.device)
+            mask = torch.from_numpy(support.masks(self.labels[label].value, [index]))[:, None].to(self.device)
+            return self._condition(image, mask, flip)
+
+        def joined():
+            key = (support.axis, label, flip)
+            return self._computed(
+                self.segmenter.join, [self._contexts.get((*key, index), lambda index=index: single(index)) for index in chosen]
+            )
+
+        return self._contexts.get((support.axis, label, flip, chosen), joined)
+
+    def _condition(self, images: Tensor, masks: Tensor, draw: int):
+        flip = FLIPS[draw % len(FLIPS)]
+        return self._computed(self.segmenter.condition, images[None].flip(flip), masks[None].flip(flip))
+
+    def _probability(self, embedding, context, draw: int) -> np.ndarray:
+        logits = self._computed(self.segmenter.segment, embedding, context)
+        return torch.sigmoid(logits.float())[:, 0].flip(FLIPS[draw % len(FLIPS)]).cpu().numpy()
+
+    def _computed(self, function, *arguments):
+        # bfloat16 is emulated and slow on most processors, and what a GPU is made for.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return function(*arguments)
+
+    def _prediction(
+        self, maps: Sequence[AxisMaps], axes: Sequence[_Axis], settings: InferenceSettings, keep_probabilities: bool
+    ) -> Prediction:
+        fused = fuse(maps, self.labels, settings.threshold, keep_probabilities)
+        members = settings.draws * len(axes)
+        plan = axes[0].plan
+        uncertainty = Volume(fused.spread, plan.geometry, Kind.INTENSITY) if members > 1 else None
+        unsettled = fused.spread if members > 1 else fused.doubt
+        return Prediction(
+            mask=Volume(fused.labels, plan.geometry, Kind.LABELS),
+            uncertainty=uncertainty,
+            probabilities=fused.probabilities,
+            next_slice=most_worth_labelling(unsettled, plan, axes[0].known),
+            next_axis=plan.axis,
+            provenance=self._provenance([axis.plan.axis for axis in axes], settings),
+        )
+
+    def _provenance(self, axes: list[str], settings: InferenceSettings) -> dict:
+        return {
+            "incontextseg": __version__,
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "model": self.provenance,
+            "settings": settings.to_mapping() | {"axes": axes},
+            "intensities": {"window": self.intensities.window},
+            "labels": {str(label.value): label.name for label in self.labels},
+            "support": {
+                axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint} for axis in axes
+            },
+        }
+
+
+class _Progress:
+    """The part of a report that one draw along one axis fills."""
+
+    def __init__(self, report: Report, before: int, total: int, message: str):
+        self._report, self._before, self._total, self._message = report, before, total, message
+
+    def step(self, done: int) -> None:
+        self._report.step(self._before + done, self._total, self._message)
+
+    def silent(self) -> "_Progress":
+        """For a second pass over the same slices: it can be cancelled, and moves nothing."""
+        silent = _Progress(self._report, self._before, self._total, self._message + ", cascade")
+        silent.step = lambda done: self._report.step(self._before, self._total, silent._message)
+        return silent
+
+
+def _known(plan: SlicePlan, images: np.ndarray, support: SupportSet) -> tuple[int, ...]:
+    """Slice numbers of the target that are themselves among the examples: same place, same picture."""
+    known = set()
+    for example in support.examples:
+        if example.position is not None:
+            number = int(np.abs(plan.positions - example.position).argmin())
+            if np.allclose(images[number], example.image, atol=1e-5):
+                known.add(number)
+    return tuple(sorted(known))

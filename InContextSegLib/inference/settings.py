@@ -1,0 +1,60 @@
+"""How a segmentation is computed: numbers a user may choose, and three named choices of them."""
+
+from dataclasses import asdict, dataclass
+
+from InContextSegLib.slicing import AXES
+
+AUTO_AXIS = "auto"
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Numbers behind a segmentation.
+
+    Attributes:
+        supports: labelled examples shown to the network for every slice (N).
+        draws: independent draws of them, averaged (K); their spread is the uncertainty.
+        axes: directions along which the volume is sliced and the results averaged, or ("auto",): across the thickest slices.
+        cascade: let confidently segmented neighbour slices join the examples.
+        threshold: probability from which a voxel belongs to a label.
+        seed: of every random choice.
+        slices_at_once: neighbouring slices that share one choice of examples and one pass.
+    """
+
+    supports: int = 16
+    draws: int = 2
+    axes: tuple[str, ...] = (AUTO_AXIS,)
+    cascade: bool = False
+    threshold: float = 0.5
+    seed: int = 0
+    slices_at_once: int = 4
+
+    def __post_init__(self):
+        for name in ("supports", "draws", "slices_at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold: asked for a number between 0 and 1, got {self.threshold}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: asked for a whole number from 0 to 4294967295, got {self.seed}.")
+        self._check_axes()
+
+    def _check_axes(self) -> None:
+        known = self.axes == (AUTO_AXIS,) or set(self.axes) <= set(AXES)
+        if not self.axes or not known or len(set(self.axes)) != len(self.axes):
+            raise ValueError(f"axes: asked for '{AUTO_AXIS}' or different ones of {', '.join(AXES)}, got {', '.join(self.axes)}.")
+
+    @property
+    def members(self) -> int:
+        """Predictions that are averaged; from two on there is a spread to report."""
+        return self.draws * len(self.axes)
+
+    def to_mapping(self) -> dict:
+        return asdict(self) | {"axes": list(self.axes)}
+
+
+PRESETS = {
+    "fast": {"supports": 8, "draws": 1},
+    "normal": {"supports": 16, "draws": 2},
+    "best": {"supports": 32, "draws": 4},
+}
