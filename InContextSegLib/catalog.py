@@ -271,7 +271,7 @@ def _chunks(url: str, connect: Callable) -> Iterator[tuple[bytes, int]]:
         # An HTTPError is also the open answer.
         error.close()
         raise WeightsError(f"{url} cannot be downloaded: the server answered {error.code} {error.reason}.") from error
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise WeightsError(f"{url} cannot be downloaded ({reason}); check the network and try again.") from error
     if announced and received != announced:

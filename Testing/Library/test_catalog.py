@@ -329,6 +329,11 @@ def test_a_connection_that_breaks_is_said(tmp_path):
         download(URL, tmp_path / "net.pt", None, None, answering(CONTENT, error=IncompleteRead(b"", 3)))
 
 
+def test_an_answer_without_sense_is_said(tmp_path):
+    with pytest.raises(WeightsError, match=r"cannot be downloaded \(invalid literal"):
+        download(URL, tmp_path / "net.pt", None, None, answering(CONTENT, length="many"))
+
+
 def test_a_server_that_sends_far_too_much_is_stopped(tmp_path):
     with pytest.raises(WeightsError, match="sends more than twice the 5 bytes expected"):
         download(URL, tmp_path / "net.pt", 5, None, answering(CONTENT))
