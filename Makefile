@@ -1,0 +1,39 @@
+# Every target sets up its own environment in .venv first; nothing needs to be activated.
+# On a machine without a GPU a smaller torch can be chosen with pip's own settings, for example PIP_EXTRA_INDEX_URL.
+
+PYTHON ?= python3
+BIN := .venv/bin
+BUILT := .venv/.built
+
+.DELETE_ON_ERROR:
+.PHONY: demo test bench weights clean .venv
+
+demo: $(BUILT)
+	$(BIN)/incontextseg demo --output demo-output
+
+test: $(BUILT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: $(BUILT)
+	$(BIN)/python -m Testing.Benchmarks.bench
+
+weights: $(BUILT)
+	$(BIN)/incontextseg train Resources/Recipes/default.toml --output runs/default
+
+.venv: $(BUILT)
+
+# The mark is written last, so that an interrupted set-up starts over.
+$(BUILT): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'InContextSeg needs Python 3.11 or newer; name one, as in: make PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-output
+	find InContextSegLib Testing -name __pycache__ -type d -prune -exec rm -rf {} +
