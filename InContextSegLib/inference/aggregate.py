@@ -30,6 +30,7 @@ class Prediction:
             None where there was only one prediction, whose spread is undefined.
         probabilities: per label value, float16 (k, j, i); empty unless asked for.
         next_slice: the slice index (of the array axis `next_axis`) whose labelling would settle most, and its axis' name.
+        given: slice indices along that axis that were themselves among the examples.
         provenance: how all of this was computed.
     """
 
@@ -38,6 +39,7 @@ class Prediction:
     probabilities: dict[int, np.ndarray]
     next_slice: int
     next_axis: str
+    given: tuple[int, ...]
     provenance: dict
 
 

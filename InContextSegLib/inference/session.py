@@ -221,6 +221,7 @@ class Session:
             probabilities=fused.probabilities,
             next_slice=most_worth_labelling(unsettled, plan, axes[0].known),
             next_axis=plan.axis,
+            given=tuple(plan.slice_index(number) for number in axes[0].known),
             provenance=self._provenance([axis.plan.axis for axis in axes], settings),
         )
 

@@ -1,5 +1,6 @@
 """The training loop: read it from top to bottom."""
 
+import hashlib
 import json
 import logging
 from copy import deepcopy
@@ -9,9 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from InContextSegLib import __version__
+from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.models.universeg import UniverSeg
+from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.training.episodes import Episodes, episode_stream
 from InContextSegLib.training.recipe import Recipe
@@ -124,3 +128,17 @@ class Trainer:
             lines = self._log.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             self._log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def train(recipe: Recipe, folder: Path, device: torch.device, report: Report) -> dict:
+    """Run or resume a recipe in `folder`, write the averaged `weights.safetensors`, and say where and which.
+
+    Raises:
+        Cancelled: from `report`; the run can be resumed.
+        InputError: if the folder holds another run.
+    """
+    network = Trainer(recipe, folder, device).run(report)
+    path = folder / "weights.safetensors"
+    notes = {"recipe": json.dumps(to_mapping(recipe)), "incontextseg": __version__, "licence": "Apache-2.0"}
+    save_weights(path, network.state_dict(), notes)
+    return {"weights": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "steps": recipe.steps}

@@ -1,0 +1,159 @@
+"""The command line: words in, one call of the library, words out."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+from InContextSegLib.arguments import parser
+from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
+from InContextSegLib.config import from_mapping, read_toml, with_overrides
+from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.progress import Report
+
+EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, Cancelled: 130}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 2 bad input, 3 cannot write, 4 weights, 130 cancelled, 1 a bug."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    commands = {"segment": _segment, "train": _train, "evaluate": _evaluate, "weights": _weights, "demo": _demo}
+    try:
+        with _progress(options) as report:
+            result, text = commands[options.command](options, report)
+    except tuple(EXIT_CODES) as error:
+        if options.debug:
+            raise
+        print(f"incontextseg {options.command}: {error}", file=sys.stderr)
+        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    print(json.dumps(result, ensure_ascii=False) if options.json else text)
+    return 0
+
+
+@contextmanager
+def _progress(options: argparse.Namespace):
+    """A report that draws a bar where a person watches, and that Ctrl-C cancels: once kindly, twice at once."""
+    with tqdm(disable=options.quiet or not sys.stderr.isatty(), unit="step", leave=False) as bar:
+
+        def show(done: int, total: int, message: str) -> None:
+            bar.total = total
+            bar.set_description(message, refresh=False)
+            bar.update(done - bar.n)
+
+        report = Report(show)
+
+        def cancel(*_):
+            report.cancel()
+            signal.signal(signal.SIGINT, earlier)
+
+        earlier = signal.signal(signal.SIGINT, cancel)
+        try:
+            yield report
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+
+
+def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    # torch takes seconds to import, so only the commands that compute do.
+    from InContextSegLib.jobs import run  # noqa: PLC0415
+
+    record = run(_job(options), report)
+    lines = [
+        f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml" for name, amount in record["labels"].items()
+    ]
+    lines += [f"{what}: {file['path']}" for what, file in record["files"].items()]
+    worth = record["next_slice"]
+    lines.append(f"Most worth labelling next: {worth['axis']} slice {worth['index']}. Took {record['seconds']:.1f} s.")
+    return record, "\n".join(lines)
+
+
+def _job(options: argparse.Namespace):
+    from InContextSegLib.inference.settings import PRESETS, InferenceSettings  # noqa: PLC0415
+    from InContextSegLib.jobs import Model, SegmentJob, Source  # noqa: PLC0415
+
+    own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
+    own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
+    chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}
+    return SegmentJob(
+        image=options.image,
+        sources=tuple(Source(images, labels) for images, labels in options.support),
+        output=options.output,
+        settings=_checked(lambda: InferenceSettings(**chosen)),
+        model=Model(options.model, options.weights),
+        intensities=options.window,
+        labels=options.labels,
+        support_slices=options.support_slices,
+        slice_range=tuple(options.slices) if options.slices else None,
+        box=options.box,
+        probabilities=options.probabilities,
+        overwrite=options.overwrite,
+        device=options.device,
+    )
+
+
+def _checked(build: Callable):
+    try:
+        return build()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.jobs import choose_device  # noqa: PLC0415
+    from InContextSegLib.training.recipe import Recipe  # noqa: PLC0415
+    from InContextSegLib.training.trainer import train  # noqa: PLC0415
+
+    mapping = with_overrides(read_toml(options.recipe), options.set)
+    recipe = from_mapping(Recipe, mapping, str(options.recipe))
+    result = train(recipe, options.output, choose_device(options.device), report)
+    return result, f"Weights: {result['weights']}\nsha256: {result['sha256']}"
+
+
+def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.jobs import Model  # noqa: PLC0415
+    from InContextSegLib.study import Run, Study, chosen_sets, run_study  # noqa: PLC0415
+
+    study = chosen_sets(from_mapping(Study, read_toml(options.study), str(options.study)), options.sets)
+    if options.supports:
+        study = _checked(lambda: replace(study, supports=tuple(options.supports)))
+    model = Model(options.model, options.weights)
+    run = Run(options.data, options.output, model, options.draws, options.seed, options.device)
+    return run_study(study, run, report)
+
+
+def _weights(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    if options.action == "list":
+        rows = [
+            {"name": entry.name, "licence": entry.licence, "embedded": entry.weights.embedded, "about": entry.description}
+            for entry in list_entries()
+        ]
+        return {"models": rows}, "\n".join(f"{row['name']} ({row['licence']}): {row['about']}" for row in rows)
+    entry, folder = find(options.name), cache_folder()
+    if options.action == "ensure":
+        path = ensure(entry, folder, report=report)
+        sha256 = pinned_sha256(entry, folder)
+        return {"path": str(path), "sha256": sha256}, f"{path}\nsha256: {sha256}\nlicence: {entry.licence}"
+    removed = remove(entry, folder)
+    return {"removed": removed}, f"Removed {entry.name}." if removed else f"There was no download of {entry.name}."
+
+
+def _demo(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.demo import run_demo  # noqa: PLC0415
+
+    return run_demo(options.output, report)
+
+

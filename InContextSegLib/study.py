@@ -1,0 +1,248 @@
+"""A study: a model measured on labelled data sets, case by case, at native resolution, with intervals."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from InContextSegLib.config import to_mapping
+from InContextSegLib.errors import InputError
+from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
+from InContextSegLib.files import read_volume, write_text
+from InContextSegLib.inference.session import Session
+from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
+from InContextSegLib.progress import Report
+from InContextSegLib.slicing import Intensities, SlicePlan
+from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
+from InContextSegLib.volume import Kind, Volume
+
+log = logging.getLogger(__name__)
+
+OWN_SLICES = 5
+DISTANCE_METRICS = ("asd_mm", "hd95_mm")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One labelled data set of a study.
+
+    Attributes:
+        labels: name and value of what is to be segmented; "any" is every value above 0.
+        images, masks: folders below the data folder; empty means `name`/images and `name`/labels.
+        groups: a regular expression whose first group is the patient in a file's stem; empty: every file is one.
+        scheme: "split" into examples and tests by patient; "leave-one-out"; "own-slices": five labelled slices of the
+            very volume, which do not count in its scores.
+        tests: at most so many test cases.
+    """
+
+    name: str
+    labels: dict[str, int | Literal["any"]]
+    images: str = ""
+    masks: str = ""
+    groups: str = ""
+    scheme: Literal["split", "leave-one-out", "own-slices"] = "split"
+    tests: int = 30
+
+    def folders(self, data: Path) -> tuple[Path, Path]:
+        return data / (self.images or f"{self.name}/images"), data / (self.masks or f"{self.name}/labels")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Data sets, and the numbers of examples to measure with. Patients are permuted by `split_seed`, then split."""
+
+    name: str
+    supports: tuple[int, ...]
+    sets: tuple[DataSet, ...]
+    split_seed: int = 42
+    support_share: float = 0.7
+
+    def __post_init__(self):
+        if not 0 < self.support_share < 1:
+            raise ValueError(f"support_share: asked for a number between 0 and 1, got {self.support_share}.")
+        if not self.supports or min(self.supports) < 1:
+            raise ValueError(f"supports: asked for numbers of examples from 1 up, got {list(self.supports)}.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a study is run this time."""
+
+    data: Path
+    output: Path
+    model: Model
+    draws: int = 1
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    name: str
+    pair: LabelledVolume
+    support: tuple[LabelledVolume, ...]
+
+
+def chosen_sets(study: Study, names: list[str] | None) -> Study:
+    """The study with only the named sets.
+
+    Raises:
+        InputError: if one of them is not in the study.
+    """
+    known = [each.name for each in study.sets]
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"The study '{study.name}' has no set '{name}'; it has {', '.join(known)}.")
+    return replace(study, sets=tuple(each for each in study.sets if not names or each.name in names))
+
+
+def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
+    """Segment every test case with every number of examples; write cases.jsonl, table.md and study.json.
+
+    Returns:
+        The summaries as a mapping, and the table as text.
+    """
+    run.output.mkdir(parents=True, exist_ok=True)
+    segmenter, provenance, size = load_model(run.model)
+    device, records = choose_device(run.device), []
+    for done, each in enumerate(study.sets):
+        for count in study.supports:
+            report.step(done, len(study.sets), f"{each.name}, {count} examples")
+            for case in _cases(each, study, run, count):
+                session = Session(segmenter, [_support(case, each, size, count, run)], Intensities(), provenance, device)
+                records += _scores(session, case, each, count, run)
+                report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
+    report.step(len(study.sets), len(study.sets), "done")
+    summaries = _summaries(records, run.seed)
+    table = _table(study, summaries)
+    write_text(run.output / "cases.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    write_text(run.output / "table.md", table)
+    result = {"study": to_mapping(study), "model": provenance, "draws": run.draws, "seed": run.seed, "summaries": summaries}
+    write_text(run.output / "study.json", json.dumps(result, indent=2) + "\n")
+    return result, table
+
+
+def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]:
+    """Test cases, each with the labelled images it may learn from; none where there are too few."""
+    files = paired_files(*each.folders(run.data))
+    patients = [_patient(image, each.groups) for image, _ in files]
+    if each.scheme != "split":
+        pairs = [_read(each, *pair) for pair in files]
+        for patient, pair in zip(patients, pairs, strict=True):
+            others = tuple(other for name, other in zip(patients, pairs, strict=True) if name != patient)
+            yield _Case(pair.source, pair, others if each.scheme == "leave-one-out" else (pair,))
+        return
+    names = sorted(set(patients))
+    order = np.random.default_rng(study.split_seed).permutation(len(names))
+    learners = {names[index] for index in order[: int(study.support_share * len(names))]}
+    by_patient = [names[index] for index in order]
+    ranked = sorted(zip(patients, files, strict=True), key=lambda row: by_patient.index(row[0]))
+    support = [_read(each, *pair) for patient, pair in ranked if patient in learners]
+    if support[0].image.geometry.shape[0] == 1:
+        if len(support) < count:
+            return
+        generator = np.random.default_rng((run.seed, count))
+        support = [support[index] for index in generator.permutation(len(support))[:count]]
+    for _, pair in [row for row in ranked if row[0] not in learners][: each.tests]:
+        yield _Case(pair[0].name, _read(each, *pair), tuple(support))
+
+
+def _patient(image: Path, pattern: str) -> str:
+    stem = image.name.split(".")[0]
+    match = re.search(pattern, stem) if pattern else None
+    return match.group(1) if match else stem
+
+
+def _read(each: DataSet, image: Path, masks: Path) -> LabelledVolume:
+    labels = read_volume(masks, Kind.LABELS)
+    if "any" in each.labels.values():
+        labels = Volume((labels.array > 0).astype(np.uint8), labels.geometry, Kind.LABELS)
+    return LabelledVolume(read_volume(image), labels, image.name)
+
+
+def _wanted(each: DataSet) -> list[Label]:
+    return [Label(1 if value == "any" else value, name) for name, value in each.labels.items()]
+
+
+def _support(case: _Case, each: DataSet, size: int, count: int, run: Run) -> SupportSet:
+    if case.pair.image.geometry.shape[0] == 1:
+        return SupportSet.from_images(case.support, size)
+    axis = across_slices(case.pair.image.geometry)
+    if each.scheme == "own-slices":
+        return SupportSet.from_volumes(case.support, axis, size, own_slices(case.pair.labels, axis))
+    return SupportSet.from_volumes(case.support, axis, size)
+
+
+def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
+    """Five slice indices spread evenly over the labelled extent: what a person would label in a new scan."""
+    array_axis = SlicePlan.of(labels.geometry, axis).array_axis
+    others = tuple(each for each in range(3) if each != array_axis)
+    labelled = np.flatnonzero(labels.array.any(axis=others))
+    places = np.linspace(0, len(labelled) - 1, OWN_SLICES + 2)[1:-1]
+    return tuple(dict.fromkeys(int(labelled[round(place)]) for place in places))
+
+
+def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) -> list[dict]:
+    settings = InferenceSettings(
+        supports=count, draws=run.draws, seed=run.seed, axes=tuple(session.supports), cascade=each.scheme == "own-slices"
+    )
+    prediction = session.segment(case.pair.image, settings, Report())
+    guess, truth, geometry = prediction.mask.array, case.pair.labels.array, case.pair.image.geometry
+    if prediction.given:
+        axis = SlicePlan.of(geometry, prediction.next_axis).array_axis
+        guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
+    known = {label.value for label in session.labels}
+    wanted = [label for label in _wanted(each) if label.value in known]
+    scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
+    return [
+        {"set": each.name, "case": case.name, "label": label.name, "supports": count} | asdict(scores[label.value])
+        for label in wanted
+    ]
+
+
+def _summaries(records: list[dict], seed: int) -> list[dict]:
+    rows = []
+    for key in dict.fromkeys((record["set"], record["label"], record["supports"]) for record in records):
+        group = [record for record in records if (record["set"], record["label"], record["supports"]) == key]
+        generator = np.random.default_rng(seed)
+        row = dict(zip(("set", "label", "supports"), key, strict=True)) | {"cases": len(group)}
+        for metric in ("dice", "iou", "nsd", *DISTANCE_METRICS):
+            row[metric] = asdict(summarise([record[metric] for record in group], generator))
+        rows.append(row)
+    return rows
+
+
+def _table(study: Study, summaries: list[dict]) -> str:
+    """A Markdown table: Dice per set, label and number of examples; the last row is the mean over sets."""
+    head = ["set", "label", "cases", *(f"Dice, N = {count}" for count in study.supports), "HD95 mm (largest N)"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    cells = {(row["set"], row["label"], row["supports"]): row for row in summaries}
+    for name, label in dict.fromkeys((row["set"], row["label"]) for row in summaries):
+        rows = [cells.get((name, label, count)) for count in study.supports]
+        last = [row for row in rows if row][-1]
+        dice = [_cell(Summary(**row["dice"])) if row else "–" for row in rows]
+        lines.append(f"| {name} | {label} | {last['cases']} | {' | '.join(dice)} | {_cell(Summary(**last['hd95_mm']), 1)} |")
+    means = [_mean_over_sets(summaries, count) for count in study.supports]
+    lines.append(f"| **mean of the sets that have this N** | | | {' | '.join(means)} | |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(summary: Summary, digits: int = 3) -> str:
+    text = f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
+    return f"{text} ({summary.undefined} undefined)" if summary.undefined else text
+
+
+def _mean_over_sets(summaries: list[dict], count: int) -> str:
+    by_set = {}
+    for row in summaries:
+        if row["supports"] == count:
+            by_set.setdefault(row["set"], []).append(row["dice"]["mean"])
+    if not by_set:
+        return "–"
+    return f"{np.mean([np.mean(labels) for labels in by_set.values()]):.3f} ({len(by_set)})"
