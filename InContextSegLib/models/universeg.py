@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu_, max_pool2d
@@ -101,7 +101,7 @@ class UniverSeg(nn.Module):
         supports, mean = self._first_supports(embedding, context)
         skips = [_Skip(query, None, mean)]
         for block in self.enc_blocks[1:]:
-            query, mean = max_pool2d(query, 2), reduce(supports, "b s c h w -> b c h w", "mean")
+            query, mean = max_pool2d(query, 2), _mean(supports)
             query, supports, mean = self._encoder_block(block, query, supports, mean)
             skips.append(_Skip(query, supports, mean))
             if block is not self.enc_blocks[-1]:
@@ -123,7 +123,7 @@ class UniverSeg(nn.Module):
 
     def _target_context(self, inputs: Float[Tensor, "g s 2 h w"]) -> Float[Tensor, "g c h w"]:
         first = self.enc_blocks[0]
-        return first.target_conv(first.mix(_channels_last(inputs.mean(dim=1))), bias=False)
+        return first.target_conv(first.mix(_mean(inputs)), bias=False)
 
     def _first_supports(self, embedding: Embedding, context: Context) -> tuple[Tensor, Tensor]:
         """The supports behind the first block, pooled, and their mean before pooling.
@@ -135,7 +135,7 @@ class UniverSeg(nn.Module):
         step = self._chunk_length(embedding.support, count)
         for start in range(0, count, step):
             chunk = leaky_relu_(embedding.support[:, None] + context.support[:, start : start + step], SLOPE)
-            total = total + chunk.sum(dim=1)
+            total = total + _sum(chunk)
             pooled.append(_each(max_pool2d, chunk, 2))
         return _joined(pooled), total / count
 
@@ -168,7 +168,7 @@ class UniverSeg(nn.Module):
             mixed = block.mix(chunk).unflatten(0, (-1, length)).add_(mixed_query[:, None])
             out.append(leaky_relu_(block.support_conv(mixed.flatten(0, 1)), SLOPE).unflatten(0, (-1, length)))
         supports = _joined(out)
-        return supports, supports.mean(dim=1)
+        return supports, _mean(supports)
 
     def _pooled(self, supports: Tensor) -> Tensor:
         return _each(max_pool2d, supports, 2)
@@ -244,6 +244,18 @@ class _CrossBlock(nn.Module):
 def _channels_last(images: Tensor) -> Tensor:
     # Twice as fast as the default layout on the processors measured (docs/benchmarks.md).
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _sum(supports: Float[Tensor, "b s c h w"]) -> Float[Tensor, "b c h w"]:
+    # Several times as fast as `supports.sum(dim=1)`, which reads this layout against the grain.
+    total = supports[:, 0].clone()
+    for number in range(1, supports.shape[1]):
+        total.add_(supports[:, number])
+    return total
+
+
+def _mean(supports: Float[Tensor, "b s c h w"]) -> Float[Tensor, "b c h w"]:
+    return _sum(supports) / supports.shape[1]
 
 
 def _twice(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2*h 2*w"]:

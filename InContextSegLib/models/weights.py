@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -58,7 +59,9 @@ def save_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
         raise InputError(f"There is no tensor to write to {path}.")
     # safetensors refuses tensors that share memory or are views; a state dict may well hold such.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(copies, dict(metadata) if metadata else None)
+    # One entry only: safetensors writes several in random order, and the same weights would have another sha256.
+    notes = {"notes": json.dumps(dict(metadata), sort_keys=True)} if metadata else None
+    content = safetensors.torch.save(copies, notes)
     aside = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         with aside.open("xb") as file:

@@ -34,7 +34,7 @@ def test_saved_weights_come_back_bit_by_bit_with_their_notes(tmp_path, tensors):
     save_weights(path, tensors, {"recipe": "default"})
     assert_same(load_weights(path, hash_of(path)), tensors)
     with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"recipe": "default"}
+        assert json.loads(file.metadata()["notes"]) == {"recipe": "default"}
 
 
 def test_views_shared_memory_and_gradients_are_saved_as_plain_tensors(tmp_path):

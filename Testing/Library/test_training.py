@@ -1,0 +1,115 @@
+"""Training: the recipe's numbers, the stream of episodes, and a run that is killed and resumed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.models.weights import load_weights
+from InContextSegLib.progress import Report
+from InContextSegLib.training.episodes import draw_episodes
+from InContextSegLib.training.recipe import Architecture, Recipe, Stage
+from InContextSegLib.training.trainer import Trainer, train
+
+CPU = torch.device("cpu")
+TINY = Recipe(
+    name="tiny",
+    seed=5,
+    architecture=Architecture(width=4, depth=2),
+    stages=(Stage(3, 16, 6, (1, 2)), Stage(3, 32, 6, (2,))),
+    learning_rate=1e-2,
+    warmup_steps=2,
+    decay_steps=2,
+    checkpoint_every=2,
+    loader_processes=0,
+)
+
+
+def stop_after(steps):
+    def show(done, total, message):
+        if done == steps:
+            report.cancel()
+
+    report = Report(show)
+    return report
+
+
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_very_same_weights(tmp_path):
+    train(TINY, tmp_path / "whole", CPU, Report())
+    with pytest.raises(Cancelled, match="Cancelled after 4 of 6"):
+        train(TINY, tmp_path / "parts", CPU, stop_after(3))
+    train(TINY, tmp_path / "parts", CPU, Report())
+    whole, parts = (load_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_killed_between_checkpoints_repeats_the_lost_steps_exactly(tmp_path):
+    train(TINY, tmp_path / "whole", CPU, Report())
+    trainer = Trainer(TINY, tmp_path / "killed", CPU)
+    with pytest.raises(Cancelled):
+        trainer.run(stop_after(1))
+    checkpoint = (tmp_path / "killed" / "checkpoint.pt").read_bytes()
+    with pytest.raises(Cancelled):
+        Trainer(TINY, tmp_path / "killed", CPU).run(stop_after(4))
+    (tmp_path / "killed" / "checkpoint.pt").write_bytes(checkpoint)
+    train(TINY, tmp_path / "killed", CPU, Report())
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    first = train(TINY, tmp_path / "a", CPU, Report())
+    other = train(replace(TINY, seed=6), tmp_path / "b", CPU, Report())
+    again = train(TINY, tmp_path / "c", CPU, Report())
+    assert first["sha256"] == again["sha256"] != other["sha256"]
+
+
+def test_a_run_of_another_architecture_is_not_continued(tmp_path):
+    train(TINY, tmp_path, CPU, Report())
+    with pytest.raises(InputError, match="choose another folder"):
+        Trainer(replace(TINY, architecture=Architecture(8, 2)), tmp_path, CPU)
+
+
+def test_training_lowers_the_loss(tmp_path):
+    recipe = replace(TINY, stages=(Stage(60, 16, 24, (2,)),), decay_steps=20)
+    trainer = Trainer(replace(recipe, architecture=Architecture(8, 3)), tmp_path, CPU)
+    losses = [trainer._one_step(draw_episodes(recipe, step % 2, CPU))["loss"] for step in range(60)]
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+
+
+def test_the_episodes_of_a_step_depend_on_seed_and_step_alone():
+    first, again = draw_episodes(TINY, 3, CPU), draw_episodes(TINY, 3, CPU)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.support_masks, again.support_masks)
+    assert not torch.equal(first.images, draw_episodes(TINY, 4, CPU).images)
+
+
+def test_a_stage_begins_where_the_one_before_ends():
+    assert [TINY.stage_at(step).size for step in range(6)] == [16, 16, 16, 32, 32, 32]
+
+
+def test_the_learning_rate_rises_holds_and_falls_to_its_last_step():
+    recipe = replace(TINY, stages=(Stage(10, 16, 6, (1,)),), warmup_steps=2, decay_steps=4, learning_rate=0.8)
+    assert [round(recipe.learning_rate_at(step), 3) for step in range(10)] == [.4, .8, .8, .8, .8, .8, .8, .6, .4, .2]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": ()}, "stages: asked for at least one stage"),
+        ({"learning_rate": 0.0}, "learning_rate: asked for a number between 0 and 1"),
+        ({"average_decay": 1.0}, "average_decay: asked for a number in"),
+        ({"decay_steps": 0}, "decay_steps: asked for at least 1, got 0"),
+    ],
+)
+def test_nonsense_in_a_recipe_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)
+
+
+def test_a_step_too_small_for_one_episode_is_refused():
+    with pytest.raises(ValueError, match="images_per_step: asked for at least 9, got 8"):
+        Stage(1, 16, 8, (2, 8))
