@@ -13,7 +13,7 @@ import torch
 
 from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.errors import InputError, OutputError, WeightsError
-from InContextSegLib.files import IMAGE_ENDINGS, ending_of, read_volume, write_text, write_volume
+from InContextSegLib.files import WRITABLE, ending_of, read_volume, write_text, write_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import Box, Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
@@ -221,8 +221,8 @@ def _keep_given(prediction: Prediction, volume: Volume, job: SegmentJob) -> Volu
 
 def _check_outputs(job: SegmentJob) -> None:
     """See before the work what would only be seen behind it."""
-    if ending_of(job.output) not in IMAGE_ENDINGS:
-        raise InputError(f"The output {job.output} must end in one of {', '.join(IMAGE_ENDINGS)}.")
+    if ending_of(job.output) not in WRITABLE:
+        raise InputError(f"The output {job.output} must end in one of {', '.join(WRITABLE)}.")
     if not job.output.parent.is_dir():
         raise OutputError(f"The folder {job.output.parent} for the output does not exist; create it first.")
     taken = {job.image.resolve()} | {path.resolve() for source in job.sources for path in (source.images, source.labels)}

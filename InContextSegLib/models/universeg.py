@@ -36,6 +36,10 @@ class Embedding:
     target: Float[Tensor, "b c h w"]
     support: Float[Tensor, "b c h w"]
 
+    @property
+    def size_bytes(self) -> int:
+        return _size_bytes(self.target, self.support)
+
 
 @dataclass(frozen=True, eq=False)
 class Context:
@@ -47,7 +51,7 @@ class Context:
 
     @property
     def size_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in (self.inputs, self.target, self.support))
+        return _size_bytes(self.inputs, self.target, self.support)
 
 
 class UniverSeg(nn.Module):
@@ -239,6 +243,10 @@ class _CrossBlock(nn.Module):
     def support_conv(self, mixed: Tensor, bias: bool = True) -> Tensor:
         conv = self.support.vmapped["conv"]
         return conv2d(mixed, conv.weight, conv.bias if bias else None, padding=1)
+
+
+def _size_bytes(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -1,0 +1,121 @@
+"""`make bench`: the factorised network against the plain one, and the default model's speed, in one run of ratios."""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from InContextSegLib.catalog import find
+from InContextSegLib.models import build
+from InContextSegLib.models.universeg import UniverSeg
+from Testing.Parity.plain_universeg import plain_universeg
+
+SIZE = 128
+THREADS = 2
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory-of", choices=("plain", "factorised", "nothing"), help=argparse.SUPPRESS)
+    parser.add_argument("--supports", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    if options.memory_of:
+        print(json.dumps(peak_mib(options.memory_of, options.supports)))
+        return
+    print(f"torch {torch.__version__}, {THREADS} threads, {SIZE} x {SIZE} pixels; median [least, most] of the repeats\n")
+    compare(options.repeats)
+    speed_of_the_default_model(options.repeats)
+
+
+@torch.inference_mode()
+def compare(repeats):
+    """Plain and factorised in turn, so that a busy machine slows both."""
+    print("| S | plain s | conditioning s | slice s | faster, conditioned | faster, cold | largest difference | memory |")
+    print("|---|---|---|---|---|---|---|---|")
+    for supports in (4, 16, 64):
+        network, target, images, masks = random_case(supports)
+        state, context = network.state_dict(), network.condition(images, masks)
+        difference = (
+            (network.segment(network.encode(target), context) - plain_universeg(state, target, images, masks)).abs().max()
+        )
+        if difference > 1e-4:
+            sys.exit(f"The two forms differ by {difference}.")
+        calls = {
+            "plain": lambda state=state, a=(target, images, masks): plain_universeg(state, *a),
+            "condition": lambda network=network, a=(images, masks): network.condition(*a),
+            "slice": lambda network=network, context=context, target=target: network.segment(
+                network.encode(target), context
+            ),
+        }
+        seconds = timed(calls, repeats)
+        warm = [p / s for p, s in zip(seconds["plain"], seconds["slice"], strict=True)]
+        cold = [p / (s + c) for p, s, c in zip(*(seconds[name] for name in ("plain", "slice", "condition")), strict=True)]
+        base = memory("nothing", supports)
+        share = (memory("factorised", supports) - base) / (memory("plain", supports) - base)
+        cells = [spread(seconds[name]) for name in ("plain", "condition", "slice")]
+        print(f"| {supports} | {' | '.join(cells)} | {spread(warm)} | {spread(cold)} | {difference:.1e} | {share:.2f} |")
+
+
+@torch.inference_mode()
+def speed_of_the_default_model(repeats, at_once=4):
+    network = build(find("default"))
+    print(f"\nDefault model, {at_once} slices at once, conditioned:\n\n| S | slices per second |\n|---|---|")
+    for supports in (4, 16, 64):
+        images = torch.rand(1, supports, 1, SIZE, SIZE)
+        context = network.condition(images, (images > 0.5).float())
+        target = torch.rand(at_once, 1, SIZE, SIZE)
+        seconds = timed({"slices": lambda t=target, c=context: network.segment(network.encode(t), c)}, 2 * repeats)
+        print(f"| {supports} | {spread([at_once / second for second in seconds['slices']])} |")
+
+
+def random_case(supports):
+    torch.manual_seed(0)
+    network = UniverSeg().eval()
+    images = torch.rand(1, supports, 1, SIZE, SIZE)
+    return network, torch.rand(1, 1, SIZE, SIZE), images, (torch.rand_like(images) > 0.5).float()
+
+
+def timed(calls, repeats):
+    """Seconds of every call, `repeats` times in turn after one turn that does not count."""
+    seconds = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def memory(form, supports):
+    """Peak MiB of a process of its own that computes one slice, its context included."""
+    command = [sys.executable, "-m", "Testing.Benchmarks.bench", "--memory-of", form, "--supports", str(supports)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@torch.inference_mode()
+def peak_mib(form, supports):
+    network, target, images, masks = random_case(supports)
+    if form == "plain":
+        plain_universeg(network.state_dict(), target, images, masks)
+    elif form == "factorised":
+        network.segment(network.encode(target), network.condition(images, masks))
+    # Not getrusage: its peak counts the parent's memory at the fork.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
+
+
+def spread(values):
+    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+
+
+if __name__ == "__main__":
+    main()
