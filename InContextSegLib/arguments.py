@@ -21,7 +21,7 @@ examples:
   From five slices labelled in the scan itself, walking away from them:
     incontextseg segment --image mr.nii.gz --support mr.nii.gz five_slices.nii.gz --cascade --output mr_labels.nii.gz
 
-exit codes: 0 done; 2 something asked for cannot be done; 3 a result cannot be written; 4 weights; 130 cancelled; 1 a bug
+exit codes: 0 done; 2 cannot be done as asked; 3 a result cannot be written; 4 weights; 130 cancelled; 1 a bug
 """
 
 
@@ -62,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
 def _segment(command: argparse.ArgumentParser) -> None:
     needed = command.add_argument_group("what to segment")
     needed.add_argument(
-        "--image", type=Path, required=True, help="the target: NIfTI, NRRD, MHA, a DICOM series folder, PNG, TIFF, JPEG, BMP"
+        "--image",
+        type=Path,
+        required=True,
+        help="the target: NIfTI, NRRD, MHA, a DICOM series folder, PNG, TIFF, JPEG, BMP",
     )
     needed.add_argument(
         "--support",
@@ -74,27 +77,49 @@ def _segment(command: argparse.ArgumentParser) -> None:
         help="an example: an image and its label map, or two folders whose files have the same names; repeat for more",
     )
     needed.add_argument("--output", type=Path, required=True, help="the label map to write; the rest is named after it")
-    needed.add_argument("--labels", type=_label, nargs="+", metavar="VALUE[=NAME]", help="only these labels (default: all)")
-    needed.add_argument("--window", type=_window, nargs="+", action=_Window, default=Intensities(), metavar="NAME or LOW HIGH",
-                        help=f"grey values to look at: {', '.join(WINDOWS)}, or two numbers (default: 0.5 to 99.5 percentile of non-zero voxels)")  # fmt: skip
+    needed.add_argument(
+        "--labels", type=_label, nargs="+", metavar="VALUE[=NAME]", help="only these labels (default: all)"
+    )
+    needed.add_argument(
+        "--window",
+        nargs="+",
+        action=_Window,
+        default=Intensities(),
+        metavar="NAME or LOW HIGH",
+        help=f"grey values to look at: {', '.join(WINDOWS)}, or two numbers (default: by percentiles)",
+    )
     needed.add_argument(
         "--support-slices",
         type=_slices,
         default="auto",
         metavar="auto|labelled|all|every:N|I,J,K",
-        help="which slices of a labelled volume are examples; auto takes all of a completely labelled one, else the labelled",
+        help="which slices of a labelled volume are examples; auto: all of a fully labelled one, else the labelled",
     )
     part = command.add_argument_group("which part")
     part.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these slices, both included")
     part.add_argument(
-        "--box", type=int, nargs=6, action=_BoxAction, metavar=("I0", "I1", "J0", "J1", "K0", "K1"), help="voxel box, ends included"
+        "--box",
+        type=int,
+        nargs=6,
+        action=_BoxAction,
+        metavar=("I0", "I1", "J0", "J1", "K0", "K1"),
+        help="voxel box, ends included",
     )
     how = command.add_argument_group("how")
     how.add_argument("--preset", choices=("fast", "normal", "best"), default="normal", help="default: normal")
     how.add_argument("--supports", type=int, metavar="N", help="examples shown for every slice")
-    how.add_argument("--draws", type=int, metavar="K", help="independent draws of examples, averaged; 2 or more give an uncertainty")
-    how.add_argument("--axis", choices=AXES, action="append", help="slice along this axis; repeat to fuse (default: across the slices)")
-    how.add_argument("--cascade", action="store_true", help="let confidently segmented neighbour slices join the examples")
+    how.add_argument(
+        "--draws", type=int, metavar="K", help="independent draws of examples, averaged; 2 or more give an uncertainty"
+    )
+    how.add_argument(
+        "--axis",
+        choices=AXES,
+        action="append",
+        help="slice along this axis; repeat to fuse (default: across the slices)",
+    )
+    how.add_argument(
+        "--cascade", action="store_true", help="let confidently segmented neighbour slices join the examples"
+    )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")
     how.add_argument("--model", default="default", help="see 'incontextseg weights list'")
@@ -107,18 +132,28 @@ def _segment(command: argparse.ArgumentParser) -> None:
 
 def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", type=Path, help="a recipe file, such as Resources/Recipes/default.toml")
-    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="of the run; one begun there is resumed")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, e.g. stages.0.steps=100")
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="of the run; one begun there is resumed"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, e.g. stages.0.steps=100"
+    )
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("study", type=Path, help="a study file, such as Resources/Studies/development.toml")
     command.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="where the study's data sets lie")
-    command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for cases.jsonl, the tables and pictures")
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="for cases.jsonl, the tables and pictures"
+    )
     command.add_argument("--sets", nargs="+", metavar="NAME", help="only these data sets of the study")
-    command.add_argument("--supports", type=int, nargs="+", metavar="N", help="numbers of examples (default: the study's)")
-    command.add_argument("--draws", type=int, default=1, metavar="K", help="draws of examples per prediction (default 1)")
+    command.add_argument(
+        "--supports", type=int, nargs="+", metavar="N", help="numbers of examples (default: the study's)"
+    )
+    command.add_argument(
+        "--draws", type=int, default=1, metavar="K", help="draws of examples per prediction (default 1)"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--model", default="default")
     command.add_argument("--weights", type=Path, metavar="FILE")
@@ -127,7 +162,11 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
 
 def _weights(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True)
-    for name, about in (("list", "what there is"), ("ensure", "fetch if missing, and check"), ("remove", "delete a download")):
+    for name, about in (
+        ("list", "what there is"),
+        ("ensure", "fetch if missing, and check"),
+        ("remove", "delete a download"),
+    ):
         action = actions.add_parser(name, help=about, description=about)
         if name != "list":
             action.add_argument("name", help="of a model, see 'incontextseg weights list'")
@@ -138,11 +177,9 @@ def _label(text: str) -> Label:
     try:
         return Label(int(value), name or f"label {value}")
     except (ValueError, InputError) as error:
-        raise argparse.ArgumentTypeError(f"a label is a whole number from 1 up, with or without =NAME, not '{text}'") from error
-
-
-def _window(text: str) -> str:
-    return text
+        raise argparse.ArgumentTypeError(
+            f"a label is a whole number from 1 up, with or without =NAME, not '{text}'"
+        ) from error
 
 
 def _slices(text: str):
@@ -153,7 +190,9 @@ def _slices(text: str):
             return int(text.removeprefix("every:"))
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"auto, labelled, all, every:N or slice indices like 12,30, not '{text}'") from error
+        raise argparse.ArgumentTypeError(
+            f"auto, labelled, all, every:N or slice indices like 12,30, not '{text}'"
+        ) from error
 
 
 class _Window(argparse.Action):

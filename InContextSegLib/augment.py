@@ -20,7 +20,9 @@ def chosen(probability: float, shape: tuple[int, ...], generator: Generator) -> 
     return torch.rand(shape, generator=generator, device=generator.device) < probability
 
 
-def smooth_noise(count: int, channels: int, size: int, cells: int, generator: Generator) -> Float[Tensor, "{count} {channels} {size} {size}"]:
+def smooth_noise(
+    count: int, channels: int, size: int, cells: int, generator: Generator
+) -> Float[Tensor, "{count} {channels} {size} {size}"]:
     """Gaussian noise of unit variance at the knots of a `cells` x `cells` grid, bicubic in between."""
     return enlarged(torch.randn(count, channels, cells, cells, generator=generator, device=generator.device), size)
 
@@ -55,7 +57,9 @@ def stretched(images: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     return torch.where(span > SMALL, (images - low) / span.clamp(min=SMALL), torch.zeros_like(images))
 
 
-def scanner_shift(images: Float[Tensor, "n h w"], strength: Float[Tensor, " n"], generator: Generator) -> Float[Tensor, "n h w"]:
+def scanner_shift(
+    images: Float[Tensor, "n h w"], strength: Float[Tensor, " n"], generator: Generator
+) -> Float[Tensor, "n h w"]:
     """Contrast, brightness, gamma, bias field, noise and blur as another scanner would have them, clipped to [0, 1].
 
     `strength` in [0, 1] scales all of it; the published in-task augmentation corresponds to about 1

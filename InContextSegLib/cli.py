@@ -8,10 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from tqdm import tqdm
-
 
 from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
@@ -23,7 +21,7 @@ EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, Cancelled: 130}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 2 bad input, 3 cannot write, 4 weights, 130 cancelled, 1 a bug."""
+    """Run one command and return its exit code: 0 done, 2 bad input, 3 cannot write, 4 weights, 130 cancelled."""
     options = parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.INFO,
@@ -73,7 +71,8 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
     record = run(_job(options), report)
     lines = [
-        f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml" for name, amount in record["labels"].items()
+        f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml"
+        for name, amount in record["labels"].items()
     ]
     lines += [f"{what}: {file['path']}" for what, file in record["files"].items()]
     worth = record["next_slice"]
@@ -138,7 +137,12 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 def _weights(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     if options.action == "list":
         rows = [
-            {"name": entry.name, "licence": entry.licence, "embedded": entry.weights.embedded, "about": entry.description}
+            {
+                "name": entry.name,
+                "licence": entry.licence,
+                "embedded": entry.weights.embedded,
+                "about": entry.description,
+            }
             for entry in list_entries()
         ]
         return {"models": rows}, "\n".join(f"{row['name']} ({row['licence']}): {row['about']}" for row in rows)
@@ -155,5 +159,3 @@ def _demo(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     from InContextSegLib.demo import run_demo  # noqa: PLC0415
 
     return run_demo(options.output, report)
-
-

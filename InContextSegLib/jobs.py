@@ -83,7 +83,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     volume = read_volume(job.image)
     session = open_session(job, volume.geometry)
     settings = _with_axes(job.settings, session)
-    box = job.box if job.slice_range is None else _slab(volume.geometry, tuple(session.supports)[0], job.slice_range)
+    box = job.box if job.slice_range is None else _slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     prediction = session.segment(volume, settings, report, box, job.probabilities)
     mask = _keep_given(prediction, volume, job)
     files = _write(job, volume, prediction, mask, session.labels)
@@ -127,7 +127,9 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"The weights {path} do not fit the model '{entry.name}'; name the model they belong to.") from error
+        raise WeightsError(
+            f"The weights {path} do not fit the model '{entry.name}'; name the model they belong to."
+        ) from error
     provenance = {"entry": entry.name, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return segmenter, provenance, entry.capability.input_size
 
@@ -147,7 +149,8 @@ def read_pairs(source: Source) -> list[LabelledVolume]:
     else:
         files = [(source.images, source.labels)]
     return [
-        LabelledVolume(read_volume(image), read_volume(labels, Kind.LABELS), Path(image).name) for image, labels in files
+        LabelledVolume(read_volume(image), read_volume(labels, Kind.LABELS), Path(image).name)
+        for image, labels in files
     ]
 
 
@@ -156,7 +159,9 @@ def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, job: Se
     if all(pair.image.geometry.shape[0] == 1 for pair in pairs):
         support = SupportSet.from_images(pairs, size, job.intensities, job.labels)
         return [replace(support, axis=axes[0])]
-    return [SupportSet.from_volumes(pairs, axis, size, job.support_slices, job.intensities, job.labels) for axis in axes]
+    return [
+        SupportSet.from_volumes(pairs, axis, size, job.support_slices, job.intensities, job.labels) for axis in axes
+    ]
 
 
 def across_slices(geometry: Geometry) -> str:
@@ -196,7 +201,8 @@ def _slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
     first, last = wanted
     if not 0 <= first <= last < geometry.shape[array_axis]:
         raise InputError(
-            f"Asked for the slices {first} to {last}, but the target has {axis} slices 0 to {geometry.shape[array_axis] - 1}."
+            f"Asked for the slices {first} to {last}, but the target has {axis} slices "
+            f"0 to {geometry.shape[array_axis] - 1}."
         )
     low, high = [0, 0, 0], list(geometry.shape)
     low[array_axis], high[array_axis] = first, last + 1
@@ -225,7 +231,9 @@ def _check_outputs(job: SegmentJob) -> None:
         raise InputError(f"The output {job.output} must end in one of {', '.join(WRITABLE)}.")
     if not job.output.parent.is_dir():
         raise OutputError(f"The folder {job.output.parent} for the output does not exist; create it first.")
-    taken = {job.image.resolve()} | {path.resolve() for source in job.sources for path in (source.images, source.labels)}
+    taken = {job.image.resolve()} | {
+        path.resolve() for source in job.sources for path in (source.images, source.labels)
+    }
     for path in outputs(job).values():
         if path.resolve() in taken:
             raise InputError(f"The output {path} is also an input; choose another name, inputs are never written to.")
@@ -265,4 +273,8 @@ def _float_ending(ending: str) -> str:
 
 def _amount(mask: Volume, label: Label) -> dict:
     voxels = int((mask.array == label.value).sum())
-    return {"value": label.value, "voxels": voxels, "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3)}
+    return {
+        "value": label.value,
+        "voxels": voxels,
+        "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3),
+    }

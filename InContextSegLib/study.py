@@ -39,6 +39,7 @@ class DataSet:
         scheme: "split" into examples and tests by patient; "leave-one-out"; "own-slices": five labelled slices of the
             very volume, which do not count in its scores.
         tests: at most so many test cases.
+        window: grey values to look at, for CT.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DataSet:
     groups: str = ""
     scheme: Literal["split", "leave-one-out", "own-slices"] = "split"
     tests: int = 30
+    window: tuple[float, float] | None = None
 
     def folders(self, data: Path) -> tuple[Path, Path]:
         return data / (self.images or f"{self.name}/images"), data / (self.masks or f"{self.name}/labels")
@@ -115,7 +117,8 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         for count in study.supports:
             report.step(done, len(study.sets), f"{each.name}, {count} examples")
             for case in _cases(each, study, run, count):
-                session = Session(segmenter, [_support(case, each, size, count, run)], Intensities(), provenance, device)
+                support = _support(case, each, size)
+                session = Session(segmenter, [support], Intensities(each.window), provenance, device)
                 records += _scores(session, case, each, count, run)
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
@@ -123,7 +126,13 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     table = _table(study, summaries)
     write_text(run.output / "cases.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
-    result = {"study": to_mapping(study), "model": provenance, "draws": run.draws, "seed": run.seed, "summaries": summaries}
+    result = {
+        "study": to_mapping(study),
+        "model": provenance,
+        "draws": run.draws,
+        "seed": run.seed,
+        "summaries": summaries,
+    }
     write_text(run.output / "study.json", json.dumps(result, indent=2) + "\n")
     return result, table
 
@@ -170,13 +179,13 @@ def _wanted(each: DataSet) -> list[Label]:
     return [Label(1 if value == "any" else value, name) for name, value in each.labels.items()]
 
 
-def _support(case: _Case, each: DataSet, size: int, count: int, run: Run) -> SupportSet:
+def _support(case: _Case, each: DataSet, size: int) -> SupportSet:
+    intensities = Intensities(each.window)
     if case.pair.image.geometry.shape[0] == 1:
-        return SupportSet.from_images(case.support, size)
+        return SupportSet.from_images(case.support, size, intensities)
     axis = across_slices(case.pair.image.geometry)
-    if each.scheme == "own-slices":
-        return SupportSet.from_volumes(case.support, axis, size, own_slices(case.pair.labels, axis))
-    return SupportSet.from_volumes(case.support, axis, size)
+    slices = own_slices(case.pair.labels, axis) if each.scheme == "own-slices" else "auto"
+    return SupportSet.from_volumes(case.support, axis, size, slices, intensities)
 
 
 def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
@@ -190,7 +199,11 @@ def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
 
 def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) -> list[dict]:
     settings = InferenceSettings(
-        supports=count, draws=run.draws, seed=run.seed, axes=tuple(session.supports), cascade=each.scheme == "own-slices"
+        supports=count,
+        draws=run.draws,
+        seed=run.seed,
+        axes=tuple(session.supports),
+        cascade=each.scheme == "own-slices",
     )
     prediction = session.segment(case.pair.image, settings, Report())
     guess, truth, geometry = prediction.mask.array, case.pair.labels.array, case.pair.image.geometry
@@ -227,7 +240,9 @@ def _table(study: Study, summaries: list[dict]) -> str:
         rows = [cells.get((name, label, count)) for count in study.supports]
         last = [row for row in rows if row][-1]
         dice = [_cell(Summary(**row["dice"])) if row else "–" for row in rows]
-        lines.append(f"| {name} | {label} | {last['cases']} | {' | '.join(dice)} | {_cell(Summary(**last['hd95_mm']), 1)} |")
+        lines.append(
+            f"| {name} | {label} | {last['cases']} | {' | '.join(dice)} | {_cell(Summary(**last['hd95_mm']), 1)} |"
+        )
     means = [_mean_over_sets(summaries, count) for count in study.supports]
     lines.append(f"| **mean of the sets that have this N** | | | {' | '.join(means)} | |")
     return "\n".join(lines) + "\n"

@@ -8,12 +8,12 @@ from jaxtyping import Float
 
 from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.support import Label
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
 class AxisMaps:
-    """Mean over the draws along one axis of the probability and of its square: `l` labels, `n` slices at network size."""
+    """Means over the draws along one axis, of the probability and of its square: `l` labels, `n` slices."""
 
     plan: SlicePlan
     mean: Float[np.ndarray, "l n size size"]
@@ -26,10 +26,10 @@ class Prediction:
 
     Attributes:
         mask: the label of every voxel, 0 where none reached the threshold; labels never overlap.
-        uncertainty: per voxel, the largest standard deviation of a label's probability over draws and axes, in [0, 0.5];
-            None where there was only one prediction, whose spread is undefined.
+        uncertainty: per voxel, the largest standard deviation of a label's probability over draws and axes,
+            in [0, 0.5]; None where there was only one prediction, whose spread is undefined.
         probabilities: per label value, float16 (k, j, i); empty unless asked for.
-        next_slice: the slice index (of the array axis `next_axis`) whose labelling would settle most, and its axis' name.
+        next_slice, next_axis: the slice index, along that axis, whose labelling would settle most.
         given: slice indices along that axis that were themselves among the examples.
         provenance: how all of this was computed.
     """
@@ -81,7 +81,7 @@ def _over_axes(maps: Sequence[AxisMaps], label: int, moment: str) -> np.ndarray:
 
 
 def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Sequence[int]) -> int:
-    """The slice index along the plan's array axis that holds most of what is unsettled, apart from those labelled already.
+    """The slice index along the plan's array axis that holds most of what is unsettled.
 
     Args:
         unsettled: (k, j, i), spread or doubt.
@@ -95,5 +95,3 @@ def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Seque
     if not len(free):
         free = np.arange(plan.count)
     return plan.slice_index(int(free[score[free].argmax()]))
-
-

@@ -21,7 +21,7 @@ class Step:
 
 
 def walk(count: int, known: Sequence[int]) -> list[Step]:
-    """Steps over all `count` slices, nearest to a known slice first; the known slices come first and lean on nothing."""
+    """Steps over all `count` slices, nearest to a known slice first; the known ones lean on nothing."""
     start = np.asarray(sorted(known))
     distance = np.abs(np.arange(count)[:, None] - start)
     nearest = start[distance.argmin(axis=1)]
@@ -34,7 +34,7 @@ def walk(count: int, known: Sequence[int]) -> list[Step]:
 
 
 def confidence(probability: Float[np.ndarray, "h w"]) -> float:
-    """How decided a predicted slice is, from 0 to 1: mean |2p - 1| where the label is possible, 1 where it is nowhere."""
+    """How decided a predicted slice is: mean |2p - 1| where the label is possible, 1 where it is nowhere."""
     possible = probability > POSSIBLE
     return float(np.abs(2 * probability[possible] - 1).mean()) if possible.any() else 1.0
 

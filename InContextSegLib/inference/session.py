@@ -106,8 +106,8 @@ class Session:
         for name in names:
             if name not in self.supports:
                 raise InputError(
-                    f"Asked to segment along the {name} axis, but the examples were cut along {', '.join(self.supports)} only; "
-                    f"cut examples along that axis too, or leave it out."
+                    f"Asked to segment along the {name} axis, but the examples were cut along "
+                    f"{', '.join(self.supports)} only; cut examples along that axis too, or leave it out."
                 )
         return names
 
@@ -128,13 +128,13 @@ class Session:
         return self._cascade(axis, settings, draw, known, progress if plain is None else progress.silent())
 
     def _independent(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
-        out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
+        out = np.zeros((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
         for start in range(0, axis.plan.count, settings.slices_at_once):
             stop = min(start + settings.slices_at_once, axis.plan.count)
             progress.step(start)
             chosen = self._chosen(axis, settings, draw, (start + stop - 1) // 2)
             embedding = self._embed(axis.images[start:stop], draw)
-            for number in range(len(self.labels)):
+            for number in self._shown(axis.support, chosen):
                 context = self._context(axis.support, number, chosen, draw)
                 out[number, start:stop] = self._probability(embedding, context, draw)
         progress.step(axis.plan.count)
@@ -143,12 +143,14 @@ class Session:
     def _cascade(
         self, axis: _Axis, settings: InferenceSettings, draw: int, known: Sequence[int], progress: "_Progress"
     ) -> np.ndarray:
-        out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
+        out = np.zeros((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
             embedding = self._embed(axis.images[step.number : step.number + 1], draw)
-            for number in range(len(self.labels)):
+            shown = self._shown(axis.support, chosen)
+            carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
+            for number in sorted({*shown, *carried}):
                 contexts = [self._context(axis.support, number, chosen, draw)]
                 for behind in step.behind:
                     if confidence(out[number, behind]) >= CONFIDENT:
@@ -172,6 +174,11 @@ class Session:
         image = axis.images[number, 0].cpu().numpy()
         return axis.support.select(image, float(axis.plan.positions[number]), count, generator)
 
+    def _shown(self, support: SupportSet, chosen: Sequence[int]) -> list[int]:
+        """Numbers of the labels that some chosen example shows: what none shows is nowhere, and needs no network."""
+        examples = [support.examples[index].labels for index in chosen]
+        return [n for n, label in enumerate(self.labels) if any((labels == label.value).any() for labels in examples)]
+
     def _embed(self, images: Tensor, draw: int):
         flipped = images.flip(FLIPS[draw % len(FLIPS)])
         key = hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest()
@@ -189,7 +196,8 @@ class Session:
         def joined():
             key = (support.axis, label, flip)
             return self._computed(
-                self.segmenter.join, [self._contexts.get((*key, index), lambda index=index: single(index)) for index in chosen]
+                self.segmenter.join,
+                [self._contexts.get((*key, index), lambda index=index: single(index)) for index in chosen],
             )
 
         return self._contexts.get((support.axis, label, flip, chosen), joined)
@@ -235,7 +243,8 @@ class Session:
             "intensities": {"window": self.intensities.window},
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
-                axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint} for axis in axes
+                axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}
+                for axis in axes
             },
         }
 

@@ -14,7 +14,7 @@ class InferenceSettings:
     Attributes:
         supports: labelled examples shown to the network for every slice (N).
         draws: independent draws of them, averaged (K); their spread is the uncertainty.
-        axes: directions along which the volume is sliced and the results averaged, or ("auto",): across the thickest slices.
+        axes: directions along which the volume is sliced, the results averaged; ("auto",): across the thickest slices.
         cascade: let confidently segmented neighbour slices join the examples.
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
@@ -42,7 +42,9 @@ class InferenceSettings:
     def _check_axes(self) -> None:
         known = self.axes == (AUTO_AXIS,) or set(self.axes) <= set(AXES)
         if not self.axes or not known or len(set(self.axes)) != len(self.axes):
-            raise ValueError(f"axes: asked for '{AUTO_AXIS}' or different ones of {', '.join(AXES)}, got {', '.join(self.axes)}.")
+            raise ValueError(
+                f"axes: asked for '{AUTO_AXIS}' or different ones of {', '.join(AXES)}, got {', '.join(self.axes)}."
+            )
 
     @property
     def members(self) -> int:

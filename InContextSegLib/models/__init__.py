@@ -36,5 +36,7 @@ def build(entry: CatalogEntry) -> UniverSeg:
         ValueError: if the entry names an architecture that this version does not have.
     """
     if entry.model != "universeg":
-        raise ValueError(f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has universeg.")
+        raise ValueError(
+            f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has universeg."
+        )
     return UniverSeg(**entry.arguments).eval()

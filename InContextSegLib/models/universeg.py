@@ -66,7 +66,9 @@ class UniverSeg(nn.Module):
     def __init__(self, width: int = 64, depth: int = 4):
         super().__init__()
         self.depth = depth
-        self.enc_blocks = nn.ModuleList(_CrossBlock(1 if n == 0 else width, 2 if n == 0 else width, width) for n in range(depth))
+        self.enc_blocks = nn.ModuleList(
+            _CrossBlock(1 if n == 0 else width, 2 if n == 0 else width, width) for n in range(depth)
+        )
         self.dec_blocks = nn.ModuleList(_CrossBlock(2 * width, 2 * width, width) for _ in range(depth - 1))
         self.out_conv = nn.ModuleDict({"conv": nn.Conv2d(width, 1, 1)})
         self.to(memory_format=torch.channels_last)
@@ -159,7 +161,9 @@ class UniverSeg(nn.Module):
         mixed_mean = block.mix(torch.cat([_twice(mean), skip.mean], dim=1))
         return leaky_relu_(block.target_conv(mixed_query + mixed_mean), SLOPE)
 
-    def _supports_through(self, block: "_CrossBlock", mixed_query: Tensor, supports: Tensor, skips: Tensor | None = None):
+    def _supports_through(
+        self, block: "_CrossBlock", mixed_query: Tensor, supports: Tensor, skips: Tensor | None = None
+    ):
         """The supports behind one block, and their mean; `skips` joins them up-sampled in a decoder block."""
         count, out = supports.shape[1], []
         step = self._chunk_length(mixed_query, count)
@@ -187,7 +191,9 @@ class UniverSeg(nn.Module):
         if torch.is_grad_enabled() or inputs.is_cuda:
             return [inputs]
         width = self.enc_blocks[0].cross.cross_conv.out_channels
-        return inputs.split(max(1, CHUNK_BYTES // (width * inputs.shape[-1] * inputs.shape[-2] * inputs.element_size())))
+        return inputs.split(
+            max(1, CHUNK_BYTES // (width * inputs.shape[-1] * inputs.shape[-2] * inputs.element_size()))
+        )
 
     def _check_size(self, images: Tensor) -> None:
         multiple = 2 ** (self.depth - 1)

@@ -20,8 +20,8 @@ class Architecture:
 class Stage:
     """A stretch of training at one image size.
 
-    Every step draws one number of supports from `supports`, and as many episodes as `images_per_step` allows: memory and
-    time per step stay the same whatever the number.
+    Every step draws one number of supports from `supports`, and as many episodes as `images_per_step` allows:
+    memory and time per step stay the same whatever the number.
     """
 
     steps: int

@@ -1,8 +1,8 @@
 """Synthetic in-context tasks: images of one invented kind of scene, and masks of one thing in them.
 
-A task is a scene that several images show in variations, like patients of one study: regions of smooth noise (SynthMorph's
-"shapes"; UniverSeg, section 4.3), organ-like objects, vessels, walls, cells. Which thing is wanted is drawn from what
-the scene holds; how it looks is drawn per task, and varied per image. No patient data takes part.
+A task is a scene that several images show in variations, like patients of one study: regions of smooth noise
+(SynthMorph's "shapes"; UniverSeg, section 4.3), organ-like objects, vessels, walls, cells. Which thing is wanted is
+drawn from what the scene holds; how it looks is drawn per task, and varied per image. No patient data takes part.
 """
 
 from dataclasses import dataclass
@@ -84,10 +84,12 @@ class _Scene:
         return torch.randn(shape, generator=self.generator, device=self.generator.device)
 
     def _warped_grid(self) -> Float[Tensor, "n h w 2"]:
-        """Where each pixel of each image lies in its task's template, in [-1, 1]: affine and two scales of smooth warp."""
+        """Where each pixel of each image lies in its task's template, in [-1, 1]: affine, and smooth at two scales."""
         count, size = self.tasks * self.images, self.size
         loose = self.per_image(self._random(0.0, 1.0, self.tasks))
-        turn = self.per_image(torch.where(chosen(0.25, (self.tasks,), self.generator), torch.pi, self._random(0.0, 0.4, self.tasks)))
+        turn = self.per_image(
+            torch.where(chosen(0.25, (self.tasks,), self.generator), torch.pi, self._random(0.0, 0.4, self.tasks))
+        )
         angle = turn * self._random(-1.0, 1.0, count)
         scale = torch.exp(0.15 * loose * self._normal(count))
         shift = 0.15 * loose[:, None] * self._normal(count, 2)
@@ -133,7 +135,9 @@ class _Scene:
         nested[:, 0] = False
         for n in range(1, OBJECTS):
             inside = nested[:, n, None]
-            centre[:, n] = torch.where(inside, centre[:, n - 1] + 0.3 * radius[:, n - 1] * self._normal(tasks, 2), centre[:, n])
+            centre[:, n] = torch.where(
+                inside, centre[:, n - 1] + 0.3 * radius[:, n - 1] * self._normal(tasks, 2), centre[:, n]
+            )
             radius[:, n] = torch.where(inside, radius[:, n - 1] * self._random(0.3, 0.8, tasks, 1), radius[:, n])
         number = torch.arange(OBJECTS, device=labels.device)
         present = number < self._random(-1.5, OBJECTS + 1.0, tasks)[:, None]
@@ -142,7 +146,9 @@ class _Scene:
         anew = self.per_image(self.anew)[:, None, None]
         centre = self.per_image(centre) + torch.where(anew, 0.3, 0.0) * self._normal(count, 1, 2)
         radius = self.per_image(radius)
-        centre = centre + 0.25 * self.per_image(self._random(0.0, 1.0, tasks))[:, None, None] * radius * self._normal(count, OBJECTS, 2)
+        centre = centre + 0.25 * self.per_image(self._random(0.0, 1.0, tasks))[:, None, None] * radius * self._normal(
+            count, OBJECTS, 2
+        )
         radius = radius * torch.exp(0.15 * self._normal(count, OBJECTS, 2))
         angle = self.per_image(self._random(0.0, torch.pi, tasks, OBJECTS)) + 0.2 * self._normal(count, OBJECTS)
         wobble = self.per_image(self._random(0.0, 0.35, tasks))
@@ -163,7 +169,7 @@ class _Scene:
         return torch.where(border & self._in_task(0.12), WALL, labels)
 
     def _vessels(self, labels: Tensor) -> Tensor:
-        """Curves of varying calibre: where smooth noise crosses zero, thick ones from coarse noise, thin ones from fine."""
+        """Curves of varying calibre, where smooth noise crosses zero: thick ones from coarse noise, thin from fine."""
         trees = torch.zeros_like(labels, dtype=torch.bool)
         for low, high, thickest in ((0.0, 1.5, 0.035), (2.0, 4.0, 0.018)):
             field = self._fields(2, self._random(low, high, self.tasks))
@@ -182,7 +188,12 @@ class _Scene:
         def random(low: float, high: float) -> Tensor:
             return self.per_image(self._random(low, high, self.tasks))[here, None, None]
 
-        per_side, size_share, nucleus_share, density = random(0.7, 2.9).exp(), random(0.2, 0.55), random(0.3, 0.8), random(0.15, 1.0)
+        per_side, size_share, nucleus_share, density = (
+            random(0.7, 2.9).exp(),
+            random(0.2, 0.55),
+            random(0.3, 0.8),
+            random(0.15, 1.0),
+        )
         nucleus_share = nucleus_share * self._in_task(0.6)[here]
         lattice = (self.grid[here] + 1.5) / 2 * per_side[..., None] + self._random(0.0, 1.0, count, 1, 1, 2)
         cell = lattice.floor()
@@ -220,7 +231,9 @@ def _appearance(labels: Int[Tensor, "n h w"], scene: _Scene, generator: Generato
     few = chosen(0.3, (tasks, 1), generator)  # several labels of one brightness: told apart by place and shape
     means = torch.where(few, (means * 4).round() / 4, means)
     spread = uniform(0.0, 0.08, (tasks, 1), generator)
-    means = scene.per_image(means) + scene.per_image(spread) * torch.randn(count, LABELS, generator=generator, device=labels.device)
+    means = scene.per_image(means) + scene.per_image(spread) * torch.randn(
+        count, LABELS, generator=generator, device=labels.device
+    )
     means[:, OUTSIDE] = torch.where(scene.per_image(chosen(0.8, (tasks,), generator)), 0.0, means[:, OUTSIDE])
     rough = scene.per_image(uniform(0.0, 0.2, (tasks, LABELS), generator) * uniform(0.0, 1.0, (tasks, 1), generator))
     rough[:, OUTSIDE] = 0.0
@@ -229,16 +242,26 @@ def _appearance(labels: Int[Tensor, "n h w"], scene: _Scene, generator: Generato
     def of_label(values: Tensor) -> Tensor:
         return values.gather(1, labels.flatten(1)).reshape(labels.shape)
 
-    fine_texture = blurred(torch.randn(labels.shape, generator=generator, device=labels.device), scene.per_image(uniform(0.0, 1.0, (tasks,), generator)))
+    fine_texture = blurred(
+        torch.randn(labels.shape, generator=generator, device=labels.device),
+        scene.per_image(uniform(0.0, 1.0, (tasks,), generator)),
+    )
     fine_texture = fine_texture / fine_texture.std(dim=(1, 2), keepdim=True)
     coarse_texture = smooth_noise(count, 1, size, max(12, size // 5), generator)[:, 0]
     share = of_label(coarse)
     images = of_label(means) + of_label(rough) * ((1 - share) * fine_texture + share * coarse_texture)
     images = blurred(images, scene.per_image(uniform(0.2, 1.2, (tasks,), generator)) * size / 96)
-    speckled = scene.per_image(chosen(0.15, (tasks,), generator) * uniform(0.1, 0.6, (tasks,), generator))[:, None, None]
-    speckle = blurred(torch.randn(labels.shape, generator=generator, device=labels.device), torch.full((count,), 0.7, device=labels.device))
+    speckled = scene.per_image(chosen(0.15, (tasks,), generator) * uniform(0.1, 0.6, (tasks,), generator))[
+        :, None, None
+    ]
+    speckle = blurred(
+        torch.randn(labels.shape, generator=generator, device=labels.device),
+        torch.full((count,), 0.7, device=labels.device),
+    )
     images = images * torch.exp(speckled * speckle)
-    noisy = scene.per_image(uniform(0.0, 0.12, (tasks,), generator) * uniform(0.0, 1.0, (tasks,), generator))[:, None, None]
+    noisy = scene.per_image(uniform(0.0, 0.12, (tasks,), generator) * uniform(0.0, 1.0, (tasks,), generator))[
+        :, None, None
+    ]
     images = images + noisy * torch.randn(labels.shape, generator=generator, device=labels.device)
     images = stretched(images)
     images = torch.where(scene.per_image(chosen(0.5, (tasks,), generator))[:, None, None], 1 - images, images)

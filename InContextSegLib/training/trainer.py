@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """A run in a folder: `checkpoint.pt` (everything needed to resume bit-exactly) and `log.jsonl` (a line per step)."""
+    """A run in a folder: `checkpoint.pt` (all that is needed to resume bit-exactly), `log.jsonl` (a line per step)."""
 
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device):
         torch.manual_seed(recipe.seed)
@@ -113,8 +113,9 @@ class Trainer:
         state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)
         if (state["seed"], state["architecture"]) != (self.recipe.seed, asdict(self.recipe.architecture)):
             raise InputError(
-                f"{self.folder} holds a run with seed {state['seed']} and {state['architecture']}, and the recipe asks for "
-                f"seed {self.recipe.seed} and {asdict(self.recipe.architecture)}; choose another folder."
+                f"{self.folder} holds a run with seed {state['seed']} and {state['architecture']}, "
+                f"and the recipe asks for seed {self.recipe.seed} and {asdict(self.recipe.architecture)}; "
+                "choose another folder."
             )
         self.step = state["step"]
         self.network.load_state_dict(state["network"])

@@ -30,7 +30,9 @@ def main():
     if options.memory_of:
         print(json.dumps(peak_mib(options.memory_of, options.supports)))
         return
-    print(f"torch {torch.__version__}, {THREADS} threads, {SIZE} x {SIZE} pixels; median [least, most] of the repeats\n")
+    print(
+        f"torch {torch.__version__}, {THREADS} threads, {SIZE} x {SIZE} pixels; median [least, most] of the repeats\n"
+    )
     compare(options.repeats)
     speed_of_the_default_model(options.repeats)
 
@@ -38,13 +40,17 @@ def main():
 @torch.inference_mode()
 def compare(repeats):
     """Plain and factorised in turn, so that a busy machine slows both."""
-    print("| S | plain s | conditioning s | slice s | faster, conditioned | faster, cold | largest difference | memory |")
+    print(
+        "| S | plain s | conditioning s | slice s | faster, conditioned | faster, cold | largest difference | memory |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for supports in (4, 16, 64):
         network, target, images, masks = random_case(supports)
         state, context = network.state_dict(), network.condition(images, masks)
         difference = (
-            (network.segment(network.encode(target), context) - plain_universeg(state, target, images, masks)).abs().max()
+            (network.segment(network.encode(target), context) - plain_universeg(state, target, images, masks))
+            .abs()
+            .max()
         )
         if difference > 1e-4:
             sys.exit(f"The two forms differ by {difference}.")
@@ -57,11 +63,15 @@ def compare(repeats):
         }
         seconds = timed(calls, repeats)
         warm = [p / s for p, s in zip(seconds["plain"], seconds["slice"], strict=True)]
-        cold = [p / (s + c) for p, s, c in zip(*(seconds[name] for name in ("plain", "slice", "condition")), strict=True)]
+        cold = [
+            p / (s + c) for p, s, c in zip(*(seconds[name] for name in ("plain", "slice", "condition")), strict=True)
+        ]
         base = memory("nothing", supports)
         share = (memory("factorised", supports) - base) / (memory("plain", supports) - base)
         cells = [spread(seconds[name]) for name in ("plain", "condition", "slice")]
-        print(f"| {supports} | {' | '.join(cells)} | {spread(warm)} | {spread(cold)} | {difference:.1e} | {share:.2f} |")
+        print(
+            f"| {supports} | {' | '.join(cells)} | {spread(warm)} | {spread(cold)} | {difference:.1e} | {share:.2f} |"
+        )
 
 
 @torch.inference_mode()

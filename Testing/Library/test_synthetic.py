@@ -34,7 +34,7 @@ def test_the_images_of_a_task_differ():
 
 
 def test_a_mask_can_be_told_from_its_image():
-    """Within a task the wanted pixels have a grey value of their own often enough for there to be something to learn."""
+    """Often enough the wanted pixels have a grey value of their own: there is something to learn."""
     told = []
     for seed in range(6):
         tasks = batch(seed)

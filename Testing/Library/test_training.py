@@ -93,7 +93,8 @@ def test_a_stage_begins_where_the_one_before_ends():
 
 def test_the_learning_rate_rises_holds_and_falls_to_its_last_step():
     recipe = replace(TINY, stages=(Stage(10, 16, 6, (1,)),), warmup_steps=2, decay_steps=4, learning_rate=0.8)
-    assert [round(recipe.learning_rate_at(step), 3) for step in range(10)] == [.4, .8, .8, .8, .8, .8, .8, .6, .4, .2]  # fmt: skip
+    rates = [round(recipe.learning_rate_at(step), 3) for step in range(10)]
+    assert rates == [0.4, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.6, 0.4, 0.2]
 
 
 @pytest.mark.parametrize(

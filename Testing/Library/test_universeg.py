@@ -52,7 +52,9 @@ def test_the_order_of_the_examples_does_not_matter(network):
     query = network.encode(torch.rand(1, 1, 32, 32))
     order = torch.randperm(6)
     there = network.segment(query, network.condition(images, masks))
-    assert torch.allclose(network.segment(query, network.condition(images[:, order], masks[:, order])), there, atol=1e-6)
+    assert torch.allclose(
+        network.segment(query, network.condition(images[:, order], masks[:, order])), there, atol=1e-6
+    )
 
 
 def test_segmenting_changes_neither_embedding_nor_context(network):
