@@ -1,6 +1,7 @@
 """NIfTI-1 files, in which ITK reads the place but not the voxels: it hides missing bytes and NaN behind zeros."""
 
 import gzip
+import io
 import logging
 import math
 import struct
@@ -8,7 +9,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
@@ -147,13 +147,13 @@ def _damage(path: Path) -> InputError:
     return InputError(f"{path} is damaged or incomplete: voxels are missing or changed; copy or download it again.")
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedIOBase:
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
-def _fill(stream: BinaryIO, buffer: memoryview) -> int:
+def _fill(stream: io.BufferedIOBase, buffer: memoryview) -> int:
     """Read until the buffer is full or the file ends; the number of bytes read."""
     found = 0
     while found < len(buffer) and (count := stream.readinto(buffer[found : found + _CHUNK_BYTES])):
