@@ -60,6 +60,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _segment(command: argparse.ArgumentParser) -> None:
+    _segment_what(command)
+    _segment_how(command)
+    out = command.add_argument_group("what to write")
+    out.add_argument("--probabilities", action="store_true", help="write every label's probability too")
+    out.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
+
+
+def _segment_what(command: argparse.ArgumentParser) -> None:
     needed = command.add_argument_group("what to segment")
     needed.add_argument(
         "--image",
@@ -105,6 +113,9 @@ def _segment(command: argparse.ArgumentParser) -> None:
         metavar=("I0", "I1", "J0", "J1", "K0", "K1"),
         help="voxel box, ends included",
     )
+
+
+def _segment_how(command: argparse.ArgumentParser) -> None:
     how = command.add_argument_group("how")
     how.add_argument("--preset", choices=("fast", "normal", "best"), default="normal", help="default: normal")
     how.add_argument("--supports", type=int, metavar="N", help="examples shown for every slice")
@@ -125,9 +136,6 @@ def _segment(command: argparse.ArgumentParser) -> None:
     how.add_argument("--model", default="default", help="see 'incontextseg weights list'")
     how.add_argument("--weights", type=Path, metavar="FILE", help="weights of your own for that model (.safetensors)")
     how.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    out = command.add_argument_group("what to write")
-    out.add_argument("--probabilities", action="store_true", help="write every label's probability too")
-    out.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
 
 
 def _train(command: argparse.ArgumentParser) -> None:
