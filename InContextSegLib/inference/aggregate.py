@@ -56,28 +56,35 @@ class Fused:
 def fuse(maps: Sequence[AxisMaps], labels: Sequence[Label], threshold: float, keep_probabilities: bool) -> Fused:
     """Average the axes at native resolution, label by label, and give every voxel to its most probable label.
 
-    Only one label's probability exists at full size at a time, unless they are to be kept.
+    The spread is the standard deviation over draws and axes. Where the voxels are finer than the network's pixels, the
+    draws' share of it is interpolated: never less than that of the interpolated draws, and zero where they agree.
+    Only one label's probability exists at full size at a time (along every axis), unless they are to be kept.
     """
     shape = maps[0].plan.geometry.shape
-    best = np.full(shape, threshold, np.float32)
+    best = np.zeros(shape, np.float32)
     winner = np.zeros(shape, np.uint8 if max(label.value for label in labels) < 256 else np.uint16)
     spread, doubt, kept = np.zeros(shape, np.float32), np.zeros(shape, np.float32), {}
     for number, label in enumerate(labels):
-        mean = np.clip(_over_axes(maps, number, "mean"), 0, 1)
-        square = _over_axes(maps, number, "square")
-        np.maximum(spread, np.sqrt(np.maximum(square - mean**2, 0)), out=spread)
+        means = [np.clip(each.plan.restore(each.mean[number]), 0, 1) for each in maps]
+        mean = sum(means) / np.float32(len(maps))
+        np.maximum(spread, _deviation(maps, number, means, mean), out=spread)
         np.maximum(doubt, mean * (1 - mean), out=doubt)
-        wins = mean >= best if number == 0 else mean > best
-        wins &= mean >= threshold
+        # The first of equal labels keeps a voxel.
+        wins = (mean >= threshold) & ((winner == 0) | (mean > best))
         best[wins], winner[wins] = mean[wins], label.value
         if keep_probabilities:
             kept[label.value] = mean.astype(np.float16)
     return Fused(winner, spread, doubt, kept)
 
 
-def _over_axes(maps: Sequence[AxisMaps], label: int, moment: str) -> np.ndarray:
-    total = sum(each.plan.restore(getattr(each, moment)[label]) for each in maps)
-    return total / np.float32(len(maps))
+def _deviation(maps: Sequence[AxisMaps], label: int, means: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
+    """Standard deviation over all members: within every axis, and between the axes."""
+    variance = np.zeros_like(mean)
+    for each, own in zip(maps, means, strict=True):
+        # Deviations are interpolated, not squares: those of equal members are large wherever the members have an edge.
+        within = np.sqrt(np.maximum(each.square[label] - each.mean[label] ** 2, 0))
+        variance += each.plan.restore(within) ** 2 + (own - mean) ** 2
+    return np.sqrt(variance / np.float32(len(maps)))
 
 
 def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
 """Networks that segment from examples: each is `encode` + `condition` + `segment`."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ from InContextSegLib.catalog import CatalogEntry
 from InContextSegLib.models.universeg import UniverSeg
 
 
+@runtime_checkable
 class SliceSegmenter(Protocol):
     """What inference asks of a network. The two first calls depend on one argument each, so their results are cached.
 
