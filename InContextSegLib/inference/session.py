@@ -30,6 +30,9 @@ SHARE_REDRAWN = 2 / 3
 CONTEXT_BYTES = 1 << 30
 EMBEDDING_BYTES = 256 << 20
 
+# Relative positions closer than this are one place; no volume has a million slices.
+SAME_POSITION = 1e-6
+
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
@@ -88,7 +91,8 @@ class Session:
             InputError: if the settings name an axis along which there are no examples.
         """
         axes = [self._axis(volume, name, box) for name in self._axis_names(settings)]
-        total, done, maps = settings.draws * sum(axis.plan.count for axis in axes), 0, []
+        steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
+        total, done, maps = settings.draws * sum(steps.values()), 0, []
         for axis in axes:
             shape = (len(self.labels), axis.plan.count, self.size, self.size)
             mean, square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -97,9 +101,11 @@ class Session:
                 member = self._member(axis, settings, draw, progress)
                 mean += member / settings.draws
                 square += member**2 / settings.draws
-                done += axis.plan.count
+                done += steps[axis.plan.axis]
             maps.append(AxisMaps(axis.plan, mean, square))
-        return self._prediction(maps, axes, settings, keep_probabilities)
+        prediction = self._prediction(maps, axes, settings, keep_probabilities)
+        report.step(total, total, "segmented")
+        return prediction
 
     def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
         names = tuple(self.supports) if settings.axes == ("auto",) else settings.axes
@@ -119,13 +125,12 @@ class Session:
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
-        plain = None
-        if not (settings.cascade and axis.known):
-            plain = self._independent(axis, settings, draw, progress)
+        if settings.cascade and axis.known:
+            return self._cascade(axis, settings, draw, axis.known, progress)
+        plain = self._independent(axis, settings, draw, progress)
         if not settings.cascade:
             return plain
-        known = axis.known or (surest(plain),)
-        return self._cascade(axis, settings, draw, known, progress if plain is None else progress.silent())
+        return self._cascade(axis, settings, draw, (surest(plain),), progress.second_pass(axis.plan.count))
 
     def _independent(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         out = np.zeros((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
@@ -258,19 +263,24 @@ class _Progress:
     def step(self, done: int) -> None:
         self._report.step(self._before + done, self._total, self._message)
 
-    def silent(self) -> "_Progress":
-        """For a second pass over the same slices: it can be cancelled, and moves nothing."""
-        silent = _Progress(self._report, self._before, self._total, self._message + ", cascade")
-        silent.step = lambda done: self._report.step(self._before, self._total, silent._message)
-        return silent
+    def second_pass(self, steps: int) -> "_Progress":
+        """For a cascade over slices whose first pass took `steps`."""
+        return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
+
+
+def _passes(axis: _Axis, settings: InferenceSettings) -> int:
+    """How often every slice is segmented: a cascade that knows no slice looks for its start first."""
+    return 2 if settings.cascade and not axis.known else 1
 
 
 def _known(plan: SlicePlan, images: np.ndarray, support: SupportSet) -> tuple[int, ...]:
     """Slice numbers of the target that are themselves among the examples: same place, same picture."""
     known = set()
     for example in support.examples:
-        if example.position is not None:
-            number = int(np.abs(plan.positions - example.position).argmin())
+        # Empty slices look alike in every patient, so they prove nothing.
+        if example.position is None or example.image.min() == example.image.max():
+            continue
+        for number in np.flatnonzero(np.abs(plan.positions - example.position) < SAME_POSITION).tolist():
             if np.allclose(images[number], example.image, atol=1e-5):
                 known.add(number)
     return tuple(sorted(known))

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from InContextSegLib.errors import InputError
 from InContextSegLib.slicing import AXES
 
 AUTO_AXIS = "auto"
@@ -19,6 +20,9 @@ class InferenceSettings:
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
+
+    Raises:
+        InputError: if a number is out of its range, or the axes are unknown or named twice.
     """
 
     supports: int = 16
@@ -32,17 +36,17 @@ class InferenceSettings:
     def __post_init__(self):
         for name in ("supports", "draws", "slices_at_once"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+                raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
         if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold: asked for a number between 0 and 1, got {self.threshold}.")
+            raise InputError(f"threshold: asked for a number between 0 and 1, got {self.threshold}.")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: asked for a whole number from 0 to 4294967295, got {self.seed}.")
+            raise InputError(f"seed: asked for a whole number from 0 to 4294967295, got {self.seed}.")
         self._check_axes()
 
     def _check_axes(self) -> None:
         known = self.axes == (AUTO_AXIS,) or set(self.axes) <= set(AXES)
         if not self.axes or not known or len(set(self.axes)) != len(self.axes):
-            raise ValueError(
+            raise InputError(
                 f"axes: asked for '{AUTO_AXIS}' or different ones of {', '.join(AXES)}, got {', '.join(self.axes)}."
             )
 
