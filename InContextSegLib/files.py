@@ -1,13 +1,16 @@
 """Volumes in and out of files: every doubt about an input is an error, and every output appears whole or not at all."""
 
 import errno
+import json
 import logging
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
@@ -72,7 +75,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         OutputError: if it could not be written; an earlier file of that name is then untouched.
     """
     ending = ending_of(path)
-    _check_fits(path, ending, volume)
+    check_fits(path, volume)
     array = volume.array.astype(np.float32) if volume.array.dtype == np.float16 else volume.array
     image = itk_image(array, volume.geometry)
     if ending in _WRITABLE_PICTURES:
@@ -85,6 +88,23 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             raise _unfinished(temporary) from error
         if ending in _NIFTI and not _is_whole_nifti(temporary):
             raise _unfinished(temporary)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader accepts: what is undefined (nan or infinite) becomes null."""
+    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder for results, with those above it; one that is there already is fine.
+
+    Raises:
+        OutputError: if it cannot be made, or a file has its name.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {path} could not be made: {_reason(error)}.") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -133,6 +153,14 @@ def ending_of(path: str | Path) -> str:
     """The ending of a file name in lower case, double endings such as .nii.gz whole."""
     name = Path(path).name.lower()
     return next((ending for ending in READABLE if name.endswith(ending)), Path(name).suffix)
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _defined(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _located(path: str) -> tuple[Path, str | None]:
@@ -238,7 +266,13 @@ def _as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
     return array.astype(np.uint8 if highest <= 255 else np.uint16)
 
 
-def _check_fits(path: str | Path, ending: str, volume: Volume) -> None:
+def check_fits(path: str | Path, volume: Volume) -> None:
+    """See whether a file of that name can hold such a volume, without writing it.
+
+    Raises:
+        InputError: if the ending is unknown or the format cannot hold this volume.
+    """
+    ending = ending_of(path)
     if ending not in WRITABLE:
         raise InputError(f"{path} cannot be written: its ending is unknown; use one of {' '.join(WRITABLE)}.")
     # ITK would write a NIfTI with axes of its own choice.

@@ -1,10 +1,11 @@
 """A whole segmentation from files to files: read, cut examples, segment, write, and a record of all of it."""
 
 import hashlib
-import json
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,16 @@ import torch
 
 from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.errors import InputError, OutputError, WeightsError
-from InContextSegLib.files import WRITABLE, ending_of, read_volume, write_text, write_volume
+from InContextSegLib.files import (
+    WRITABLE,
+    check_fits,
+    ending_of,
+    json_text,
+    read_volume,
+    whole_file,
+    write_text,
+    write_volume,
+)
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import Box, Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
@@ -21,7 +31,7 @@ from InContextSegLib.models import SliceSegmenter, build
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
+from InContextSegLib.slicing import AXES, Intensities, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SliceChoice, SupportSet, paired_files
 from InContextSegLib.volume import Geometry, Kind, Volume
 
@@ -49,7 +59,11 @@ class Model:
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """One target to segment. Output files are named after `output`, see `outputs`."""
+    """One target to segment. Output files are named after `output`, see `outputs`.
+
+    Raises:
+        InputError: if two labels have one name, or both a box and a range of slices are given.
+    """
 
     image: Path
     sources: tuple[Source, ...]
@@ -65,11 +79,18 @@ class SegmentJob:
     overwrite: bool = False
     device: str = "auto"
 
+    def __post_init__(self):
+        names = [label.name for label in self.labels or ()]
+        if len(set(names)) < len(names):
+            raise InputError(f"Every label needs a name of its own, but these came: {', '.join(names)}.")
+        if self.box is not None and self.slice_range is not None:
+            raise InputError("A box and a range of slices came; choose one of them, a box says which slices too.")
+
 
 def run(job: SegmentJob, report: Report) -> dict:
     """Segment one target and write the label map, the uncertainty, a picture and a record.
 
-    Nothing is written before everything is computed, and every file appears whole or not at all, the record last.
+    Nothing is written before everything is computed, and all files appear together or none does, the record last.
 
     Returns:
         The record, as written beside the output.
@@ -79,34 +100,37 @@ def run(job: SegmentJob, report: Report) -> dict:
         Cancelled: from `report`; nothing is written then.
     """
     started = time.monotonic()
-    _check_outputs(job)
+    _check_outputs(job, outputs(job))
     volume = read_volume(job.image)
-    session = open_session(job, volume.geometry)
+    _check_formats(job, volume.geometry)
+    pairs = [pair for source in job.sources for pair in read_pairs(source)]
+    session = open_session(job, volume.geometry, pairs)
+    _check_outputs(job, outputs(job, session.labels))
     settings = _with_axes(job.settings, session)
     box = job.box if job.slice_range is None else _slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     prediction = session.segment(volume, settings, report, box, job.probabilities)
-    mask = _keep_given(prediction, volume, job)
-    files = _write(job, volume, prediction, mask, session.labels)
+    mask = _keep_given(prediction, volume, pairs)
     record = {
         "target": {"path": str(job.image), "shape_kji": list(volume.geometry.shape)},
         "labels": {label.name: _amount(mask, label) for label in session.labels},
         "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
         "given_slices": list(prediction.given),
         "seconds": round(time.monotonic() - started, 2),
-        "files": files,
         "provenance": prediction.provenance,
     }
-    write_text(outputs(job)["record"], json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return record
+    return _write(job, record, volume, replace(prediction, mask=mask), session.labels)
 
 
-def outputs(job: SegmentJob) -> dict[str, Path]:
-    """The files a job writes: what they hold, and their paths."""
+def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
+    """The files a job writes: what they hold, and their paths; those of the probabilities only for `labels`."""
     ending = ending_of(job.output)
     stem = job.output.name[: -len(ending)] if ending else job.output.name
     beside = {"mask": job.output, "picture": job.output.with_name(f"{stem}_picture.png")}
     if job.settings.members > 1 or len(job.settings.axes) > 1:
         beside["uncertainty"] = job.output.with_name(f"{stem}_uncertainty{_float_ending(ending)}")
+    for label in labels if job.probabilities else ():
+        name = f"{stem}_probability_{label.value}{_float_ending(ending)}"
+        beside[f"probability {label.value}"] = job.output.with_name(name)
     return beside | {"record": job.output.with_name(f"{stem}.json")}
 
 
@@ -114,8 +138,8 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
     """The network with its weights, what to say about them, and the size of its input in pixels.
 
     Raises:
-        InputError: if there is no such model, or the weights belong to another.
-        WeightsError: if the weights are missing, changed or unsafe.
+        InputError: if there is no such model.
+        WeightsError: if the weights are missing, changed or unsafe, or belong to another model.
     """
     entry = find(model.name)
     path, sha256 = model.weights, None
@@ -134,11 +158,12 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
     return segmenter, provenance, entry.capability.input_size
 
 
-def open_session(job: SegmentJob, target: Geometry) -> Session:
-    """Load the network and cut the examples of a job whose target lies on `target`."""
+def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolume]) -> Session:
+    """Load the network and cut the examples of a job, read from its sources, whose target lies on `target`."""
     segmenter, provenance, size = load_model(job.model)
-    pairs = [pair for source in job.sources for pair in read_pairs(source)]
-    axes = (across_slices(target),) if job.settings.axes == (AUTO_AXIS,) else job.settings.axes
+    axes = job.settings.axes
+    if axes == (AUTO_AXIS,):
+        axes = (drawn_axis(pairs) or across_slices(target),)
     return Session(segmenter, cut(pairs, axes, size, job), job.intensities, provenance, choose_device(job.device))
 
 
@@ -166,13 +191,32 @@ def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, job: Se
 
 def across_slices(geometry: Geometry) -> str:
     """The axis across the thickest slices, along which people scroll and label; axial where none stands out."""
-    if 1 in geometry.shape:
-        return stored_axis(geometry)
     permutation, _ = geometry.anatomical_order()
+    if 1 in geometry.shape:
+        return AXES[permutation.index(geometry.shape.index(1))]
     spacing = [geometry.spacing_mm[axis] for axis in permutation]
     if max(spacing) < ANISOTROPIC * sorted(spacing)[1]:
         return "axial"
-    return ("axial", "coronal", "sagittal")[int(np.argmax(spacing))]
+    return AXES[int(np.argmax(spacing))]
+
+
+def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:
+    """The axis along which people labelled single slices, none beside another; None where that is not plain.
+
+    Cut along another axis, such labels would be stripes, and pass for finished slices.
+    """
+    possible = set(AXES)
+    for pair in pairs:
+        if 1 in pair.labels.geometry.shape or not pair.labels.array.any():
+            return None
+        possible &= {axis for axis in AXES if _stand_alone(pair.labels, axis)}
+    return next(iter(possible)) if len(possible) == 1 else None
+
+
+def _stand_alone(labels: Volume, axis: str) -> bool:
+    array_axis = SlicePlan.of(labels.geometry, axis).array_axis
+    labelled = labels.array.any(axis=tuple(other for other in range(3) if other != array_axis))
+    return not (labelled[1:] & labelled[:-1]).any()
 
 
 def choose_device(name: str) -> torch.device:
@@ -183,12 +227,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"Asked to compute on '{name}', but torch finds no CUDA GPU here; use --device cpu.")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"Asked to compute on '{name}', which torch does not know; use auto, cpu or cuda.") from error
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
+        raise InputError(f"Asked to compute on '{name}', which is no device; use auto, cpu, cuda or cuda:NUMBER.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise InputError(f"Asked to compute on '{name}', but torch finds {count} CUDA GPUs here; use --device cpu.")
+    return torch.device(name if kind == "cuda" else "cpu")
 
 
 def _with_axes(settings: InferenceSettings, session: Session) -> InferenceSettings:
@@ -209,61 +254,99 @@ def _slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
     return tuple(low), tuple(high)
 
 
-def _keep_given(prediction: Prediction, volume: Volume, job: SegmentJob) -> Volume:
+def _keep_given(prediction: Prediction, volume: Volume, pairs: Sequence[LabelledVolume]) -> Volume:
     """The mask, with the slices the user labelled in this very volume as the user labelled them."""
-    if not prediction.given:
+    own = [
+        pair.labels.array
+        for pair in pairs
+        if pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
+    ]
+    if not own or not prediction.given:
         return prediction.mask
     array = prediction.mask.array.copy()
     axis = SlicePlan.of(volume.geometry, prediction.next_axis).array_axis
+    if len(prediction.given) == array.shape[axis]:
+        log.warning(
+            "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
+        )
+    here = tuple(list(prediction.given) if each == axis else slice(None) for each in range(3))
     values = [int(value) for value in prediction.provenance["labels"]]
-    for pair in (pair for source in job.sources for pair in read_pairs(source)):
-        if pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array):
-            for index in prediction.given:
-                here = tuple(index if each == axis else slice(None) for each in range(3))
-                drawn = pair.labels.array[here]
-                array[here] = np.where(np.isin(drawn, values), drawn, 0)
+    array[here] = 0
+    # The labels may be spread over several files, each with slices of its own.
+    for labels in own:
+        drawn = labels[here]
+        array[here] = np.where(np.isin(drawn, values), drawn, array[here])
     return Volume(array, volume.geometry, Kind.LABELS)
 
 
-def _check_outputs(job: SegmentJob) -> None:
+def _check_outputs(job: SegmentJob, paths: Mapping[str, Path]) -> None:
     """See before the work what would only be seen behind it."""
     if ending_of(job.output) not in WRITABLE:
         raise InputError(f"The output {job.output} must end in one of {', '.join(WRITABLE)}.")
     if not job.output.parent.is_dir():
         raise OutputError(f"The folder {job.output.parent} for the output does not exist; create it first.")
-    taken = {job.image.resolve()} | {
-        path.resolve() for source in job.sources for path in (source.images, source.labels)
-    }
-    for path in outputs(job).values():
+    if not os.access(job.output.parent, os.W_OK):
+        raise OutputError(f"Nothing can be written to the folder {job.output.parent}: permission is missing.")
+    taken = {path.resolve() for path in _inputs(job)}
+    for path in paths.values():
         if path.resolve() in taken:
             raise InputError(f"The output {path} is also an input; choose another name, inputs are never written to.")
+        if path.is_dir():
+            raise InputError(f"The output {path} is a folder; choose another name.")
         if path.exists() and not job.overwrite:
             raise InputError(f"{path} exists already; choose another name or allow overwriting it (--overwrite).")
 
 
-def _write(
-    job: SegmentJob, volume: Volume, prediction: Prediction, mask: Volume, labels: Sequence[Label]
-) -> dict[str, dict[str, str]]:
-    paths = outputs(job)
-    write_volume(paths["mask"], mask)
-    if prediction.uncertainty is not None:
-        write_volume(paths["uncertainty"], prediction.uncertainty)
-    for label in labels if job.probabilities else ():
-        paths[f"probability {label.value}"] = path = _probability_path(job, label)
-        array = prediction.probabilities[label.value].astype(np.float32)
-        write_volume(path, Volume(array, volume.geometry, Kind.INTENSITY))
-    montage(paths["picture"], volume, mask, labels, prediction.uncertainty, axis=prediction.next_axis)
-    return {
-        what: {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for what, path in paths.items()
-        if path.exists() and what != "record"
-    }
+def _inputs(job: SegmentJob) -> Iterator[Path]:
+    """All that is read, the files inside a folder too."""
+    weights = [job.model.weights] if job.model.weights is not None else []
+    for path in (job.image, *weights, *(path for source in job.sources for path in (source.images, source.labels))):
+        yield path
+        if path.is_dir():
+            yield from path.iterdir()
 
 
-def _probability_path(job: SegmentJob, label: Label) -> Path:
-    ending = ending_of(job.output)
-    stem = job.output.name[: -len(ending)]
-    return job.output.with_name(f"{stem}_probability_{label.value}{_float_ending(ending)}")
+def _check_formats(job: SegmentJob, geometry: Geometry) -> None:
+    """See before the work whether the outputs' formats can hold a volume of the target's shape and position."""
+    nothing = Volume(np.zeros(geometry.shape, np.uint8), geometry, Kind.LABELS)
+    for what, path in outputs(job).items():
+        if what in ("mask", "uncertainty"):
+            check_fits(path, nothing)
+
+
+def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction, labels: Sequence[Label]) -> dict:
+    """Write all outputs or none; the record with the other files' names and sha256, as it was written."""
+    paths = outputs(job, labels)
+    if prediction.uncertainty is None:
+        paths.pop("uncertainty", None)
+    with ExitStack() as stack:
+        # What is entered first takes its name last: the record.
+        aside = {what: stack.enter_context(_aside(path)) for what, path in reversed(paths.items())}
+        write_volume(aside["mask"], prediction.mask)
+        if prediction.uncertainty is not None:
+            write_volume(aside["uncertainty"], prediction.uncertainty)
+        for label in labels if job.probabilities else ():
+            array = prediction.probabilities[label.value].astype(np.float32)
+            write_volume(aside[f"probability {label.value}"], Volume(array, volume.geometry, Kind.INTENSITY))
+        montage(aside["picture"], volume, prediction.mask, labels, prediction.uncertainty, axis=prediction.next_axis)
+        files = {
+            what: {"path": str(path), "sha256": hashlib.sha256(aside[what].read_bytes()).hexdigest()}
+            for what, path in paths.items()
+            if what != "record"
+        }
+        record = record | {"files": files}
+        write_text(aside["record"], json_text(record, indent=2) + "\n")
+    return record
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the name `path` at the end; errors speak of `path`."""
+    with whole_file(path) as temporary:
+        try:
+            yield temporary
+        except OutputError as error:
+            raise OutputError(str(error).replace(str(temporary), str(path))) from error
 
 
 def _float_ending(ending: str) -> str:

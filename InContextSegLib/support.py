@@ -371,7 +371,7 @@ def _chosen_slices(pair: LabelledVolume, plan: SlicePlan, slices: SliceChoice) -
             logger.info("%s: labelled without a gap, so all %d %s slices are used.", pair.source, plan.count, plan.axis)
             return range(plan.count)
         logger.info("%s: the %d labelled %s slices are used.", pair.source, labelled.size, plan.axis)
-        return labelled
+        return labelled.tolist()
     if isinstance(slices, tuple):
         return [plan.number(index) for index in dict.fromkeys(slices)]
     if isinstance(slices, int) and not isinstance(slices, bool) and slices > 0:
