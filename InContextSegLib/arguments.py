@@ -27,11 +27,8 @@ exit codes: 0 done; 2 cannot be done as asked; 3 a result cannot be written; 4 w
 
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; its namespace holds what the library's calls take."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print the result as JSON, for scripts")
-    common.add_argument("--quiet", action="store_true", help="no progress bar")
-    common.add_argument("--debug", action="store_true", help="log more, and show where an error arose")
-    top = argparse.ArgumentParser(
+    common = _common(None)
+    top = _Parser(
         prog="incontextseg",
         description="Segment medical images from a few labelled examples, without training. Not for clinical use.",
         epilog=EXAMPLES,
@@ -53,10 +50,23 @@ def parser() -> argparse.ArgumentParser:
     _segment(command("segment", "segment one image from labelled examples"))
     _train(command("train", "train a network on synthetic tasks"))
     _evaluate(command("evaluate", "measure a model on labelled data, by a study file"))
-    _weights(command("weights", "list, fetch and remove model weights"))
+    # The words before and behind an action mean the same, so those behind must not reset what was said before.
+    _weights(command("weights", "list, fetch and remove model weights"), _common(argparse.SUPPRESS))
     demo = command("demo", "segment an invented patient that comes with the software, and make a picture of it")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER")
     return top
+
+
+def _common(default: str | None) -> argparse.ArgumentParser:
+    """What every command understands; `default` is what is noted for a word that does not come."""
+    common = argparse.ArgumentParser(add_help=False)
+    for word, about in (
+        ("--json", "print the result as JSON, for scripts"),
+        ("--quiet", "no progress bar"),
+        ("--debug", "log more, and show where an error arose"),
+    ):
+        common.add_argument(word, action="store_true", default=default or False, help=about)
+    return common
 
 
 def _segment(command: argparse.ArgumentParser) -> None:
@@ -168,14 +178,14 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto")
 
 
-def _weights(command: argparse.ArgumentParser) -> None:
+def _weights(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True)
     for name, about in (
         ("list", "what there is"),
         ("ensure", "fetch if missing, and check"),
         ("remove", "delete a download"),
     ):
-        action = actions.add_parser(name, help=about, description=about)
+        action = actions.add_parser(name, help=about, description=about, parents=[common])
         if name != "list":
             action.add_argument("name", help="of a model, see 'incontextseg weights list'")
 
@@ -201,6 +211,13 @@ def _slices(text: str):
         raise argparse.ArgumentTypeError(
             f"auto, labelled, all, every:N or slice indices like 12,30, not '{text}'"
         ) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as every other error is said, without the whole usage before it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see '{self.prog} --help'.\n")
 
 
 class _Window(argparse.Action):

@@ -1,11 +1,10 @@
 """The command line: words in, one call of the library, words out."""
 
 import argparse
-import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,16 +14,25 @@ from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
 from InContextSegLib.config import from_mapping, read_toml, with_overrides
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.files import json_text
 from InContextSegLib.progress import Report
 
 EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, Cancelled: 130}
+BUG = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 bad input, 3 cannot write, 4 weights, 130 cancelled."""
+    """Run one command and return its exit code.
+
+    0 done, 1 a bug, 2 bad input, 3 cannot write, 4 weights, 130 cancelled. Whatever goes wrong is one sentence on
+    stderr; with --debug it is a traceback.
+
+    Raises:
+        SystemExit: with code 2 for words that no command has, with 0 after --help and --version.
+    """
     options = parser().parse_args(arguments)
     logging.basicConfig(
-        level=logging.DEBUG if options.debug else logging.INFO,
+        level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(message)s",
         stream=sys.stderr,
         force=True,
@@ -33,13 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _progress(options) as report:
             result, text = commands[options.command](options, report)
-    except tuple(EXIT_CODES) as error:
+        print(json_text(result) if options.json else text)
+    except (Exception, KeyboardInterrupt) as error:
+        # Everything, because a user can do nothing with a traceback.
         if options.debug:
             raise
-        print(f"incontextseg {options.command}: {error}", file=sys.stderr)
-        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-    print(json.dumps(result, ensure_ascii=False) if options.json else text)
+        code, sentence = _said(error)
+        print(f"incontextseg {options.command}: {sentence}", file=sys.stderr)
+        return code
     return 0
+
+
+def _said(error: BaseException) -> tuple[int, str]:
+    """The exit code and the sentence for what went wrong."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_CODES[Cancelled], "Cancelled."
+    for kind, code in EXIT_CODES.items():
+        if isinstance(error, kind):
+            return code, " ".join(str(error).split())
+    # Other libraries' messages can be pages long.
+    what = (str(error).strip().splitlines() or [""])[0]
+    about = f"{type(error).__name__}: {what}" if what else type(error).__name__
+    return BUG, f"unexpected error ({about}); run again with --debug to see where; please report it."
 
 
 @contextmanager
@@ -91,10 +114,10 @@ def _job(options: argparse.Namespace):
         image=options.image,
         sources=tuple(Source(images, labels) for images, labels in options.support),
         output=options.output,
-        settings=_checked(lambda: InferenceSettings(**chosen)),
+        settings=InferenceSettings(**chosen),
         model=Model(options.model, options.weights),
         intensities=options.window,
-        labels=options.labels,
+        labels=tuple(options.labels) if options.labels else None,
         support_slices=options.support_slices,
         slice_range=tuple(options.slices) if options.slices else None,
         box=options.box,
@@ -102,13 +125,6 @@ def _job(options: argparse.Namespace):
         overwrite=options.overwrite,
         device=options.device,
     )
-
-
-def _checked(build: Callable):
-    try:
-        return build()
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
@@ -128,7 +144,7 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
     study = chosen_sets(from_mapping(Study, read_toml(options.study), str(options.study)), options.sets)
     if options.supports:
-        study = _checked(lambda: replace(study, supports=tuple(options.supports)))
+        study = replace(study, supports=tuple(options.supports))
     model = Model(options.model, options.weights)
     run = Run(options.data, options.output, model, options.draws, options.seed, options.device)
     return run_study(study, run, report)

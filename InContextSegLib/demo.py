@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from InContextSegLib.evaluation.metrics import evaluate_labels
-from InContextSegLib.files import read_volume, write_volume
+from InContextSegLib.files import make_folder, read_volume, write_volume
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.jobs import SegmentJob, Source, run
 from InContextSegLib.phantom import LABEL_NAMES, phantom
@@ -25,7 +25,7 @@ def run_demo(folder: Path, report: Report) -> tuple[dict, str]:
     """
     images, labels = folder / "examples" / "images", folder / "examples" / "labels"
     for path in (images, labels):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     for seed in LABELLED_PATIENTS:
         image, truth = phantom(seed)
         write_volume(images / f"patient_{seed}.nii.gz", image)

@@ -13,6 +13,7 @@ from torch import nn
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
+from InContextSegLib.files import make_folder
 from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
@@ -35,7 +36,7 @@ class Trainer:
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if self._checkpoint.exists():
             self._resume()
 
