@@ -1,6 +1,5 @@
 """A study: a model measured on labelled data sets, case by case, at native resolution, with intervals."""
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
-from InContextSegLib.files import read_volume, write_text
+from InContextSegLib.files import ending_of, json_text, make_folder, read_volume, write_text
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
@@ -51,6 +50,16 @@ class DataSet:
     tests: int = 30
     window: tuple[float, float] | None = None
 
+    def __post_init__(self):
+        try:
+            groups = re.compile(self.groups).groups
+        except re.error as error:
+            raise InputError(f"groups: '{self.groups}' is no regular expression ({error}).") from error
+        if self.groups and not groups:
+            raise InputError(f"groups: '{self.groups}' needs a group in brackets that finds the patient.")
+        if self.tests < 1:
+            raise InputError(f"tests: asked for at least 1, got {self.tests}.")
+
     def folders(self, data: Path) -> tuple[Path, Path]:
         return data / (self.images or f"{self.name}/images"), data / (self.masks or f"{self.name}/labels")
 
@@ -67,9 +76,9 @@ class Study:
 
     def __post_init__(self):
         if not 0 < self.support_share < 1:
-            raise ValueError(f"support_share: asked for a number between 0 and 1, got {self.support_share}.")
+            raise InputError(f"support_share: asked for a number between 0 and 1, got {self.support_share}.")
         if not self.supports or min(self.supports) < 1:
-            raise ValueError(f"supports: asked for numbers of examples from 1 up, got {list(self.supports)}.")
+            raise InputError(f"supports: asked for numbers of examples from 1 up, got {list(self.supports)}.")
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,9 @@ class Run:
     draws: int = 1
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self):
+        InferenceSettings(draws=self.draws, seed=self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +121,12 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
 
     Returns:
         The summaries as a mapping, and the table as text.
+
+    Raises:
+        InputError, OutputError, WeightsError: in one sentence.
+        Cancelled: from `report`; nothing is written then.
     """
-    run.output.mkdir(parents=True, exist_ok=True)
+    make_folder(run.output)
     segmenter, provenance, size = load_model(run.model)
     device, records = choose_device(run.device), []
     for done, each in enumerate(study.sets):
@@ -124,7 +140,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     report.step(len(study.sets), len(study.sets), "done")
     summaries = _summaries(records, run.seed)
     table = _table(study, summaries)
-    write_text(run.output / "cases.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    write_text(run.output / "cases.jsonl", "".join(json_text(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
     result = {
         "study": to_mapping(study),
@@ -133,7 +149,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         "seed": run.seed,
         "summaries": summaries,
     }
-    write_text(run.output / "study.json", json.dumps(result, indent=2) + "\n")
+    write_text(run.output / "study.json", json_text(result, indent=2) + "\n")
     return result, table
 
 
@@ -145,7 +161,11 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
         pairs = [_read(each, *pair) for pair in files]
         for patient, pair in zip(patients, pairs, strict=True):
             others = tuple(other for name, other in zip(patients, pairs, strict=True) if name != patient)
-            yield _Case(pair.source, pair, others if each.scheme == "leave-one-out" else (pair,))
+            support = others if each.scheme == "leave-one-out" else (pair,)
+            if any(labelled.labels.array.any() for labelled in support):
+                yield _Case(pair.source, pair, support)
+            else:
+                log.warning("%s: %s is left out, as there is no label to learn from.", each.name, pair.source)
         return
     names = sorted(set(patients))
     order = np.random.default_rng(study.split_seed).permutation(len(names))
@@ -153,6 +173,8 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
     by_patient = [names[index] for index in order]
     ranked = sorted(zip(patients, files, strict=True), key=lambda row: by_patient.index(row[0]))
     support = [_read(each, *pair) for patient, pair in ranked if patient in learners]
+    if not support:
+        return
     if support[0].image.geometry.shape[0] == 1:
         if len(support) < count:
             return
@@ -163,7 +185,7 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
 
 
 def _patient(image: Path, pattern: str) -> str:
-    stem = image.name.split(".")[0]
+    stem = image.name[: -len(ending_of(image))]
     match = re.search(pattern, stem) if pattern else None
     return match.group(1) if match else stem
 
@@ -210,6 +232,8 @@ def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) 
     if prediction.given:
         axis = SlicePlan.of(geometry, prediction.next_axis).array_axis
         guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
+    if not truth.size:
+        return []
     known = {label.value for label in session.labels}
     wanted = [label for label in _wanted(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
@@ -236,20 +260,24 @@ def _table(study: Study, summaries: list[dict]) -> str:
     head = ["set", "label", "cases", *(f"Dice, N = {count}" for count in study.supports), "HD95 mm (largest N)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     cells = {(row["set"], row["label"], row["supports"]): row for row in summaries}
-    for name, label in dict.fromkeys((row["set"], row["label"]) for row in summaries):
+    for name, label in [(each.name, label) for each in study.sets for label in each.labels]:
         rows = [cells.get((name, label, count)) for count in study.supports]
-        last = [row for row in rows if row][-1]
+        last = next((row for row in reversed(rows) if row), None)
         dice = [_cell(Summary(**row["dice"])) if row else "–" for row in rows]
-        lines.append(
-            f"| {name} | {label} | {last['cases']} | {' | '.join(dice)} | {_cell(Summary(**last['hd95_mm']), 1)} |"
-        )
+        cases, distance = (last["cases"], _cell(Summary(**last["hd95_mm"]), 1)) if last else (0, "–")
+        lines.append(f"| {name} | {label} | {cases} | {' | '.join(dice)} | {distance} |")
     means = [_mean_over_sets(summaries, count) for count in study.supports]
     lines.append(f"| **mean of the sets that have this N** | | | {' | '.join(means)} | |")
     return "\n".join(lines) + "\n"
 
 
 def _cell(summary: Summary, digits: int = 3) -> str:
-    text = f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
+    if not summary.defined:
+        return "–"
+    text = f"{summary.mean:.{digits}f}"
+    # A single case has no interval.
+    if summary.defined > 1:
+        text += f" [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
     return f"{text} ({summary.undefined} undefined)" if summary.undefined else text
 
 
