@@ -138,7 +138,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
 
 
 def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]:
-    """Test cases, each with the labelled images it may learn from; none where there are too few."""
+    """Test cases, each with the labelled images it may learn from: `count` pictures, or all where there are fewer."""
     files = paired_files(*each.folders(run.data))
     patients = [_patient(image, each.groups) for image, _ in files]
     if each.scheme != "split":
@@ -154,8 +154,8 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
     ranked = sorted(zip(patients, files, strict=True), key=lambda row: by_patient.index(row[0]))
     support = [_read(each, *pair) for patient, pair in ranked if patient in learners]
     if support[0].image.geometry.shape[0] == 1:
-        if len(support) < count:
-            return
+        if len(support) <= max((fewer for fewer in study.supports if fewer < count), default=0):
+            return  # the number before has shown all there is
         generator = np.random.default_rng((run.seed, count))
         support = [support[index] for index in generator.permutation(len(support))[:count]]
     for _, pair in [row for row in ranked if row[0] not in learners][: each.tests]:
@@ -211,10 +211,12 @@ def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) 
         axis = SlicePlan.of(geometry, prediction.next_axis).array_axis
         guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
     known = {label.value for label in session.labels}
+    shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in _wanted(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
-        {"set": each.name, "case": case.name, "label": label.name, "supports": count} | asdict(scores[label.value])
+        {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
+        | asdict(scores[label.value])
         for label in wanted
     ]
 
@@ -224,7 +226,10 @@ def _summaries(records: list[dict], seed: int) -> list[dict]:
     for key in dict.fromkeys((record["set"], record["label"], record["supports"]) for record in records):
         group = [record for record in records if (record["set"], record["label"], record["supports"]) == key]
         generator = np.random.default_rng(seed)
-        row = dict(zip(("set", "label", "supports"), key, strict=True)) | {"cases": len(group)}
+        row = dict(zip(("set", "label", "supports"), key, strict=True)) | {
+            "cases": len(group),
+            "shown": group[0]["shown"],
+        }
         for metric in ("dice", "iou", "nsd", *DISTANCE_METRICS):
             row[metric] = asdict(summarise([record[metric] for record in group], generator))
         rows.append(row)
@@ -239,13 +244,20 @@ def _table(study: Study, summaries: list[dict]) -> str:
     for name, label in dict.fromkeys((row["set"], row["label"]) for row in summaries):
         rows = [cells.get((name, label, count)) for count in study.supports]
         last = [row for row in rows if row][-1]
-        dice = [_cell(Summary(**row["dice"])) if row else "–" for row in rows]
+        dice = [_dice_cell(row) for row in rows]
         lines.append(
             f"| {name} | {label} | {last['cases']} | {' | '.join(dice)} | {_cell(Summary(**last['hd95_mm']), 1)} |"
         )
     means = [_mean_over_sets(summaries, count) for count in study.supports]
     lines.append(f"| **mean of the sets that have this N** | | | {' | '.join(means)} | |")
     return "\n".join(lines) + "\n"
+
+
+def _dice_cell(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    fewer = f" (all {row['shown']} there are)" if row["shown"] < row["supports"] else ""
+    return _cell(Summary(**row["dice"])) + fewer
 
 
 def _cell(summary: Summary, digits: int = 3) -> str:
