@@ -16,7 +16,7 @@ from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summari
 from InContextSegLib.files import read_volume, write_text
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
+from InContextSegLib.jobs import Model, across_slices, choose_device, load_model, slab
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
@@ -37,7 +37,8 @@ class DataSet:
         images, masks: folders below the data folder; empty means `name`/images and `name`/labels.
         groups: a regular expression whose first group is the patient in a file's stem; empty: every file is one.
         scheme: "split" into examples and tests by patient; "leave-one-out"; "own-slices": five labelled slices of the
-            very volume, which do not count in its scores.
+            very volume, the first and the last labelled one among them, and nothing is segmented beyond those two, as
+            a user would ask by --slices; the five do not count in the scores.
         tests: at most so many test cases.
         window: grey values to look at, for CT.
     """
@@ -189,11 +190,11 @@ def _support(case: _Case, each: DataSet, size: int) -> SupportSet:
 
 
 def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
-    """Five slice indices spread evenly over the labelled extent: what a person would label in a new scan."""
+    """Five slice indices spread evenly over the labelled extent, both ends among them: what a person would label."""
     array_axis = SlicePlan.of(labels.geometry, axis).array_axis
     others = tuple(each for each in range(3) if each != array_axis)
     labelled = np.flatnonzero(labels.array.any(axis=others))
-    places = np.linspace(0, len(labelled) - 1, OWN_SLICES + 2)[1:-1]
+    places = np.linspace(0, len(labelled) - 1, OWN_SLICES)
     return tuple(dict.fromkeys(int(labelled[round(place)]) for place in places))
 
 
@@ -205,8 +206,14 @@ def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) 
         axes=tuple(session.supports),
         cascade=each.scheme == "own-slices",
     )
-    prediction = session.segment(case.pair.image, settings, Report())
-    guess, truth, geometry = prediction.mask.array, case.pair.labels.array, case.pair.image.geometry
+    truth, geometry = case.pair.labels.array, case.pair.image.geometry
+    box = None
+    if each.scheme == "own-slices":
+        axis = next(iter(session.supports))
+        drawn = own_slices(case.pair.labels, axis)
+        box = slab(geometry, axis, (drawn[0], drawn[-1]))
+    prediction = session.segment(case.pair.image, settings, Report(), box)
+    guess = prediction.mask.array
     if prediction.given:
         axis = SlicePlan.of(geometry, prediction.next_axis).array_axis
         guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
