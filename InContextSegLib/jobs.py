@@ -107,7 +107,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     session = open_session(job, volume.geometry, pairs)
     _check_outputs(job, outputs(job, session.labels))
     settings = _with_axes(job.settings, session)
-    box = job.box if job.slice_range is None else _slab(volume.geometry, next(iter(session.supports)), job.slice_range)
+    box = job.box if job.slice_range is None else slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     prediction = session.segment(volume, settings, report, box, job.probabilities)
     mask = _keep_given(prediction, volume, pairs)
     record = {
@@ -240,7 +240,7 @@ def _with_axes(settings: InferenceSettings, session: Session) -> InferenceSettin
     return replace(settings, axes=tuple(session.supports))
 
 
-def _slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
+def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
     """The box of whole slices from the first to the last wanted one, both included."""
     array_axis = SlicePlan.of(geometry, axis).array_axis
     first, last = wanted

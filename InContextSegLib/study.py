@@ -15,7 +15,7 @@ from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summari
 from InContextSegLib.files import ending_of, json_text, make_folder, read_volume, write_text
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
+from InContextSegLib.jobs import Model, across_slices, choose_device, load_model, slab
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
@@ -36,7 +36,8 @@ class DataSet:
         images, masks: folders below the data folder; empty means `name`/images and `name`/labels.
         groups: a regular expression whose first group is the patient in a file's stem; empty: every file is one.
         scheme: "split" into examples and tests by patient; "leave-one-out"; "own-slices": five labelled slices of the
-            very volume, which do not count in its scores.
+            very volume, the first and the last labelled one among them, and nothing is segmented beyond those two, as
+            a user would ask by --slices; the five do not count in the scores.
         tests: at most so many test cases.
         window: grey values to look at, for CT.
     """
@@ -154,7 +155,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
 
 
 def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]:
-    """Test cases, each with the labelled images it may learn from; none where there are too few."""
+    """Test cases, each with the labelled images it may learn from: `count` pictures, or all where there are fewer."""
     files = paired_files(*each.folders(run.data))
     patients = [_patient(image, each.groups) for image, _ in files]
     if each.scheme != "split":
@@ -176,8 +177,8 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
     if not support:
         return
     if support[0].image.geometry.shape[0] == 1:
-        if len(support) < count:
-            return
+        if len(support) <= max((fewer for fewer in study.supports if fewer < count), default=0):
+            return  # the number before has shown all there is
         generator = np.random.default_rng((run.seed, count))
         support = [support[index] for index in generator.permutation(len(support))[:count]]
     for _, pair in [row for row in ranked if row[0] not in learners][: each.tests]:
@@ -211,11 +212,11 @@ def _support(case: _Case, each: DataSet, size: int) -> SupportSet:
 
 
 def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
-    """Five slice indices spread evenly over the labelled extent: what a person would label in a new scan."""
+    """Five slice indices spread evenly over the labelled extent, both ends among them: what a person would label."""
     array_axis = SlicePlan.of(labels.geometry, axis).array_axis
     others = tuple(each for each in range(3) if each != array_axis)
     labelled = np.flatnonzero(labels.array.any(axis=others))
-    places = np.linspace(0, len(labelled) - 1, OWN_SLICES + 2)[1:-1]
+    places = np.linspace(0, len(labelled) - 1, OWN_SLICES)
     return tuple(dict.fromkeys(int(labelled[round(place)]) for place in places))
 
 
@@ -227,18 +228,26 @@ def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) 
         axes=tuple(session.supports),
         cascade=each.scheme == "own-slices",
     )
-    prediction = session.segment(case.pair.image, settings, Report())
-    guess, truth, geometry = prediction.mask.array, case.pair.labels.array, case.pair.image.geometry
+    truth, geometry = case.pair.labels.array, case.pair.image.geometry
+    box = None
+    if each.scheme == "own-slices":
+        axis = next(iter(session.supports))
+        drawn = own_slices(case.pair.labels, axis)
+        box = slab(geometry, axis, (drawn[0], drawn[-1]))
+    prediction = session.segment(case.pair.image, settings, Report(), box)
+    guess = prediction.mask.array
     if prediction.given:
         axis = SlicePlan.of(geometry, prediction.next_axis).array_axis
         guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
     if not truth.size:
         return []
     known = {label.value for label in session.labels}
+    shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in _wanted(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
-        {"set": each.name, "case": case.name, "label": label.name, "supports": count} | asdict(scores[label.value])
+        {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
+        | asdict(scores[label.value])
         for label in wanted
     ]
 
@@ -248,7 +257,10 @@ def _summaries(records: list[dict], seed: int) -> list[dict]:
     for key in dict.fromkeys((record["set"], record["label"], record["supports"]) for record in records):
         group = [record for record in records if (record["set"], record["label"], record["supports"]) == key]
         generator = np.random.default_rng(seed)
-        row = dict(zip(("set", "label", "supports"), key, strict=True)) | {"cases": len(group)}
+        row = dict(zip(("set", "label", "supports"), key, strict=True)) | {
+            "cases": len(group),
+            "shown": group[0]["shown"],
+        }
         for metric in ("dice", "iou", "nsd", *DISTANCE_METRICS):
             row[metric] = asdict(summarise([record[metric] for record in group], generator))
         rows.append(row)
@@ -263,12 +275,19 @@ def _table(study: Study, summaries: list[dict]) -> str:
     for name, label in [(each.name, label) for each in study.sets for label in each.labels]:
         rows = [cells.get((name, label, count)) for count in study.supports]
         last = next((row for row in reversed(rows) if row), None)
-        dice = [_cell(Summary(**row["dice"])) if row else "–" for row in rows]
+        dice = [_dice_cell(row) for row in rows]
         cases, distance = (last["cases"], _cell(Summary(**last["hd95_mm"]), 1)) if last else (0, "–")
         lines.append(f"| {name} | {label} | {cases} | {' | '.join(dice)} | {distance} |")
     means = [_mean_over_sets(summaries, count) for count in study.supports]
     lines.append(f"| **mean of the sets that have this N** | | | {' | '.join(means)} | |")
     return "\n".join(lines) + "\n"
+
+
+def _dice_cell(row: dict | None) -> str:
+    if row is None:
+        return "–"
+    fewer = f" (all {row['shown']} there are)" if row["shown"] < row["supports"] else ""
+    return _cell(Summary(**row["dice"])) + fewer
 
 
 def _cell(summary: Summary, digits: int = 3) -> str:

@@ -157,7 +157,7 @@ def test_choices_of_slices_that_make_no_sense_are_refused():
         SupportSet.from_volumes([pair, pair], "axial", SIZE, (4,))
     with pytest.raises(InputError, match="no axial slice 20; choose an index from 0 to 19"):
         SupportSet.from_volumes([pair], "axial", SIZE, (20,))
-    for slices in ("some", 0, -2, True, 1.5):
+    for slices in (0, -2, True):
         with pytest.raises(InputError, match="Slices are chosen by"):
             SupportSet.from_volumes([pair], "axial", SIZE, slices)
 

@@ -1,0 +1,160 @@
+"""What the pages for readers promise: links lead somewhere, commands are understood, examples import what exists."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from InContextSegLib.arguments import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+RAW_FILES = "https://raw.githubusercontent.com/InContextSeg/InContextSeg/main/"
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name, language):
+    """The fenced blocks of a page that are in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", read(name), re.MULTILINE | re.DOTALL)
+
+
+def command_lines(name):
+    """Every line of the page's shell blocks, continued lines joined, and every piece of code in its sentences."""
+    shell = "".join(blocks(name, "bash")).replace("\\\n", " ")
+    prose = re.sub(r"^```.*?^```", "", read(name), flags=re.MULTILINE | re.DOTALL)
+    return shell.splitlines() + re.findall(r"`([^`\n]+)`", prose)
+
+
+def complete_commands(name):
+    """Command lines of the program; its bare name and `incontextseg segment` alone only name a command."""
+    words = [shlex.split(line, comments=True) for line in command_lines(name) if line.startswith("incontextseg ")]
+    return [line[1:] for line in words if len(line) > 2]
+
+
+def targets_called(name):
+    lines = [shlex.split(line) for line in command_lines(name) if re.match(r"make\b", line)]
+    return {word for line in lines for word in line[1:] if "=" not in word}
+
+
+def relative_links(name):
+    links = re.findall(r"\]\(([^)\s]+)\)", read(name))
+    return [link for link in links if not re.match(r"[a-z]+:|#", link)]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_relative_link_and_picture_exists(name):
+    assert [link for link in relative_links(name) if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def test_the_readme_shows_a_result():
+    assert re.search(r"^!\[.+\]\(Resources/Screenshots/.+\.png\)$", read("README.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("key", ["ICONURL", "SCREENSHOTURLS"])
+def test_the_pictures_of_the_extension_lie_where_its_metadata_says(key):
+    (urls,) = re.findall(rf'EXTENSION_{key} "([^"]+)"', read("CMakeLists.txt"))
+    for url in urls.split():
+        assert url.startswith(RAW_FILES)
+        assert (ROOT / url.removeprefix(RAW_FILES)).is_file(), url
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=" ".join(words)) for name in PAGES for words in complete_commands(name)]
+)
+def test_every_command_is_understood(words):
+    if "--help" in words:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            parser().parse_args(words)
+    else:
+        assert parser().parse_args(words).command == words[0]
+
+
+def test_the_readme_shows_how_to_segment_from_volumes_folders_own_slices_and_pictures():
+    shown = [parser().parse_args(words) for words in complete_commands("README.md") if "--image" in words]
+    assert len(shown) >= 4
+    assert any(len(each.support) > 1 for each in shown)
+    assert any(each.cascade and each.support[0][0] == each.image for each in shown)
+    assert any(each.image.suffix == ".png" for each in shown)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_option_in_the_sentences_is_one_of_the_program(name):
+    helps = [_help(command) for command in ("segment", "train", "evaluate", "weights", "demo")]
+    known = set(re.findall(r"--[a-z-]+", " ".join(helps)))
+    named = {word for line in command_lines(name) for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
+    assert named <= known
+
+
+def _help(command):
+    script = "import sys; from InContextSegLib.arguments import parser; parser().parse_args(sys.argv[1:])"
+    words = [sys.executable, "-c", script, command, "--help"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_make_target_exists(name):
+    targets = set(re.findall(r"^([a-z.][\w.]*):", read("Makefile"), re.MULTILINE))
+    assert targets_called(name) <= targets
+
+
+def test_the_readme_tells_how_to_see_and_to_test_the_software():
+    assert {"demo", "test"} <= targets_called("README.md")
+
+
+def test_the_continuous_check_runs_what_the_readme_says():
+    called = re.findall(r"^exec (.+)$", read(".ci/run"), re.MULTILINE)
+    assert called == ["make test"]
+    assert "make test" in command_lines("README.md")
+
+
+def test_the_files_of_the_demonstration_are_those_the_readme_lists():
+    source = read("InContextSegLib/demo.py")
+    listed = re.findall(r"^\| `(new_patient\S*)` \|", read("README.md"), re.MULTILINE)
+    beside = [name.removeprefix("new_patient_labels") for name in listed if name.startswith("new_patient_labels")]
+    assert sorted(beside) == [".json", ".nii.gz", "_picture.png", "_uncertainty.nii.gz"]
+    assert all(f'folder / "{name}"' in source for name in ("new_patient.nii.gz", "new_patient_labels.nii.gz"))
+
+
+def test_the_examples_in_python_import_what_exists():
+    statements = [node for block in blocks("README.md", "python") for node in ast.parse(block).body]
+    imports = [node for node in statements if isinstance(node, ast.ImportFrom | ast.Import)]
+    assert len(imports) > 3
+    # In a process of its own, as a reader would: this one may check types.
+    script = "\n".join(map(ast.unparse, imports))
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_every_file_that_contributing_names_exists():
+    named = set(re.findall(r"`([\w/]+\.py)`", read("CONTRIBUTING.md")))
+    assert len(named) > 20
+    assert {
+        name for name in named if not any((ROOT / folder / name).is_file() for folder in ("", "InContextSegLib"))
+    } == set()
+
+
+def test_every_type_and_function_that_contributing_names_exists():
+    spans = re.findall(r"`(\w+(?:\.\w+)?)`", read("CONTRIBUTING.md"))
+    endings = {"py", "md", "json", "jsonl", "toml", "txt"}
+    named = {span.split(".")[-1] for span in spans if re.match(r"[A-Z][a-z]+[A-Z]?|\w+\.", span)} - endings
+    assert len(named) > 30
+    assert named - _defined() == set()
+
+
+def _defined():
+    """The names of all classes, functions and variables in the library."""
+    names = set()
+    for path in (ROOT / "InContextSegLib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+    return names
