@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256
+from InContextSegLib.catalog import CatalogEntry, cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.errors import InputError, OutputError, WeightsError
 from InContextSegLib.files import (
     WRITABLE,
@@ -25,13 +26,13 @@ from InContextSegLib.files import (
     write_volume,
 )
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.session import Box, Session
+from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter, build
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Intensities, SlicePlan
+from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SliceChoice, SupportSet, paired_files
 from InContextSegLib.volume import Geometry, Kind, Volume
 
@@ -104,6 +105,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     volume = read_volume(job.image)
     _check_formats(job, volume.geometry)
     pairs = [pair for source in job.sources for pair in read_pairs(source)]
+    pairs = [replace(pair, may_be_finished=not _shows(pair, volume)) for pair in pairs]
     session = open_session(job, volume.geometry, pairs)
     _check_outputs(job, outputs(job, session.labels))
     settings = _with_axes(job.settings, session)
@@ -144,7 +146,7 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
     entry = find(model.name)
     path, sha256 = model.weights, None
     if path is None:
-        path = ensure(entry, cache_folder())
+        path = ensure(entry, cache_folder(), fetch=partial(_never_fetch, entry))
         sha256 = pinned_sha256(entry, cache_folder())
     state = load_weights(path, sha256)
     segmenter = build(entry)
@@ -156,6 +158,14 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
         ) from error
     provenance = {"entry": entry.name, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return segmenter, provenance, entry.capability.input_size
+
+
+def _never_fetch(entry: CatalogEntry, *_) -> None:
+    # Only `weights ensure` goes to the network, where the licence is shown.
+    raise WeightsError(
+        f"The weights of '{entry.name}' are not on this computer; fetch them with 'incontextseg weights ensure "
+        f"{entry.name}' (licence: {entry.licence})."
+    )
 
 
 def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolume]) -> Session:
@@ -254,13 +264,14 @@ def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
     return tuple(low), tuple(high)
 
 
+def _shows(pair: LabelledVolume, volume: Volume) -> bool:
+    """Whether the labels belong to this very volume."""
+    return pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
+
+
 def _keep_given(prediction: Prediction, volume: Volume, pairs: Sequence[LabelledVolume]) -> Volume:
     """The mask, with the slices the user labelled in this very volume as the user labelled them."""
-    own = [
-        pair.labels.array
-        for pair in pairs
-        if pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
-    ]
+    own = [pair.labels.array for pair in pairs if _shows(pair, volume)]
     if not own or not prediction.given:
         return prediction.mask
     array = prediction.mask.array.copy()

@@ -24,7 +24,7 @@ class Report:
         """Say that `done` of `total` steps are finished.
 
         Raises:
-            Cancelled: if `cancel` was called since the last step.
+            Cancelled: if `cancel` was called; a report stays cancelled.
         """
         if self._cancelled.is_set():
             raise Cancelled(f"Cancelled after {done} of {total} steps.")

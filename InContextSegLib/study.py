@@ -241,7 +241,8 @@ def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) 
         guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
     if not truth.size:
         return []
-    known = {label.value for label in session.labels}
+    # A label that no chosen example shows counts as missed wherever the truth has it.
+    known = {label.value for label in session.labels} | set(np.unique(truth).tolist())
     shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in _wanted(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])

@@ -85,11 +85,12 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
-    """An image and its labels on the same grid, and a name for messages, usually the file's."""
+    """An image, its labels on the same grid, a name for messages; not `may_be_finished`: empty slices are unlabelled."""
 
     image: Volume
     labels: Volume
     source: str
+    may_be_finished: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,7 +368,7 @@ def _chosen_slices(pair: LabelledVolume, plan: SlicePlan, slices: SliceChoice) -
         labelled = _labelled_slices(pair.labels, plan)
         run = int(labelled[-1] - labelled[0]) + 1 if labelled.size else 0
         finished = run == labelled.size >= SHORTEST_FINISHED_RUN or labelled.size == plan.count
-        if slices == "auto" and finished:
+        if slices == "auto" and finished and pair.may_be_finished:
             logger.info("%s: labelled without a gap, so all %d %s slices are used.", pair.source, plan.count, plan.axis)
             return range(plan.count)
         logger.info("%s: the %d labelled %s slices are used.", pair.source, labelled.size, plan.axis)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.slicing import SlicePlan
+from InContextSegLib.slicing import Box, SlicePlan
 from InContextSegLib.support import Label
 from InContextSegLib.volume import Volume
 
@@ -51,6 +51,18 @@ class Fused:
     spread: np.ndarray
     doubt: np.ndarray
     probabilities: dict[int, np.ndarray]
+
+    def inside(self, box: Box) -> "Fused":
+        """The same with nothing outside the box ((k, j, i) low inclusive, high exclusive)."""
+        here = tuple(slice(low, high) for low, high in zip(*box, strict=True))
+
+        def cleared(array: np.ndarray) -> np.ndarray:
+            kept = np.zeros_like(array)
+            kept[here] = array[here]
+            return kept
+
+        probabilities = {value: cleared(array) for value, array in self.probabilities.items()}
+        return Fused(cleared(self.labels), cleared(self.spread), cleared(self.doubt), probabilities)
 
 
 def fuse(maps: Sequence[AxisMaps], labels: Sequence[Label], threshold: float, keep_probabilities: bool) -> Fused:

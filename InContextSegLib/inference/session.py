@@ -11,13 +11,13 @@ from torch import Tensor
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError
-from InContextSegLib.inference.aggregate import AxisMaps, Prediction, fuse, most_worth_labelling
+from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Intensities, SlicePlan
+from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
 from InContextSegLib.support import SupportSet
 from InContextSegLib.volume import Kind, Volume
 
@@ -32,8 +32,6 @@ EMBEDDING_BYTES = 256 << 20
 
 # Relative positions closer than this are one place; no volume has a million slices.
 SAME_POSITION = 1e-6
-
-Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,8 @@ class Session:
                 square += member**2 / settings.draws
                 done += steps[axis.plan.axis]
             maps.append(AxisMaps(axis.plan, mean, square))
-        prediction = self._prediction(maps, axes, settings, keep_probabilities)
+        fused = fuse(maps, self.labels, settings.threshold, keep_probabilities)
+        prediction = self._prediction(fused if box is None else fused.inside(box), axes, settings)
         report.step(total, total, "segmented")
         return prediction
 
@@ -118,7 +117,7 @@ class Session:
         return names
 
     def _axis(self, volume: Volume, name: str, box: Box | None) -> _Axis:
-        plan = SlicePlan.of(volume.geometry, name, self.size, box)
+        plan = SlicePlan.of(volume.geometry, name, self.size, box and _whole_slices(volume, name, box))
         images = plan.extract(volume, self.intensities.of(volume.array))
         support = self.supports[name]
         return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
@@ -220,10 +219,7 @@ class Session:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return function(*arguments)
 
-    def _prediction(
-        self, maps: Sequence[AxisMaps], axes: Sequence[_Axis], settings: InferenceSettings, keep_probabilities: bool
-    ) -> Prediction:
-        fused = fuse(maps, self.labels, settings.threshold, keep_probabilities)
+    def _prediction(self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings) -> Prediction:
         members = settings.draws * len(axes)
         plan = axes[0].plan
         uncertainty = Volume(fused.spread, plan.geometry, Kind.INTENSITY) if members > 1 else None
@@ -266,6 +262,15 @@ class _Progress:
     def second_pass(self, steps: int) -> "_Progress":
         """For a cascade over slices whose first pass took `steps`."""
         return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
+
+
+def _whole_slices(volume: Volume, axis: str, box: Box) -> Box:
+    """The box, widened to whole slices: pictures keep the scale at which the examples were cut."""
+    along = SlicePlan.of(volume.geometry, axis).array_axis
+    low, high = ([*ends] for ends in ((0, 0, 0), volume.geometry.shape))
+    SlicePlan.of(volume.geometry, axis, box=box)  # refuses a box that does not fit
+    low[along], high[along] = box[0][along], box[1][along]
+    return tuple(low), tuple(high)
 
 
 def _passes(axis: _Axis, settings: InferenceSettings) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake_segmenter import grid
 
-from InContextSegLib.inference.aggregate import AxisMaps, fuse, most_worth_labelling
+from InContextSegLib.inference.aggregate import AxisMaps, Fused, fuse, most_worth_labelling
 from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.support import Label
 
@@ -85,3 +85,11 @@ def test_the_slice_worth_labelling_lies_inside_the_box():
     unsettled = np.zeros(GRID.shape, np.float32)
     unsettled[3], unsettled[2] = 9, 1
     assert most_worth_labelling(unsettled, plan, []) == 2
+
+
+def test_nothing_is_left_outside_a_box():
+    ones = np.ones((2, 4, 4), np.float32)
+    inside = Fused(ones.astype(np.uint8), ones, ones, {1: ones}).inside(((0, 1, 1), (1, 3, 4)))
+    for array in (inside.labels, inside.spread, inside.doubt, inside.probabilities[1]):
+        assert array.sum() == 6
+        assert (array[0, 1:3, 1:4] == 1).all()

@@ -326,3 +326,10 @@ class TestWeights:
     def test_a_model_nobody_knows_is_refused(self):
         with pytest.raises(InputError, match="no model"):
             load_model(Model("nobody"))
+
+
+def test_weights_that_are_not_here_are_never_fetched_by_a_segmentation(tmp_path, monkeypatch):
+    monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="are not on this computer; fetch them with 'incontextseg weights ensure"):
+        load_model(Model("universeg-v1"))
+    assert list(tmp_path.iterdir()) == []
