@@ -333,3 +333,23 @@ def test_weights_that_are_not_here_are_never_fetched_by_a_segmentation(tmp_path,
     with pytest.raises(WeightsError, match="are not on this computer; fetch them with 'incontextseg weights ensure"):
         load_model(Model("universeg-v1"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_neighbouring_slices_drawn_in_the_target_do_not_make_the_others_empty(folder):
+    image, labels = scan(1)
+    drawn = np.zeros_like(labels.array)
+    drawn[0:5, 3:5, 3:20] = 1
+    saved(folder, "target", image, Volume(drawn, image.geometry, Kind.LABELS))
+    record = run(job_in(folder, sources=[("target.nii.gz", "target_labels.nii.gz")]), Report())
+    assert sorted(record["given_slices"]) == [0, 1, 2, 3, 4]
+    assert record["provenance"]["support"]["axial"]["examples"] == 5
+
+
+def test_slices_drawn_in_the_target_are_known_again_when_only_a_box_is_segmented(folder):
+    image, labels = scan(1)
+    drawn = np.zeros_like(labels.array)
+    drawn[2] = labels.array[2]
+    saved(folder, "target", image, Volume(drawn, image.geometry, Kind.LABELS))
+    low, high = (0, 2, 2), tuple(length - 2 for length in image.geometry.shape)
+    job = job_in(folder, sources=[("target.nii.gz", "target_labels.nii.gz")], box=(low, high))
+    assert run(job, Report())["given_slices"] == [2]
