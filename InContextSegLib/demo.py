@@ -4,7 +4,7 @@ from pathlib import Path
 
 from InContextSegLib.evaluation.metrics import evaluate_labels
 from InContextSegLib.files import make_folder, read_volume, write_volume
-from InContextSegLib.inference.settings import PRESETS, InferenceSettings
+from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import SegmentJob, Source, run
 from InContextSegLib.phantom import LABEL_NAMES, phantom
 from InContextSegLib.progress import Report
@@ -36,7 +36,7 @@ def run_demo(folder: Path, report: Report) -> tuple[dict, str]:
         image=folder / "new_patient.nii.gz",
         sources=(Source(images, labels),),
         output=folder / "new_patient_labels.nii.gz",
-        settings=InferenceSettings(**PRESETS["normal"]),
+        settings=InferenceSettings(supports=8, draws=2),
         intensities=Intensities.named("ct-soft"),
         labels=tuple(Label(value, name) for value, name in LABEL_NAMES.items()),
         overwrite=True,

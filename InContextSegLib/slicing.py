@@ -12,7 +12,7 @@ from InContextSegLib.volume import Geometry, Kind, Volume, reorder
 AXES = ("axial", "coronal", "sagittal")
 WINDOWS = {"ct-soft": (-160, 240), "ct-bone": (-450, 1050), "ct-lung": (-1000, 400), "ct-brain": (0, 80)}
 
-Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+Box = tuple[Sequence[int], Sequence[int]]  # (k, j, i) low inclusive, high exclusive
 
 # Per axis: the anatomical directions (0 toward Superior, 1 toward Posterior, 2 toward Left) that slices, rows and
 # columns follow, and which of the three are turned round: a coronal or sagittal picture has the head at the top.
@@ -370,10 +370,10 @@ class _Ruler:
         stop = int(np.floor(self.size - self._edge - 0.5 + _TIE)) + 1
         return slice(first, stop) if first < stop else slice(self.size // 2, self.size // 2 + 1)
 
-    def to_pixel(self, voxel: np.ndarray) -> np.ndarray:
+    def to_pixel(self, voxel: np.ndarray | float) -> np.ndarray | float:
         return (voxel + 0.5) * self.scale + self._edge - 0.5
 
-    def to_voxel(self, pixel: np.ndarray) -> np.ndarray:
+    def to_voxel(self, pixel: np.ndarray | float) -> np.ndarray | float:
         return (pixel + 0.5 - self._edge) / self.scale - 0.5
 
     def nearest(self) -> np.ndarray:

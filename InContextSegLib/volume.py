@@ -1,5 +1,6 @@
 """Where a voxel lies: a volume's array with its geometry, brought into other orders and onto other grids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import permutations, product
@@ -39,7 +40,7 @@ class Geometry:
         InputError: if the shape is not three positive numbers, or the affine is not a finite, invertible (4, 4) matrix.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]  # three: (k, j, i)
     affine: np.ndarray
 
     def __post_init__(self):
@@ -73,12 +74,12 @@ class Geometry:
         """Largest |cosine| between two axes of the grid: 0 when they are perpendicular."""
         return float(np.abs(self.directions @ self.directions.T - np.eye(3)).max())
 
-    def to_world(self, index_kji: np.ndarray) -> np.ndarray:
+    def to_world(self, index_kji: np.ndarray | Sequence[float]) -> np.ndarray:
         """RAS millimetres (..., 3) of the indices (..., 3) in (k, j, i) order; fractions are fine."""
         index_ijk = np.asarray(index_kji, dtype=np.float64)[..., ::-1]
         return index_ijk @ self.affine[:3, :3].T + self.affine[:3, 3]
 
-    def to_index(self, position_mm: np.ndarray) -> np.ndarray:
+    def to_index(self, position_mm: np.ndarray | Sequence[float]) -> np.ndarray:
         """Fractional indices (..., 3) in (k, j, i) order of the RAS positions (..., 3) in millimetres."""
         offset_mm = np.asarray(position_mm, dtype=np.float64) - self.affine[:3, 3]
         return (offset_mm @ np.linalg.inv(self.affine[:3, :3]).T)[..., ::-1]

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
