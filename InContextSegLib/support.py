@@ -85,7 +85,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
-    """An image, its labels on the same grid, a name for messages; not `may_be_finished`: empty slices are unlabelled."""
+    """An image, its labels on the same grid, a name; not `may_be_finished`: its empty slices are unlabelled."""
 
     image: Volume
     labels: Volume
