@@ -63,7 +63,7 @@ class SegmentJob:
     """One target to segment. Output files are named after `output`, see `outputs`.
 
     Raises:
-        InputError: if two labels have one name, or both a box and a range of slices are given.
+        InputError: if two labels have one name, both a box and a range of slices are given, or the output has no name.
     """
 
     image: Path
@@ -81,6 +81,8 @@ class SegmentJob:
     device: str = "auto"
 
     def __post_init__(self):
+        if not self.output.name:
+            raise InputError(f"The output '{self.output}' is no file name; name the label map to write.")
         names = [label.name for label in self.labels or ()]
         if len(set(names)) < len(names):
             raise InputError(f"Every label needs a name of its own, but these came: {', '.join(names)}.")
@@ -111,7 +113,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     settings = _with_axes(job.settings, session)
     box = job.box if job.slice_range is None else slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     prediction = session.segment(volume, settings, report, box, job.probabilities)
-    mask = _keep_given(prediction, volume, pairs)
+    mask = _keep_given(prediction, volume, pairs, box)
     record = {
         "target": {"path": str(job.image), "shape_kji": list(volume.geometry.shape)},
         "labels": {label.name: _amount(mask, label) for label in session.labels},
@@ -172,8 +174,16 @@ def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolu
     """Load the network and cut the examples of a job, read from its sources, whose target lies on `target`."""
     segmenter, provenance, size = load_model(job.model)
     axes = job.settings.axes
+    drawn = drawn_axis(pairs)
     if axes == (AUTO_AXIS,):
-        axes = (drawn_axis(pairs) or across_slices(target),)
+        axes = (drawn or across_slices(target),)
+    if drawn and axes != (drawn,):
+        log.warning(
+            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose --axis %s.",
+            drawn,
+            " and ".join(axis for axis in axes if axis != drawn),
+            drawn,
+        )
     return Session(segmenter, cut(pairs, axes, size, job), job.intensities, provenance, choose_device(job.device))
 
 
@@ -269,25 +279,52 @@ def _shows(pair: LabelledVolume, volume: Volume) -> bool:
     return pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
 
 
-def _keep_given(prediction: Prediction, volume: Volume, pairs: Sequence[LabelledVolume]) -> Volume:
-    """The mask, with the slices the user labelled in this very volume as the user labelled them."""
-    own = [pair.labels.array for pair in pairs if _shows(pair, volume)]
+def _keep_given(
+    prediction: Prediction, volume: Volume, pairs: Sequence[LabelledVolume], box: Box | None = None
+) -> Volume:
+    """The mask, with the slices the user labelled in this very volume as the user labelled them, inside the box."""
+    own = [pair for pair in pairs if _shows(pair, volume)]
     if not own or not prediction.given:
         return prediction.mask
-    array = prediction.mask.array.copy()
-    axis = SlicePlan.of(volume.geometry, prediction.next_axis).array_axis
-    if len(prediction.given) == array.shape[axis]:
+    given = _given_part(prediction, own, box)
+    values = [int(value) for value in prediction.provenance["labels"]]
+    array = np.where(given, 0, prediction.mask.array)
+    drawn = np.zeros(array.shape, bool)
+    # The labels may be spread over several files, each with slices of its own.
+    for pair in own:
+        labelled = np.isin(pair.labels.array, values)
+        np.copyto(array, pair.labels.array, where=given & labelled, casting="same_kind")
+        drawn |= labelled
+    if given.all():
         log.warning(
             "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
         )
-    here = tuple(list(prediction.given) if each == axis else slice(None) for each in range(3))
-    values = [int(value) for value in prediction.provenance["labels"]]
-    array[here] = 0
-    # The labels may be spread over several files, each with slices of its own.
-    for labels in own:
-        drawn = labels[here]
-        array[here] = np.where(np.isin(drawn, values), drawn, array[here])
+    elif not array[~drawn].any():
+        log.warning(
+            "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
+            "choose it with --axis.",
+            prediction.next_axis,
+        )
     return Volume(array, volume.geometry, Kind.LABELS)
+
+
+def _given_part(prediction: Prediction, own: Sequence[LabelledVolume], box: Box | None) -> np.ndarray:
+    """(k, j, i) bool: the slices that the user labelled, in the direction in which they were drawn, inside the box.
+
+    Cut across that direction every slice of the object shows a stripe of the labels, and none is drawn to its end.
+    """
+    geometry = prediction.mask.geometry
+    name = drawn_axis(own) or prediction.next_axis
+    axis = SlicePlan.of(geometry, name).array_axis
+    along = np.zeros(geometry.shape[axis], bool)
+    if name == prediction.next_axis:
+        along[list(prediction.given)] = True
+    else:
+        others = tuple(other for other in range(3) if other != axis)
+        along = np.any([pair.labels.array.any(axis=others) for pair in own], axis=0)
+    inside = np.zeros(geometry.shape, bool)
+    inside[tuple(map(slice, *box)) if box else ...] = True
+    return inside & along.reshape([-1 if other == axis else 1 for other in range(3)])
 
 
 def _check_outputs(job: SegmentJob, paths: Mapping[str, Path]) -> None:

@@ -192,7 +192,7 @@ class SlicePlan:
             )
         return high - 1 - slice_index if self._layout[1][0] else slice_index - low
 
-    def extract(self, volume: Volume, scale: Scale, numbers: Sequence[int] | None = None) -> np.ndarray:
+    def extract(self, volume: Volume, scale: Scale, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Cut pictures from `volume`.
 
         Sampling is linear after a Gaussian of sigma 0.25 * (pixel / voxel) voxels where that ratio exceeds 1.
@@ -219,7 +219,7 @@ class SlicePlan:
         # Rounding in a weighted mean of ones may exceed one by the last bit.
         return np.clip(pictures, 0, 1, out=pictures)
 
-    def extract_labels(self, volume: Volume, numbers: Sequence[int] | None = None) -> np.ndarray:
+    def extract_labels(self, volume: Volume, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Cut pictures from a label volume: (n, size, size) uint16, the nearest voxel's value, padding 0.
 
         Raises:
@@ -237,7 +237,7 @@ class SlicePlan:
             picture[rows.covered, columns.covered] = stack[number][sources]
         return pictures
 
-    def restore(self, maps: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+    def restore(self, maps: np.ndarray, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Lay maps back onto the voxels of the whole volume.
 
         Linear between pixel centres at the positions `extract` sampled, so what varies linearly comes back exactly.
@@ -315,7 +315,7 @@ class SlicePlan:
         order, flips = self._layout
         return np.where(flips, np.array(self.geometry.shape)[list(order)] - 1 - steps, steps)
 
-    def _checked(self, numbers: Sequence[int] | None) -> np.ndarray:
+    def _checked(self, numbers: Sequence[int] | np.ndarray | None) -> np.ndarray:
         if numbers is None:
             return np.arange(self.count)
         chosen = np.asarray(numbers)

@@ -176,7 +176,10 @@ class Session:
             generator = np.random.default_rng((settings.seed, draw))
             return tuple(sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist()))
         image = axis.images[number, 0].cpu().numpy()
-        return axis.support.select(image, float(axis.plan.positions[number]), count, generator)
+        # A single slice may come from anywhere in a patient.
+        lone = axis.plan.geometry.shape[axis.plan.array_axis] == 1
+        position = None if lone else float(axis.plan.positions[number])
+        return axis.support.select(image, position, count, generator)
 
     def _shown(self, support: SupportSet, chosen: Sequence[int]) -> list[int]:
         """Numbers of the labels that some chosen example shows: what none shows is nowhere, and needs no network."""

@@ -104,9 +104,7 @@ def test_every_module_has_its_place_in_the_layers():
 
 def test_imports_point_downwards():
     script = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    result = subprocess.run(
-        [sys.executable, "-c", script, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", script, "--no-cache"], cwd=ROOT, capture_output=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

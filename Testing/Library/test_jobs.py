@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -120,6 +121,45 @@ def test_slices_drawn_in_a_sagittal_view_are_examples_along_that_axis(folder):
     record = run(job_in(folder, sources=[("target.nii.gz", "target_labels.nii.gz")]), Report())
     assert record["next_slice"]["axis"] == "sagittal"
     assert record["labels"]["label 1"]["voxels"] > 2 * drawn.sum()
+
+
+def drawn_on(folder, index, spacing_mm=(1.0, 1.0, 1.0)):
+    """The target with its labels on a few slices only; what was drawn, and the sources of a job."""
+    image, labels = scan(1, geometry=grid((24, 24, 24), spacing_mm))
+    drawn = np.zeros_like(labels.array)
+    drawn[index] = labels.array[index]
+    saved(folder, "target", image, Volume(drawn, image.geometry, Kind.LABELS))
+    return labels.array, drawn, [("target.nii.gz", "target_labels.nii.gz")]
+
+
+@pytest.mark.parametrize("axes", [("coronal",), ("coronal", "axial"), ("axial", "coronal")])
+def test_cut_across_the_slices_drawn_these_stay_and_the_rest_is_still_segmented(folder, caplog, axes):
+    truth, drawn, sources = drawn_on(folder, [6, 10, 14])
+    drawn[10, 12, 12] = 0
+    labels = Volume(drawn, grid((24, 24, 24), (1.0, 1.0, 1.0)), Kind.LABELS)
+    write_volume(folder / "target_labels.nii.gz", labels)
+    run(job_in(folder, sources=sources, settings={"axes": axes}), Report())
+    mask = read_volume(folder / "out" / "mask.nii.gz", Kind.LABELS).array
+    assert np.array_equal(mask[[6, 10, 14]], drawn[[6, 10, 14]])
+    assert (mask > 0).sum() > 0.8 * (truth > 0).sum()
+    assert "choose --axis axial" in caplog.text
+
+
+def test_labels_drawn_in_the_target_stay_out_of_what_lies_outside_the_box(folder):
+    _, drawn, sources = drawn_on(folder, [6, 10, 14])
+    run(job_in(folder, sources=sources, box=((5, 8, 10), (12, 12, 14))), Report())
+    mask = read_volume(folder / "out" / "mask.nii.gz", Kind.LABELS).array
+    assert np.array_equal(mask[10, 8:12, 10:14], drawn[10, 8:12, 10:14])
+    beyond = np.ones(mask.shape, bool)
+    beyond[5:12, 8:12, 10:14] = False
+    assert not mask[beyond].any()
+
+
+def test_a_result_that_is_only_what_was_drawn_is_said_to_be_so(folder, caplog):
+    _, drawn, sources = drawn_on(folder, np.s_[:, 8:14])
+    record = run(job_in(folder, sources=sources), Report())
+    assert record["labels"]["label 1"]["voxels"] == (drawn > 0).sum()
+    assert "Nothing was found beyond the labels drawn in the target" in caplog.text
 
 
 def test_a_target_whose_every_slice_is_labelled_is_said_to_be_so(folder, caplog):
@@ -281,6 +321,12 @@ def test_a_job_that_contradicts_itself_is_refused(folder):
         job_in(folder, slice_range=(1, 2), box=((0, 0, 0), (1, 1, 1)))
     with pytest.raises(InputError, match="Every label needs a name of its own"):
         job_in(folder, labels=(Label(1, "liver"), Label(2, "liver")))
+
+
+@pytest.mark.parametrize("output", ["", ".", "/"])
+def test_an_output_without_a_name_is_refused(output):
+    with pytest.raises(InputError, match="no file name"):
+        SegmentJob(Path("target.nii.gz"), (), Path(output))
 
 
 def test_only_the_labels_asked_for_are_written_under_their_names(folder):

@@ -236,3 +236,17 @@ def test_a_label_picture_can_be_its_own_example_along_any_axis():
     support = SupportSet.from_images([LabelledVolume(image, labels, "picture")], SIZE)
     assert segment(session_of(Echo(), support), image).mask.array.sum() == pytest.approx(labels.array.sum(), rel=0.2)
     assert Label(1, "label 1") in support.labels
+
+
+def test_a_single_slice_is_not_taken_for_the_middle_of_a_patient():
+    image, labels = scan(0)
+    top = Volume(image.array[4:5], grid((1, 24, 24)), Kind.INTENSITY)
+    session = session_of(Threshold(), support_of((image, labels)))
+    asked = []
+    select = SupportSet.select
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SupportSet, "select", lambda self, *rest: asked.append(rest[1]) or select(self, *rest))
+        segment(session, top)
+        segment(session, image)
+    assert asked[0] is None
+    assert None not in asked[1:]
