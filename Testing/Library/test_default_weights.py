@@ -1,0 +1,27 @@
+"""The weights that come with the software still do what they are for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from InContextSegLib.catalog import find
+from InContextSegLib.config import from_mapping, read_toml
+from InContextSegLib.jobs import Model
+from InContextSegLib.progress import Report
+from InContextSegLib.study import Run, Study, chosen_sets, run_study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_white_blood_cells_are_segmented_from_sixteen_examples(data_folder, tmp_path):
+    file = ROOT / "Resources" / "Studies" / "development.toml"
+    study = chosen_sets(from_mapping(Study, read_toml(file), str(file)), ["wbc_jtsc"])
+    study = replace(study, supports=(16,), sets=(replace(study.sets[0], tests=8),))
+    result, table = run_study(study, Run(data_folder, tmp_path / "run", Model()), Report())
+    dice = {row["label"]: row["dice"]["mean"] for row in result["summaries"]}
+    assert dice["nucleus"] > 0.8 and dice["cytoplasm"] > 0.65, table
+    assert result["model"]["weights_sha256"] == find("default").weights.sha256
+
+
+def test_the_model_card_names_the_weights_it_describes():
+    card = (ROOT / "InContextSegLib" / "weights" / "default.md").read_text(encoding="utf-8")
+    assert find("default").weights.sha256 in card
