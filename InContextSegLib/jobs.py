@@ -26,7 +26,7 @@ from InContextSegLib.files import (
     write_volume,
 )
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.session import Session
+from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter, build
 from InContextSegLib.models.weights import load_weights
@@ -34,7 +34,7 @@ from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SliceChoice, SupportSet, paired_files
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,9 @@ def run(job: SegmentJob, report: Report) -> dict:
     pairs = [replace(pair, may_be_finished=not _shows(pair, volume)) for pair in pairs]
     session = open_session(job, volume.geometry, pairs)
     _check_outputs(job, outputs(job, session.labels))
-    settings = _with_axes(job.settings, session)
     box = job.box if job.slice_range is None else slab(volume.geometry, next(iter(session.supports)), job.slice_range)
+    # Examples cut from pictures serve along the first axis only, whatever was asked for.
+    settings = replace(job.settings, axes=tuple(session.supports))
     prediction = session.segment(volume, settings, report, box, job.probabilities)
     mask = _keep_given(prediction, volume, pairs, box)
     record = {
@@ -130,7 +131,7 @@ def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
     ending = ending_of(job.output)
     stem = job.output.name[: -len(ending)] if ending else job.output.name
     beside = {"mask": job.output, "picture": job.output.with_name(f"{stem}_picture.png")}
-    if job.settings.members > 1 or len(job.settings.axes) > 1:
+    if job.settings.members > 1:
         beside["uncertainty"] = job.output.with_name(f"{stem}_uncertainty{_float_ending(ending)}")
     for label in labels if job.probabilities else ():
         name = f"{stem}_probability_{label.value}{_float_ending(ending)}"
@@ -234,8 +235,7 @@ def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:
 
 
 def _stand_alone(labels: Volume, axis: str) -> bool:
-    array_axis = SlicePlan.of(labels.geometry, axis).array_axis
-    labelled = labels.array.any(axis=tuple(other for other in range(3) if other != array_axis))
+    labelled = any_along(labels.array, SlicePlan.of(labels.geometry, axis).array_axis)
     return not (labelled[1:] & labelled[:-1]).any()
 
 
@@ -254,24 +254,6 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= count:
         raise InputError(f"Asked to compute on '{name}', but torch finds {count} CUDA GPUs here; use --device cpu.")
     return torch.device(name if kind == "cuda" else "cpu")
-
-
-def _with_axes(settings: InferenceSettings, session: Session) -> InferenceSettings:
-    return replace(settings, axes=tuple(session.supports))
-
-
-def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
-    """The box of whole slices from the first to the last wanted one, both included."""
-    array_axis = SlicePlan.of(geometry, axis).array_axis
-    first, last = wanted
-    if not 0 <= first <= last < geometry.shape[array_axis]:
-        raise InputError(
-            f"Asked for the slices {first} to {last}, but the target has {axis} slices "
-            f"0 to {geometry.shape[array_axis] - 1}."
-        )
-    low, high = [0, 0, 0], list(geometry.shape)
-    low[array_axis], high[array_axis] = first, last + 1
-    return tuple(low), tuple(high)
 
 
 def _shows(pair: LabelledVolume, volume: Volume) -> bool:
@@ -320,8 +302,7 @@ def _given_part(prediction: Prediction, own: Sequence[LabelledVolume], box: Box 
     if name == prediction.next_axis:
         along[list(prediction.given)] = True
     else:
-        others = tuple(other for other in range(3) if other != axis)
-        along = np.any([pair.labels.array.any(axis=others) for pair in own], axis=0)
+        along = np.any([any_along(pair.labels.array, axis) for pair in own], axis=0)
     inside = np.zeros(geometry.shape, bool)
     inside[tuple(map(slice, *box)) if box else ...] = True
     return inside & along.reshape([-1 if other == axis else 1 for other in range(3)])

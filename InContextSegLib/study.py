@@ -13,13 +13,13 @@ from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.files import ending_of, json_text, make_folder, read_volume, write_text
-from InContextSegLib.inference.session import Session
+from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, across_slices, choose_device, load_model, slab
+from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.volume import Kind, Volume, any_along
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +214,7 @@ def _support(case: _Case, each: DataSet, size: int) -> SupportSet:
 def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
     """Five slice indices spread evenly over the labelled extent, both ends among them: what a person would label."""
     array_axis = SlicePlan.of(labels.geometry, axis).array_axis
-    others = tuple(each for each in range(3) if each != array_axis)
-    labelled = np.flatnonzero(labels.array.any(axis=others))
+    labelled = np.flatnonzero(any_along(labels.array, array_axis))
     places = np.linspace(0, len(labelled) - 1, OWN_SLICES)
     return tuple(dict.fromkeys(int(labelled[round(place)]) for place in places))
 

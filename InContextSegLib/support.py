@@ -13,7 +13,7 @@ import numpy as np
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import READABLE, ending_of
 from InContextSegLib.slicing import Intensities, SlicePlan, same_grid, stored_axis
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
 
@@ -384,8 +384,7 @@ def _chosen_slices(pair: LabelledVolume, plan: SlicePlan, slices: SliceChoice) -
 
 def _labelled_slices(labels: Volume, plan: SlicePlan) -> np.ndarray:
     """(n,) slice numbers that carry any label, in ascending order."""
-    others = tuple(axis for axis in range(3) if axis != plan.array_axis)
-    indices = np.flatnonzero(labels.array.any(axis=others))
+    indices = np.flatnonzero(any_along(labels.array, plan.array_axis))
     return np.sort([plan.number(int(index)) for index in indices]).astype(np.intp)
 
 

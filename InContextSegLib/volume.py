@@ -153,6 +153,11 @@ class Volume:
         return Volume(reorder(self.array, *order), self.geometry.reordered(*order), self.kind)
 
 
+def any_along(array: np.ndarray, axis: int) -> np.ndarray:
+    """(n,) bool: which slices along an array axis hold anything but 0."""
+    return array.any(axis=tuple(other for other in range(array.ndim) if other != axis))
+
+
 def reorder(array: np.ndarray, permutation: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> np.ndarray:
     """A view of a (k, j, i) array with its axes permuted, then the flagged ones reversed."""
     return np.flip(array.transpose(permutation), _flagged(flips))

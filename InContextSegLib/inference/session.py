@@ -14,12 +14,12 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
-from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
 from InContextSegLib.support import SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.volume import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Session:
         return prediction
 
     def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
-        names = tuple(self.supports) if settings.axes == ("auto",) else settings.axes
+        names = tuple(self.supports) if settings.axes == (AUTO_AXIS,) else settings.axes
         for name in names:
             if name not in self.supports:
                 raise InputError(
@@ -267,13 +267,24 @@ class _Progress:
         return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
 
 
+def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
+    """The box of whole slices from the first to the last wanted one, both included."""
+    array_axis = SlicePlan.of(geometry, axis).array_axis
+    first, last = wanted
+    if not 0 <= first <= last < geometry.shape[array_axis]:
+        raise InputError(
+            f"Asked for the slices {first} to {last}, but the target has {axis} slices "
+            f"0 to {geometry.shape[array_axis] - 1}."
+        )
+    low, high = [0, 0, 0], list(geometry.shape)
+    low[array_axis], high[array_axis] = first, last + 1
+    return tuple(low), tuple(high)
+
+
 def _whole_slices(volume: Volume, axis: str, box: Box) -> Box:
     """The box, widened to whole slices: pictures keep the scale at which the examples were cut."""
-    along = SlicePlan.of(volume.geometry, axis).array_axis
-    low, high = ([*ends] for ends in ((0, 0, 0), volume.geometry.shape))
-    SlicePlan.of(volume.geometry, axis, box=box)  # refuses a box that does not fit
-    low[along], high[along] = box[0][along], box[1][along]
-    return tuple(low), tuple(high)
+    along = SlicePlan.of(volume.geometry, axis, box=box).array_axis  # refuses a box that does not fit
+    return slab(volume.geometry, axis, (box[0][along], box[1][along] - 1))
 
 
 def _passes(axis: _Axis, settings: InferenceSettings) -> int:
