@@ -59,7 +59,7 @@ class SimulatedUser:
         return self._with_prior(torch.zeros_like(self.truth, dtype=torch.float32))
 
     def correct(self, logits: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4 h w"]:
-        """What was said so far and, on every answer that is not right, one more click or scribble in the larger fault."""
+        """What was said so far and, where the answer is not right, one more click or scribble in its larger fault."""
         answer = logits[:, 0] > 0
         missed, wrong = self.truth & ~answer, answer & ~self.truth
         depth_missed, depth_wrong = _depth(torch.cat([missed, wrong])).chunk(2)
@@ -101,7 +101,7 @@ class SimulatedUser:
         return inside
 
     def _scribbles(self, region: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-        """Winding strokes inside a region: contours of smooth noise, broken by other noise; the region where it is thin."""
+        """Winding strokes inside a region: contours of smooth noise, broken by other noise; all of a thin region."""
         count, size = len(region), region.shape[-1]
         noise = smooth_noise(count, 2, size, 6, self.generator)
         level = uniform(-0.5, 0.5, (count, 1, 1), self.generator)

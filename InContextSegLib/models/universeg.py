@@ -195,9 +195,9 @@ class UniverSeg(nn.Module):
         count = context.support.shape[1]
         total, pooled = torch.zeros((), device=embedding.support.device), []
         for chunk in context.support.split(self._chunk_length(embedding.support, count), dim=1):
-            chunk = leaky_relu_(embedding.support[:, None] + chunk, SLOPE)
-            total = total + _sum(chunk)
-            pooled.append(_each(max_pool2d, chunk, 2))
+            supports = leaky_relu_(embedding.support[:, None] + chunk, SLOPE)
+            total = total + _sum(supports)
+            pooled.append(_each(max_pool2d, supports, 2))
         return _joined(pooled), total / count
 
     def _encoder_block(self, block: "_CrossBlock", query: Tensor, supports: Tensor, mean: Tensor):
@@ -224,10 +224,8 @@ class UniverSeg(nn.Module):
         beside = [None] * supports.shape[1] if skips is None else skips.split(step, dim=1)
         for chunk, skip in zip(supports.split(step, dim=1), beside, strict=False):
             length = chunk.shape[1]
-            chunk = _flat(chunk)
-            if skip is not None:
-                chunk = torch.cat([_twice(chunk), _flat(skip)], dim=1)
-            mixed = block.mix(chunk).unflatten(0, (-1, length)).add_(mixed_query[:, None])
+            inputs = _flat(chunk) if skip is None else torch.cat([_twice(_flat(chunk)), _flat(skip)], dim=1)
+            mixed = block.mix(inputs).unflatten(0, (-1, length)).add_(mixed_query[:, None])
             out.append(leaky_relu_(block.support_conv(mixed.flatten(0, 1)), SLOPE).unflatten(0, (-1, length)))
         supports = _joined(out)
         return supports, _mean(supports)

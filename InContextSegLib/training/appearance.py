@@ -81,8 +81,8 @@ def _textures(scene: Scene, generator: Generator) -> list[Float[Tensor, "n h w"]
     coarse = smooth_noise(count, 1, size, max(12, size // 4), generator)[:, 0]
     blotchy = smooth_noise(count, 1, size, max(8, size // 9), generator)[:, 0]
     fields = []
-    for field in (fine, coarse, blotchy):
-        field = torch.where(scene.in_task(0.15), _streaked(field, (1, STREAK_PX)), field)
+    for grain in (fine, coarse, blotchy):
+        field = torch.where(scene.in_task(0.15), _streaked(grain, (1, STREAK_PX)), grain)
         field = torch.where(scene.in_task(0.1), _streaked(field, (STREAK_PX, 1)), field)
         field = torch.where(scene.in_task(0.2), torch.tanh(4 * field / _deviation(field)), field)
         fields.append(field / _deviation(field))

@@ -151,7 +151,7 @@ class Trainer:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; where it must be emulated, it is many times slower than float32."""
+    """Whether the device multiplies bfloat16 itself; emulated, it is many times slower than float32."""
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
