@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from InContextSegLib.catalog import find
+from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.models import build
 from InContextSegLib.models.universeg import UniverSeg
 from Testing.Parity.plain_universeg import plain_universeg
@@ -27,6 +28,7 @@ def main():
     parser.add_argument("--supports", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
+    keep_freed_memory()
     if options.memory_of:
         print(json.dumps(peak_mib(options.memory_of, options.supports)))
         return
