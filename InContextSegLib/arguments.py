@@ -172,6 +172,14 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--draws", type=int, default=1, metavar="K", help="draws of examples per prediction (default 1)"
     )
+    command.add_argument(
+        "--clicks",
+        action="store_true",
+        help="measure Dice after the clicks of a simulated user, with and without examples in context",
+    )
+    command.add_argument(
+        "--first", choices=("click", "box"), default="click", help="what that user begins with (default click)"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--model", default="default")
     command.add_argument("--weights", type=Path, metavar="FILE")

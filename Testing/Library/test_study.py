@@ -56,7 +56,7 @@ def run_in(folder, study, **others):
 
 
 def seen_cases(each, study, folder, count=2):
-    return list(study_module._cases(each, study, Run(folder, folder, Model()), count))
+    return list(study_module.cases(each, study, Run(folder, folder, Model()), count, study.supports))
 
 
 def test_a_patient_is_never_among_both_examples_and_tests(tmp_path):
