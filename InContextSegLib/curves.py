@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from InContextSegLib.files import whole_file
 from InContextSegLib.montage import COLOURS
@@ -63,7 +64,9 @@ def _panel(axes: Axes, title: str, drawn: Sequence[Curve], colours: Mapping[str,
         axes.fill_between(clicks, curve.low, curve.high, color=colour, alpha=_BAND, linewidth=0)
         (lines[curve.name],) = axes.plot(clicks, curve.mean, color=colour, marker="o", markersize=3)
     axes.axhline(level, color="#888888", linestyle="--", linewidth=0.8)
-    axes.set(ylim=(0, 1), xlabel="clicks", ylabel="Dice")
+    most = max((len(curve.mean) - 1 for curve in drawn), default=1)
+    axes.set(xlim=(-0.3, most + 0.3), ylim=(0, 1), xlabel="clicks", ylabel="Dice")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(title, fontsize=9, parse_math=False)
     axes.grid(alpha=0.3)
     return lines

@@ -273,12 +273,12 @@ def _share(records: list[dict], most: int, seed: int, draws: int = 2000) -> dict
 
 def _table(study: Study, summaries: list[dict], means: dict) -> str:
     """Markdown: Dice after clicks and clicks to `ENOUGH`, per set, label and number of examples; means; the summary."""
-    head = ["set", "label", "cases", "N", *(f"Dice, {clicks} clicks" for clicks in SHOWN)]
+    head = ["set", "label", "cases", "N", *(f"Dice, {clicks} click{'s' * (clicks != 1)}" for clicks in SHOWN)]
     head += [f"clicks to {ENOUGH}", "reached"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     order = [(each.name, label) for each in study.sets for label in each.labels]
     for row in sorted(summaries, key=lambda row: order.index((row["set"], row["label"]))):
-        fewer = f" (all {row['shown']} there are)" if row["shown"] < row["supports"] else ""
+        fewer = f" ({row['shown'] or 'none'} there)" if row["shown"] < row["supports"] else ""
         lines.append(f"| {row['set']} | {row['label']} | {row['cases']} | {row['supports']}{fewer} | {_cells(row)} |")
     for row in means["contexts"]:
         lines.append(f"| **mean of {row['sets']} sets** | | | {row['supports']} | {_cells(row)} |")
@@ -288,7 +288,8 @@ def _table(study: Study, summaries: list[dict], means: dict) -> str:
         lines.append(
             f"Mean clicks to {ENOUGH} with {share['supports']} in context over those without: {share['with']:.2f} / "
             f"{share['without']:.2f} = {share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}]: "
-            f"{1 - share['share']:.0%} fewer, of {share['cases']} cases seen both ways."
+            f"{abs(1 - share['share']):.0%} {'fewer' if share['share'] <= 1 else 'more'}, over {share['cases']} cases "
+            "seen both ways, every set weighing alike."
         )
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,7 @@ CLICK_RADIUS_PX = 2.5
 # Positions this close (in voxels) to a border lie on it, whatever the rounding of the affine.
 _TIE = 1e-6
 
-Position = tuple[float, float, float]  # RAS mm
+Position = tuple[float, ...]  # three: RAS mm
 
 
 @dataclass(frozen=True)

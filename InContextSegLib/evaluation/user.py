@@ -48,18 +48,16 @@ def correcting_click(
 def jittered_box(
     truth: Bool[np.ndarray, "k j i"], generator: np.random.Generator, jitter: float = JITTER
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high corner (k, j, i) of a box round the largest component, as voxel positions.
+    """Low and high corner (k, j, i) of a box round the structure, as positions of voxels.
 
-    The box ends at the outer faces of the component's voxels (half-way between voxel centres), every side moved by up
-    to `jitter` times the component's extent there, inward or outward; along an axis of length 1 it stays exact.
-    `truth` must not be empty.
+    The box ends at the outermost voxels' centres, every side moved by up to `jitter` times its extent, inward or
+    outward, but not out of the image; along an axis of length 1 it stays exact. `truth` must not be empty.
     """
-    voxels = np.argwhere(_largest_component(truth))
-    low, high = voxels.min(axis=0) - 0.5, voxels.max(axis=0) + 0.5
-    reach = np.where(np.array(truth.shape) > 1, jitter * (high - low), 0)
-    # Kept inside the image: nobody can drag further.
-    low = np.clip(low + reach * generator.uniform(-1, 1, 3), -0.5, np.array(truth.shape) - 0.5)
-    return low, np.clip(high + reach * generator.uniform(-1, 1, 3), -0.5, np.array(truth.shape) - 0.5)
+    voxels, last = np.argwhere(truth), np.array(truth.shape) - 1
+    low, high = voxels.min(axis=0), voxels.max(axis=0)
+    reach = np.where(last > 0, jitter * (high - low + 1), 0)
+    low, high = (np.clip(end + reach * generator.uniform(-1, 1, 3), 0, last) for end in (low, high))
+    return low, high
 
 
 def _largest_component(mask: Bool[np.ndarray, "k j i"]) -> Bool[np.ndarray, "k j i"]:

@@ -52,7 +52,7 @@ def test_clicks_raise_dice_and_examples_save_clicks(tmp_path):
     assert all(line["dice"][0] > 0.85 and line["clicks"] == 0 and line["reached"] for line in helped)
     assert result["means"]["share_of_clicks"]["share"] == 0
     assert "with 2 in context over those without: 0.00 / " in table
-    assert "100% fewer, of 4 cases seen both ways." in table
+    assert "100% fewer, over 4 cases seen both ways" in table
 
 
 def test_the_record_and_the_table_hold_the_same_figures(tmp_path):
