@@ -198,8 +198,8 @@ def _trace(channel: np.ndarray, scribble: Scribble, plan: SlicePlan, number: int
             f"the image's ({_listed(low)}) to ({_listed(high - 1)}) (k, j, i); paint on the image it belongs to."
         )
     places = np.floor(plan.place(voxels) + 0.5 + _TIE).astype(int)
-    for _, row, column in places[places[:, 0] == number]:
-        channel[min(row, plan.size - 1), min(column, plan.size - 1)] = 1
+    _, *shown = places[places[:, 0] == number].T
+    channel[tuple(np.minimum(shown, plan.size - 1))] = 1
     rows, columns = np.nonzero(plan.coverage)
     centres = np.stack([np.full(len(rows), number), rows, columns], axis=1)
     nearest = np.floor(plan.locate(centres) + 0.5 + _TIE).astype(int) - np.array(scribble.corner_kji)
