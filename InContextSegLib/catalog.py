@@ -90,7 +90,7 @@ class CatalogEntry:
     weights: Weights
     licence: str
     citation: str
-    arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
+    arguments: dict[str, bool | int | float | str | tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,25 @@ with it. What follows from that, and what this file is:
   block costs the same for any number of supports;
 * supports pass through every level in chunks that fit the processor's cache.
 
+A promptable network has four further query channels: clicks, boxes and scribbles, and its own last answer (as in
+ScribblePrompt, Wong et al., ECCV 2024). They enter linearly too, so an image stays encoded from click to click; and it
+answers without any support, when the means above are zero.
+
 The plain form is kept in `Testing/Parity/plain_universeg.py`, where it serves as the oracle.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, leaky_relu_, max_pool2d
+from torch.nn.functional import conv2d, interpolate, leaky_relu, leaky_relu_, max_pool2d
 
 SLOPE = 0.01
+PROMPT_CHANNELS = 4  # positive, negative, box; tanh(logits / 2) of the previous answer
 # Bytes of one feature tensor that still travels through a laptop's last-level cache together with its result.
 CHUNK_BYTES = 8 << 20
 
@@ -57,20 +63,26 @@ class Context:
 class UniverSeg(nn.Module):
     """In-context segmentation of a grey image by labelled support images.
 
-    Images are grey in [0, 1], masks 0 or 1; height and width are multiples of `2 ** (depth - 1)`.
-    The defaults are the published version 1 (64 channels, four encoder and three decoder blocks) and the state dict has
-    its 44 names. The paper's equation has an activation behind the cross convolution; the released network has none,
-    and the factorisation needs there to be none, so there is no option for it.
+    Images are grey in [0, 1], masks 0 or 1; height and width are multiples of `2 ** (len(widths) - 1)`.
+    The defaults are the published version 1 (four encoder and three decoder blocks of 64 channels) and the state dict
+    has its 44 names. The paper's equation has an activation behind the cross convolution; the released network has
+    none, and the factorisation needs there to be none, so there is no option for it.
+
+    Args:
+        widths: channels of the encoder blocks, from full resolution down; the decoder blocks mirror them.
+        promptable: whether the query has `PROMPT_CHANNELS` channels besides its image.
     """
 
-    def __init__(self, width: int = 64, depth: int = 4):
+    def __init__(self, widths: Sequence[int] = (64, 64, 64, 64), promptable: bool = False):
         super().__init__()
-        self.depth = depth
-        self.enc_blocks = nn.ModuleList(
-            _CrossBlock(1 if n == 0 else width, 2 if n == 0 else width, width) for n in range(depth)
+        self.widths, self.promptable = tuple(widths), promptable
+        inputs = 1 + PROMPT_CHANNELS if promptable else 1
+        self.enc_blocks = nn.ModuleList([_CrossBlock(inputs, 2, widths[0])])
+        self.enc_blocks.extend(_CrossBlock(above, above, width) for above, width in pairwise(widths))
+        self.dec_blocks = nn.ModuleList(
+            _CrossBlock(below + width, below + width, width) for below, width in pairwise(reversed(widths))
         )
-        self.dec_blocks = nn.ModuleList(_CrossBlock(2 * width, 2 * width, width) for _ in range(depth - 1))
-        self.out_conv = nn.ModuleDict({"conv": nn.Conv2d(width, 1, 1)})
+        self.out_conv = nn.ModuleDict({"conv": nn.Conv2d(widths[0], 1, 1)})
         self.to(memory_format=torch.channels_last)
 
     def encode(self, images: Float[Tensor, "b 1 h w"]) -> Embedding:
@@ -84,10 +96,10 @@ class UniverSeg(nn.Module):
         """The supports' share of the first block; depends on the supports alone.
 
         Raises:
-            ValueError: if there is no support; the network has no mean of nothing.
+            ValueError: if there is no support, for which there is no context but None.
         """
         if images.shape[1] == 0:
-            raise ValueError("UniverSeg needs at least one labelled example in its support set, and got none.")
+            raise ValueError("A context needs at least one labelled example, and got none.")
         self._check_size(images)
         first = self.enc_blocks[0]
         inputs = torch.cat([images, masks], dim=2)
@@ -101,8 +113,29 @@ class UniverSeg(nn.Module):
         support = torch.cat([context.support for context in contexts], dim=1)
         return Context(inputs, self._target_context(inputs), support)
 
-    def segment(self, embedding: Embedding, context: Context) -> Float[Tensor, "b 1 h w"]:
-        """Logits of the queries, every query seeing all supports of the context."""
+    def segment(
+        self,
+        embedding: Embedding,
+        context: Context | None,
+        prompts: Float[Tensor, "b 4 h w"] | None = None,
+    ) -> Float[Tensor, "b 1 h w"]:
+        """Logits of the queries, every query seeing all supports of the context and its own prompts.
+
+        Args:
+            context: None for no supports, which a promptable network can do without.
+            prompts: 1 where there is a positive prompt, a negative one, inside a box; tanh(logits / 2) of the previous
+                answer, 0 where there is none. None is the same as zeros.
+
+        Raises:
+            ValueError: if the network is not promptable and there are prompts, or no supports.
+        """
+        if not self.promptable and (context is None or prompts is not None):
+            what = "no labelled example" if context is None else "prompts"
+            raise ValueError(f"This network answers from labelled examples alone, and got {what}; choose another one.")
+        if prompts is not None:
+            embedding = self._prompted(embedding, prompts)
+        if context is None:
+            return self._segment_alone(embedding)
         query = leaky_relu_(embedding.target + context.target, SLOPE)
         supports, mean = self._first_supports(embedding, context)
         skips = [_Skip(query, None, mean)]
@@ -123,9 +156,32 @@ class UniverSeg(nn.Module):
         target_image: Float[Tensor, "b 1 h w"],
         support_images: Float[Tensor, "b s 1 h w"],
         support_labels: Float[Tensor, "b s 1 h w"],
+        prompts: Float[Tensor, "b 4 h w"] | None = None,
     ) -> Float[Tensor, "b 1 h w"]:
-        """Logits, every query with supports of its own: the published network's call."""
-        return self.segment(self.encode(target_image), self.condition(support_images, support_labels))
+        """Logits, every query with supports of its own (the published network's call), none where `s` is 0."""
+        context = self.condition(support_images, support_labels) if support_images.shape[1] else None
+        return self.segment(self.encode(target_image), context, prompts)
+
+    def _prompted(self, embedding: Embedding, prompts: Float[Tensor, "b 4 h w"]) -> Embedding:
+        first = self.enc_blocks[0]
+        mixed = first.prompts(prompts)
+        return Embedding(
+            embedding.target + first.target_conv(mixed, bias=False),
+            embedding.support + first.support_conv(mixed, bias=False),
+        )
+
+    def _segment_alone(self, embedding: Embedding) -> Float[Tensor, "b 1 h w"]:
+        """The query's stream, with zeros for the mean of no supports."""
+        query = leaky_relu(embedding.target, SLOPE)
+        skips = [query]
+        for block in self.enc_blocks[1:]:
+            query = leaky_relu_(block.target_conv(block.query(max_pool2d(query, 2))), SLOPE)
+            skips.append(query)
+        skips.pop()
+        for block in self.dec_blocks:
+            mixed = block.query(torch.cat([_twice(query), skips.pop()], dim=1))
+            query = leaky_relu_(block.target_conv(mixed), SLOPE)
+        return self.out_conv["conv"](query)
 
     def _target_context(self, inputs: Float[Tensor, "g s 2 h w"]) -> Float[Tensor, "g c h w"]:
         first = self.enc_blocks[0]
@@ -138,11 +194,10 @@ class UniverSeg(nn.Module):
         """
         count = context.support.shape[1]
         total, pooled = torch.zeros((), device=embedding.support.device), []
-        step = self._chunk_length(embedding.support, count)
-        for start in range(0, count, step):
-            chunk = leaky_relu_(embedding.support[:, None] + context.support[:, start : start + step], SLOPE)
-            total = total + _sum(chunk)
-            pooled.append(_each(max_pool2d, chunk, 2))
+        for chunk in context.support.split(self._chunk_length(embedding.support, count), dim=1):
+            supports = leaky_relu_(embedding.support[:, None] + chunk, SLOPE)
+            total = total + _sum(supports)
+            pooled.append(_each(max_pool2d, supports, 2))
         return _joined(pooled), total / count
 
     def _encoder_block(self, block: "_CrossBlock", query: Tensor, supports: Tensor, mean: Tensor):
@@ -165,15 +220,12 @@ class UniverSeg(nn.Module):
         self, block: "_CrossBlock", mixed_query: Tensor, supports: Tensor, skips: Tensor | None = None
     ):
         """The supports behind one block, and their mean; `skips` joins them up-sampled in a decoder block."""
-        count, out = supports.shape[1], []
-        step = self._chunk_length(mixed_query, count)
-        for start in range(0, count, step):
-            chunk = supports[:, start : start + step]
+        step, out = self._chunk_length(mixed_query, supports.shape[1]), []
+        beside = [None] * supports.shape[1] if skips is None else skips.split(step, dim=1)
+        for chunk, skip in zip(supports.split(step, dim=1), beside, strict=False):
             length = chunk.shape[1]
-            chunk = _flat(chunk)
-            if skips is not None:
-                chunk = torch.cat([_twice(chunk), _flat(skips[:, start : start + step])], dim=1)
-            mixed = block.mix(chunk).unflatten(0, (-1, length)).add_(mixed_query[:, None])
+            inputs = _flat(chunk) if skip is None else torch.cat([_twice(_flat(chunk)), _flat(skip)], dim=1)
+            mixed = block.mix(inputs).unflatten(0, (-1, length)).add_(mixed_query[:, None])
             out.append(leaky_relu_(block.support_conv(mixed.flatten(0, 1)), SLOPE).unflatten(0, (-1, length)))
         supports = _joined(out)
         return supports, _mean(supports)
@@ -190,16 +242,15 @@ class UniverSeg(nn.Module):
     def _chunks(self, inputs: Float[Tensor, "n 2 h w"]) -> Sequence[Tensor]:
         if torch.is_grad_enabled() or inputs.is_cuda:
             return [inputs]
-        width = self.enc_blocks[0].cross.cross_conv.out_channels
         return inputs.split(
-            max(1, CHUNK_BYTES // (width * inputs.shape[-1] * inputs.shape[-2] * inputs.element_size()))
+            max(1, CHUNK_BYTES // (self.widths[0] * inputs.shape[-1] * inputs.shape[-2] * inputs.element_size()))
         )
 
     def _check_size(self, images: Tensor) -> None:
-        multiple = 2 ** (self.depth - 1)
+        multiple = 2 ** (len(self.widths) - 1)
         if images.shape[-1] % multiple or images.shape[-2] % multiple:
             raise ValueError(
-                f"A UniverSeg of depth {self.depth} takes images whose sides are multiples of {multiple}, "
+                f"A UniverSeg of depth {len(self.widths)} takes images whose sides are multiples of {multiple}, "
                 f"and got {images.shape[-2]} x {images.shape[-1]} pixels."
             )
 
@@ -234,9 +285,13 @@ class _CrossBlock(nn.Module):
         self.support = _Conv(width)
 
     def query(self, query: Tensor) -> Tensor:
-        """`Wq*u + b`."""
+        """`Wq*u + b`; of a first block that takes prompts, the share of the image."""
         cross = self.cross.cross_conv
-        return conv2d(_channels_last(query), cross.weight[:, : self.query_channels], cross.bias, padding=1)
+        return conv2d(_channels_last(query), cross.weight[:, : query.shape[1]], cross.bias, padding=1)
+
+    def prompts(self, prompts: Tensor) -> Tensor:
+        """The share of `Wq*u` that belongs to the prompts, which follow the image."""
+        return conv2d(_channels_last(prompts), self.cross.cross_conv.weight[:, 1 : self.query_channels], padding=1)
 
     def mix(self, support: Tensor) -> Tensor:
         """`Ws*v`."""
@@ -261,10 +316,12 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def _sum(supports: Float[Tensor, "b s c h w"]) -> Float[Tensor, "b c h w"]:
-    # Several times as fast as `supports.sum(dim=1)`, which reads this layout against the grain.
-    total = supports[:, 0].clone()
-    for number in range(1, supports.shape[1]):
-        total.add_(supports[:, number])
+    # Several times as fast as `supports.sum(dim=1)`, which reads this layout against the grain; and `unbind` has one
+    # gradient, where every index would have one of the size of all supports.
+    first, *others = supports.unbind(dim=1)
+    total = first.clone()
+    for support in others:
+        total.add_(support)
     return total
 
 

@@ -6,35 +6,45 @@ from itertools import accumulate
 
 @dataclass(frozen=True)
 class Architecture:
-    """The network to train: channels per block, and encoder blocks."""
+    """The network to train: channels of its encoder blocks from full resolution down, and whether it takes prompts."""
 
-    width: int = 32
-    depth: int = 4
+    widths: tuple[int, ...] = (32, 32, 64, 64, 64)
+    promptable: bool = True
 
     def __post_init__(self):
-        _at_least("width", self.width, 1)
-        _at_least("depth", self.depth, 2)
+        _at_least("number of widths", len(self.widths), 2)
+        for width in self.widths:
+            _at_least("widths", width, 1)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training at one image size.
+    """A stretch of training.
 
-    Every step draws one number of supports from `supports`, and as many episodes as `images_per_step` allows:
-    memory and time per step stay the same whatever the number.
+    Every step draws one size from `sizes` (pixels per side) and one number of supports from `supports`, and as many
+    episodes as `pixels_per_step` allows: memory and time per step stay the same whatever was drawn.
+
+    Args:
+        prompted: share of the steps in which a simulated user gives prompts; without supports it always does.
     """
 
     steps: int
-    size: int
-    images_per_step: int
+    sizes: tuple[int, ...]
+    pixels_per_step: int
     supports: tuple[int, ...]
+    prompted: float = 0.0
 
     def __post_init__(self):
         _at_least("steps", self.steps, 1)
-        _at_least("size", self.size, 16)
+        for size in self.sizes:
+            _at_least("sizes", size, 16)
         for count in self.supports:
-            _at_least("supports", count, 1)
-        _at_least("images_per_step", self.images_per_step, max(self.supports, default=0) + 1)
+            _at_least("supports", count, 0)
+        if not self.sizes or not self.supports:
+            raise ValueError("sizes, supports: asked for at least one of each, got none.")
+        _at_least("pixels_per_step", self.pixels_per_step, (max(self.supports) + 1) * max(self.sizes) ** 2)
+        if not 0 <= self.prompted <= 1:
+            raise ValueError(f"prompted: asked for a share from 0 to 1, got {self.prompted}.")
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class Recipe:
     def __post_init__(self):
         if not self.stages:
             raise ValueError("stages: asked for at least one stage, got none; add a [[stages]] table.")
+        if not self.architecture.promptable and any(stage.prompted or 0 in stage.supports for stage in self.stages):
+            raise ValueError("stages: asked for prompts or no supports, which a network that is not promptable lacks.")
         _at_least("warmup_steps", self.warmup_steps, 1)
         _at_least("decay_steps", self.decay_steps, 1)
         _at_least("checkpoint_every", self.checkpoint_every, 1)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
@@ -18,10 +18,13 @@ from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.episodes import Episodes, episode_stream
+from InContextSegLib.simulate import SimulatedUser
+from InContextSegLib.training.episodes import Episodes, episode_stream, step_generator
 from InContextSegLib.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+SILENT_SHARE = 0.5
 
 
 class Trainer:
@@ -30,7 +33,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device):
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder, self.device = recipe, folder, device
-        self.network = UniverSeg(recipe.architecture.width, recipe.architecture.depth).to(device)
+        self.network = UniverSeg(recipe.architecture.widths, recipe.architecture.promptable).to(device)
         self.average = deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -63,8 +66,7 @@ class Trainer:
         rate = self.recipe.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        logits = self.network(episodes.images, episodes.support_images, episodes.support_masks)
-        loss = dice_and_cross_entropy(logits, episodes.masks)
+        loss = dice_and_cross_entropy(self._answer(episodes), episodes.masks)
         self.optimizer.zero_grad()
         loss.backward()
         gradient = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
@@ -79,7 +81,23 @@ class Trainer:
             "loss": loss.item(),
             "size": episodes.images.shape[-1],
             "supports": episodes.support_images.shape[1],
+            "rounds": episodes.rounds,
         }
+
+    def _answer(self, episodes: Episodes) -> Tensor:
+        """Logits of the queries; with a simulated user, those after their last word."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
+            supports = episodes.support_images, episodes.support_masks
+            if not episodes.rounds:
+                return self.network(episodes.images, *supports).float()
+            user = SimulatedUser(episodes.masks, step_generator(self.recipe, self.step, self.device, stream=1))
+            # With examples the first answer may come before the first word.
+            prompts = user.begin(silent_share=SILENT_SHARE if episodes.support_images.shape[1] else 0.0)
+            for _ in range(episodes.rounds - 1):
+                with torch.no_grad():
+                    logits = self.network(episodes.images, *supports, prompts).float()
+                prompts = user.correct(logits)
+            return self.network(episodes.images, *supports, prompts).float()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -130,6 +148,14 @@ class Trainer:
             lines = self._log.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             self._log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself; emulated, it is many times slower than float32."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return device.type == "cuda"
 
 
 def train(recipe: Recipe, folder: Path, device: torch.device, report: Report) -> dict:

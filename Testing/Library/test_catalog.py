@@ -100,7 +100,7 @@ def test_the_catalogue_names_licence_citation_and_size_of_every_entry():
 
 
 def test_an_entry_is_found_by_its_name_and_a_wrong_name_gets_the_list():
-    assert find("universeg-v1").arguments == {"width": 64, "depth": 4}
+    assert find("universeg-v1").arguments == {"widths": (64, 64, 64, 64)}
     with pytest.raises(InputError, match=r'no model "univrseg" in the catalogue; choose one of default, universeg-v1'):
         find("univrseg")
 

@@ -2,11 +2,20 @@
 
 import torch
 
-from InContextSegLib.training.synthetic import LABELS, _targets, synthetic_tasks
+from InContextSegLib.training.scenes import FIRST_OBJECT, LABELS, OBJECTS, VESSEL, Layout, Scene
+from InContextSegLib.training.synthetic import synthetic_tasks, wanted_masks
 
 
 def batch(seed, tasks=12, images=5, size=48):
     return synthetic_tasks(tasks, images, size, torch.Generator().manual_seed(seed))
+
+
+def layout(labels, solids=None, twins=()):
+    if solids is None:
+        solids = torch.zeros(len(labels), OBJECTS, *labels.shape[1:], dtype=torch.bool)
+    is_twin = torch.zeros(1, OBJECTS, dtype=torch.bool)
+    is_twin[0, list(twins)] = True
+    return Layout(labels, solids, is_twin)
 
 
 def test_images_lie_between_zero_and_one_and_masks_are_binary():
@@ -50,9 +59,51 @@ def test_a_label_that_most_images_lack_is_not_wanted():
     labels[:, :8] = 1
     labels[0, 12:] = 2  # in one image of four
     for seed in range(30):
-        masks = _targets(labels.clone(), 1, torch.Generator().manual_seed(seed))
+        masks = wanted_masks(layout(labels.clone()), 1, torch.Generator().manual_seed(seed))
         assert masks[1].any()
 
 
 def test_every_label_fits_the_table_of_grey_values():
     assert LABELS < 32
+
+
+def masks_of(scene, seeds=60):
+    return [wanted_masks(scene, 1, torch.Generator().manual_seed(seed)) > 0 for seed in range(seeds)]
+
+
+def test_vessels_are_wanted_now_everywhere_and_now_in_one_organ_only():
+    labels = torch.zeros(2, 20, 20, dtype=torch.long)
+    labels[:, 10, :] = VESSEL
+    organ = torch.zeros(2, OBJECTS, 20, 20, dtype=torch.bool)
+    organ[:, 0, :, :10] = True
+    found = [mask[0, 10] for mask in masks_of(layout(labels, organ)) if mask[0, 10].any() and not mask[0, 0].any()]
+    assert any(row.all() for row in found)
+    assert any(row[:10].all() and not row[10:].any() for row in found)
+
+
+def test_an_organ_is_wanted_now_with_what_lies_on_it_and_now_without():
+    labels = torch.zeros(2, 20, 20, dtype=torch.long)
+    labels[:, 5:15, 5:15] = FIRST_OBJECT
+    whole = torch.zeros(2, OBJECTS, 20, 20, dtype=torch.bool)
+    whole[:, 0, 5:15, 5:15] = True
+    labels[:, 9:11, 5:15] = VESSEL
+    centres = {(mask[0, 9, 9].item(), mask[0, 6, 6].item()) for mask in masks_of(layout(labels, whole))}
+    assert {(True, True), (False, True), (True, False)} <= centres
+
+
+def test_one_of_two_twins_is_wanted_or_both():
+    labels = torch.zeros(2, 20, 20, dtype=torch.long)
+    labels[:, 5:10, 2:8] = FIRST_OBJECT
+    labels[:, 5:10, 12:18] = FIRST_OBJECT + 1
+    solids = torch.stack([labels == FIRST_OBJECT + n for n in range(OBJECTS)], dim=1)
+    masks = [mask for mask in masks_of(layout(labels, solids, twins=(1,))) if not mask[0, 0, 0]]
+    found = {(mask[0, 7, 4].item(), mask[0, 7, 14].item()) for mask in masks}
+    assert {(True, False), (False, True), (True, True)} <= found
+
+
+def test_thin_curves_and_two_populations_of_cells_appear():
+    seen = torch.zeros(LABELS, dtype=torch.long)
+    for seed in range(12):
+        scene = Scene(12, 2, 48, torch.Generator().manual_seed(seed))
+        seen += torch.bincount(scene.layout().labels.flatten(), minlength=LABELS)
+    assert (seen > 0).all()

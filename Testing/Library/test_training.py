@@ -16,8 +16,8 @@ CPU = torch.device("cpu")
 TINY = Recipe(
     name="tiny",
     seed=5,
-    architecture=Architecture(width=4, depth=2),
-    stages=(Stage(3, 16, 6, (1, 2)), Stage(3, 32, 6, (2,))),
+    architecture=Architecture((4, 4)),
+    stages=(Stage(3, (16,), 6 * 16**2, (1, 2), prompted=0.5), Stage(3, (32,), 6 * 32**2, (0, 2))),
     learning_rate=1e-2,
     warmup_steps=2,
     decay_steps=2,
@@ -70,12 +70,12 @@ def test_another_seed_gives_other_weights(tmp_path):
 def test_a_run_of_another_architecture_is_not_continued(tmp_path):
     train(TINY, tmp_path, CPU, Report())
     with pytest.raises(InputError, match="choose another folder"):
-        Trainer(replace(TINY, architecture=Architecture(8, 2)), tmp_path, CPU)
+        Trainer(replace(TINY, architecture=Architecture((8, 8))), tmp_path, CPU)
 
 
 def test_training_lowers_the_loss(tmp_path):
-    recipe = replace(TINY, stages=(Stage(60, 16, 24, (2,)),), decay_steps=20)
-    trainer = Trainer(replace(recipe, architecture=Architecture(8, 3)), tmp_path, CPU)
+    recipe = replace(TINY, stages=(Stage(60, (16,), 24 * 16**2, (2,)),), decay_steps=20)
+    trainer = Trainer(replace(recipe, architecture=Architecture((8, 8, 8))), tmp_path, CPU)
     losses = [trainer._one_step(draw_episodes(recipe, step % 2, CPU))["loss"] for step in range(60)]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
@@ -88,11 +88,13 @@ def test_the_episodes_of_a_step_depend_on_seed_and_step_alone():
 
 
 def test_a_stage_begins_where_the_one_before_ends():
-    assert [TINY.stage_at(step).size for step in range(6)] == [16, 16, 16, 32, 32, 32]
+    assert [TINY.stage_at(step).sizes for step in range(6)] == [(16,)] * 3 + [(32,)] * 3
 
 
 def test_the_learning_rate_rises_holds_and_falls_to_its_last_step():
-    recipe = replace(TINY, stages=(Stage(10, 16, 6, (1,)),), warmup_steps=2, decay_steps=4, learning_rate=0.8)
+    recipe = replace(
+        TINY, stages=(Stage(10, (16,), 6 * 16**2, (1,)),), warmup_steps=2, decay_steps=4, learning_rate=0.8
+    )
     rates = [round(recipe.learning_rate_at(step), 3) for step in range(10)]
     assert rates == [0.4, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.6, 0.4, 0.2]
 
@@ -112,5 +114,55 @@ def test_nonsense_in_a_recipe_is_refused_by_name(change, message):
 
 
 def test_a_step_too_small_for_one_episode_is_refused():
-    with pytest.raises(ValueError, match="images_per_step: asked for at least 9, got 8"):
-        Stage(1, 16, 8, (2, 8))
+    with pytest.raises(ValueError, match="pixels_per_step: asked for at least 2304, got 2048"):
+        Stage(1, (8 * 2, 16), 8 * 16**2, (2, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": ()}, "sizes, supports: asked for at least one of each"),
+        ({"sizes": (8,)}, "sizes: asked for at least 16, got 8"),
+        ({"supports": (-1,)}, "supports: asked for at least 0, got -1"),
+        ({"prompted": 1.5}, "prompted: asked for a share from 0 to 1, got 1.5"),
+    ],
+)
+def test_nonsense_in_a_stage_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY.stages[0], **change)
+
+
+@pytest.mark.parametrize(("widths", "message"), [((8,), "number of widths"), ((8, 0), "widths: asked for at least 1")])
+def test_a_network_needs_two_levels_with_a_channel_each(widths, message):
+    with pytest.raises(ValueError, match=message):
+        Architecture(widths)
+
+
+def test_a_network_without_prompt_channels_cannot_be_trained_with_a_user():
+    with pytest.raises(ValueError, match="not promptable"):
+        replace(TINY, architecture=Architecture((4, 4), promptable=False))
+
+
+def test_without_supports_the_user_always_speaks():
+    drawn = [draw_episodes(TINY, step, CPU) for step in range(3, 6)] * 4
+    assert all(episodes.rounds > 0 for episodes in drawn if not episodes.support_images.shape[1])
+
+
+def test_the_loss_is_that_of_the_last_answer_and_the_prior_is_the_one_before(tmp_path, monkeypatch):
+    trainer = Trainer(TINY, tmp_path, CPU)
+    episodes = replace(draw_episodes(TINY, 3, CPU), rounds=3)
+    seen, forward = [], trainer.network.forward
+
+    def watched(*inputs):
+        logits = forward(*inputs)
+        seen.append((inputs[3], logits.detach().float()))
+        return logits
+
+    monkeypatch.setattr(trainer.network, "forward", watched)
+    answer = trainer._answer(episodes)
+    assert len(seen) == 3
+    assert torch.equal(answer.detach(), seen[2][1])
+    assert not seen[0][0][:, 3].any()
+    prior, told = seen[2][0][:, 3], torch.tanh(seen[1][1][:, 0] / 2)
+    kept = prior.flatten(1).any(dim=1)
+    assert kept.any() and torch.allclose(prior[kept], told[kept])

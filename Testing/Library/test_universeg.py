@@ -10,7 +10,13 @@ from InContextSegLib.models.universeg import UniverSeg
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return UniverSeg(width=8, depth=3).eval()
+    return UniverSeg((8, 8, 12)).eval()
+
+
+@pytest.fixture
+def promptable():
+    torch.manual_seed(0)
+    return UniverSeg((8, 8, 12), promptable=True).eval()
 
 
 def examples(count, size=32):
@@ -72,3 +78,47 @@ def test_a_size_that_pooling_cannot_halve_is_refused(network):
 def test_an_empty_support_set_is_refused(network):
     with pytest.raises(ValueError, match="at least one labelled example"):
         network.condition(torch.rand(1, 0, 1, 32, 32), torch.rand(1, 0, 1, 32, 32))
+
+
+@torch.inference_mode()
+def test_no_prompts_are_the_same_as_zeros(promptable):
+    query, context = promptable.encode(torch.rand(2, 1, 32, 32)), promptable.condition(*examples(3))
+    for known in (context, None):
+        without = promptable.segment(query, known)
+        assert torch.allclose(promptable.segment(query, known, torch.zeros(2, 4, 32, 32)), without, atol=1e-6)
+        assert not torch.allclose(promptable.segment(query, known, torch.ones(2, 4, 32, 32)), without, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_no_supports_are_what_a_support_stream_of_zeros_would_be(promptable):
+    image, prompts = torch.rand(1, 1, 32, 32), torch.rand(1, 4, 32, 32)
+    alone = promptable.segment(promptable.encode(image), None, prompts)
+    for name, parameter in promptable.named_parameters():
+        if "support" in name:
+            parameter.zero_()  # whatever the examples show, nothing of it passes the first block
+    first = promptable.enc_blocks[0].cross.cross_conv
+    first.weight[:, 5:] = 0
+    assert torch.allclose(promptable(image, *examples(3), prompts), alone, atol=1e-6)
+
+
+def test_the_forward_call_without_supports_answers_from_prompts_alone(promptable):
+    none = torch.zeros(2, 0, 1, 32, 32)
+    image, prompts = torch.rand(2, 1, 32, 32), torch.rand(2, 4, 32, 32)
+    alone = promptable.segment(promptable.encode(image), None, prompts)
+    assert torch.equal(promptable(image, none, none, prompts), alone)
+
+
+def test_a_network_that_is_not_promptable_refuses_prompts_and_no_supports(network):
+    query, context = network.encode(torch.rand(1, 1, 32, 32)), network.condition(*examples(2))
+    with pytest.raises(ValueError, match="from labelled examples alone, and got prompts"):
+        network.segment(query, context, torch.zeros(1, 4, 32, 32))
+    with pytest.raises(ValueError, match="from labelled examples alone, and got no labelled example"):
+        network.segment(query, None)
+
+
+def test_training_reaches_the_prompt_channels_with_and_without_supports(promptable):
+    image, prompts = torch.rand(1, 1, 32, 32), torch.rand(1, 4, 32, 32)
+    for count in (0, 2):
+        promptable.zero_grad()
+        promptable(image, *examples(count), prompts).square().sum().backward()
+        assert promptable.enc_blocks[0].cross.cross_conv.weight.grad[:, 1:5].abs().amin(dim=(0, 2, 3)).min() > 0
