@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from InContextSegLib import __version__
+from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.errors import InputError
 from InContextSegLib.slicing import AXES, WINDOWS, Intensities
 from InContextSegLib.support import Label
@@ -106,6 +107,7 @@ def _segment_what(command: argparse.ArgumentParser) -> None:
         metavar="NAME or LOW HIGH",
         help=f"grey values to look at: {', '.join(WINDOWS)}, or two numbers (default: by percentiles)",
     )
+    _colour(needed)
     needed.add_argument(
         "--support-slices",
         type=_slices,
@@ -148,6 +150,16 @@ def _segment_how(command: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
+def _colour(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--colour",
+        type=_mix,
+        metavar="auto|luminance|R,G,B",
+        help="how colours become grey; auto: as separates the examples' labels best; R,G,B: weights, as "
+        "--colour=-0.2,0.5,-0.3 (default: auto)",
+    )
+
+
 def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", type=Path, help="a recipe file, such as Resources/Recipes/default.toml")
     command.add_argument(
@@ -180,6 +192,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--first", choices=("click", "box"), default="click", help="what that user begins with (default click)"
     )
+    _colour(command)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--model", default="default")
     command.add_argument("--weights", type=Path, metavar="FILE")
@@ -205,6 +218,18 @@ def _label(text: str) -> Label:
     except (ValueError, InputError) as error:
         raise argparse.ArgumentTypeError(
             f"a label is a whole number from 1 up, with or without =NAME, not '{text}'"
+        ) from error
+
+
+def _mix(text: str) -> ColourMix | None:
+    if text in ("auto", "luminance"):
+        return LUMINANCE if text == "luminance" else None
+    try:
+        red, green, blue = (float(weight) for weight in text.split(","))
+        return ColourMix((red, green, blue), "asked for")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"auto, luminance or three weights R,G,B, not all of them zero, not '{text}'"
         ) from error
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
+from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml, with_overrides
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.files import json_text
@@ -98,6 +99,9 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
         for name, amount in record["labels"].items()
     ]
     lines += [f"{what}: {file['path']}" for what, file in record["files"].items()]
+    if record["colour"]["weights_rgb"] != list(LUMINANCE.weights):
+        red, green, blue = record["colour"]["weights_rgb"]
+        lines.append(f"Grey is {red:g} red, {green:g} green, {blue:g} blue: {record['colour']['why']}.")
     worth = record["next_slice"]
     lines.append(f"Most worth labelling next: {worth['axis']} slice {worth['index']}. Took {record['seconds']:.1f} s.")
     return record, "\n".join(lines)
@@ -117,6 +121,7 @@ def _job(options: argparse.Namespace):
         settings=InferenceSettings(**chosen),
         model=Model(options.model, options.weights),
         intensities=options.window,
+        colour=options.colour,
         labels=tuple(options.labels) if options.labels else None,
         support_slices=options.support_slices,
         slice_range=tuple(options.slices) if options.slices else None,
@@ -148,7 +153,7 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
         numbers = "contexts" if options.clicks else "supports"
         study = replace(study, **{numbers: tuple(options.supports)})
     model = Model(options.model, options.weights)
-    run = Run(options.data, options.output, model, options.draws, options.seed, options.device)
+    run = Run(options.data, options.output, model, options.draws, options.seed, options.device, options.colour)
     if options.clicks:
         return run_interactive_study(study, run, report, options.first)
     return run_study(study, run, report)

@@ -16,9 +16,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib import nifti
+from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.dicom import is_dicom, read_series
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.pictures import grey_values, read_picture
+from InContextSegLib.pictures import colours_of, grey_values, read_picture
 from InContextSegLib.volume import Geometry, Kind, Volume, itk_geometry, itk_image
 
 _log = logging.getLogger(__name__)
@@ -36,32 +37,43 @@ _WHOLE_NUMBER_TOLERANCE = 1e-4  # a header's scale factor leaves 2.9999998 where
 _SHEAR_TOLERANCE = 5e-3  # direction cosines that a header rounds to two or three digits
 _NEARLY_FULL_BYTES = 1 << 20
 
-_Read = tuple[np.ndarray, Geometry]
+_Read = tuple[np.ndarray, Geometry]  # (k, j, i), or (k, j, i, channels) where the file may hold colours
 
 
-def read_volume(path: str | Path, kind: Kind = Kind.INTENSITY) -> Volume:
+def read_volume(path: str | Path, kind: Kind = Kind.INTENSITY, mix: ColourMix = LUMINANCE) -> Volume:
     """Read an image or a label map with its place in the patient.
 
     NIfTI-1, NRRD, MetaImage, a folder with one DICOM series (`folder#SERIES_UID` picks one of several), one DICOM file,
     and pictures (PNG, JPEG, TIFF, BMP), which become one slice with 1 mm pixels unless the file holds a measured size.
 
-    INTENSITY keeps the file's integers and turns other numbers into float32; colours become luminance; NaN and infinite
-    voxels become the smallest finite value, which is logged as a warning. LABELS become uint8, or uint16 above 255.
+    INTENSITY keeps the file's integers and turns other numbers into float32; colours become grey as `mix` says; NaN and
+    infinite voxels become the smallest finite value, which is logged as a warning. LABELS become uint8, or uint16
+    above 255.
 
     Raises:
         InputError: if the file is missing, damaged, of an unknown type, has more than one value per voxel or more than
             three dimensions, has sheared axes, or (LABELS) holds anything but whole numbers from 0 to 65535.
     """
-    location, series = _located(str(path))
-    if series is not None and not location.is_dir():
-        raise InputError(f"{path} asks for a DICOM series, but {location} is not a folder.")
-    try:
-        with _quiet_itk():
-            array, geometry = _read(location, series, kind)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}.") from error
+    array, geometry = _load(path, kind)
+    if array.ndim == 4:
+        array = grey_values(array, kind, path, mix)
     array = _as_labels(array, path) if kind is Kind.LABELS else _as_intensities(array, path)
     return Volume(array, geometry, kind)
+
+
+def read_colours(path: str | Path) -> np.ndarray | None:
+    """Read the colours (k, j, i, 3) of a picture or a single DICOM file as it holds them; None where it is grey.
+
+    Other types of file hold no colours, and DICOM series next to never; they are not opened, and None as well.
+
+    Raises:
+        InputError: as `read_volume` does.
+    """
+    location, _ = _located(str(path))
+    if location.is_dir() or ending_of(location) in _NIFTI + _ITK_VOLUMES:
+        return None
+    array, _ = _load(path, Kind.INTENSITY)
+    return colours_of(array) if array.ndim == 4 else None
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -171,20 +183,31 @@ def _located(path: str) -> tuple[Path, str | None]:
     return Path(path), None
 
 
+def _load(path: str | Path, kind: Kind) -> _Read:
+    location, series = _located(str(path))
+    if series is not None and not location.is_dir():
+        raise InputError(f"{path} asks for a DICOM series, but {location} is not a folder.")
+    try:
+        with _quiet_itk():
+            return _read(location, series, kind)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {_reason(error)}.") from error
+
+
 def _read(path: Path, series: str | None, kind: Kind) -> _Read:
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.is_dir():
-        return _from_itk(read_series(path, series), kind, path, colours=True)
+        return _from_itk(read_series(path, series), path, colours=True)
     ending = ending_of(path)
     if ending in _NIFTI:
         return _read_nifti(path)
     if ending in _PICTURES:
         return read_picture(path, kind)
     if ending in _ITK_VOLUMES:
-        return _read_with_itk(path, kind)
+        return _read_with_itk(path)
     if ending in _DICOM or is_dicom(path):
-        return _read_with_itk(path, kind, colours=True)
+        return _read_with_itk(path, colours=True)
     raise InputError(f"{path} is of an unknown type; known endings are {' '.join(READABLE)}.")
 
 
@@ -194,7 +217,7 @@ def _read_nifti(path: Path) -> _Read:
     return nifti.read_voxels(path, header), nifti.read_geometry(path, header)
 
 
-def _read_with_itk(path: Path, kind: Kind, colours: bool = False) -> _Read:
+def _read_with_itk(path: Path, colours: bool = False) -> _Read:
     """Read any file ITK knows; `colours` says whether several channels may be colours."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -204,7 +227,7 @@ def _read_with_itk(path: Path, kind: Kind, colours: bool = False) -> _Read:
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{path} is damaged, incomplete or not the kind of image its name says.") from error
-    return _from_itk(image, kind, path, colours)
+    return _from_itk(image, path, colours)
 
 
 def _check_dimensions(path: Path, size: tuple[int, ...]) -> None:
@@ -215,7 +238,7 @@ def _check_dimensions(path: Path, size: tuple[int, ...]) -> None:
         )
 
 
-def _from_itk(image: sitk.Image, kind: Kind, path: Path, colours: bool) -> _Read:
+def _from_itk(image: sitk.Image, path: Path, colours: bool) -> _Read:
     channels = image.GetNumberOfComponentsPerPixel()
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"{path} holds complex numbers; save their magnitude instead.")
@@ -228,9 +251,7 @@ def _from_itk(image: sitk.Image, kind: Kind, path: Path, colours: bool) -> _Read
     geometry = itk_geometry(image)
     if geometry.shear > _SHEAR_TOLERANCE:
         raise nifti.refusal_of_shear(path)
-    if channels > 1:
-        array = grey_values(array, kind, path)
-    return array.reshape(geometry.shape), geometry
+    return array.reshape(geometry.shape + ((channels,) if channels > 1 else ())), geometry
 
 
 def _as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:

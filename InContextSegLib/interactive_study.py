@@ -4,7 +4,6 @@ Pictures are taken as they are, of a volume the slice that shows most of a label
 answers before the first click, and every click corrects its last answer; without, the first click is a random one.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -12,8 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from InContextSegLib.click_curves import Curve, draw_clicks
 from InContextSegLib.config import to_mapping
-from InContextSegLib.curves import Curve, curves
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
 from InContextSegLib.evaluation.user import correcting_click, jittered_box, random_click
@@ -27,8 +26,6 @@ from InContextSegLib.slicing import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
 from InContextSegLib.support import Label, SupportSet
 from InContextSegLib.volume import Geometry
-
-log = logging.getLogger(__name__)
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)
@@ -88,6 +85,7 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
                 for target in _targets(network, case, each, run.seed, size):
                     records.append(
                         {"set": each.name, "case": case.name, "label": target.label.name, "supports": count}
+                        | {"colour": case.mix.record}
                         | _interaction(target, support, count, first)
                     )
                 report.step(done, len(study.sets), f"{message}, {case.name}")
@@ -182,7 +180,7 @@ def _written(study: Study, run: Run, records: list[dict], about: dict) -> tuple[
     }
     write_text(run.output / "cases.jsonl", "".join(json_text(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
-    curves(run.output / "curves.png", _curves(summaries, means), ENOUGH)
+    draw_clicks(run.output / "curves.png", _curves(summaries, means), ENOUGH)
     write_text(run.output / "interactive.json", json_text(result, indent=2) + "\n")
     return result, table
 

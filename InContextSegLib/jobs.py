@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from InContextSegLib.catalog import CatalogEntry, cache_folder, ensure, find, pinned_sha256
+from InContextSegLib.colour import LUMINANCE, ColourMix
+from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError, WeightsError
 from InContextSegLib.files import (
     WRITABLE,
@@ -62,6 +64,8 @@ class Model:
 class SegmentJob:
     """One target to segment. Output files are named after `output`, see `outputs`.
 
+    `colour` says how colours become grey; None: as separates the labels of the examples best, see `colour_mix`.
+
     Raises:
         InputError: if two labels have one name, both a box and a range of slices are given, or the output has no name.
     """
@@ -72,6 +76,7 @@ class SegmentJob:
     settings: InferenceSettings = field(default_factory=InferenceSettings)
     model: Model = field(default_factory=Model)
     intensities: Intensities = field(default_factory=Intensities)
+    colour: ColourMix | None = None
     labels: tuple[Label, ...] | None = None
     support_slices: SliceChoice = "auto"
     slice_range: tuple[int, int] | None = None
@@ -104,9 +109,11 @@ def run(job: SegmentJob, report: Report) -> dict:
     """
     started = time.monotonic()
     _check_outputs(job, outputs(job))
-    volume = read_volume(job.image)
+    files = [pair for source in job.sources for pair in files_of(source)]
+    mix = job.colour or colour_mix(files, [job.image], job.intensities, partial(_wanted_labels, job.labels))
+    volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
-    pairs = [pair for source in job.sources for pair in read_pairs(source)]
+    pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
     pairs = [replace(pair, may_be_finished=not _shows(pair, volume)) for pair in pairs]
     session = open_session(job, volume.geometry, pairs)
     _check_outputs(job, outputs(job, session.labels))
@@ -121,6 +128,7 @@ def run(job: SegmentJob, report: Report) -> dict:
         "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
         "given_slices": list(prediction.given),
         "seconds": round(time.monotonic() - started, 2),
+        "colour": mix.record,
         "provenance": prediction.provenance,
     }
     return _write(job, record, volume, replace(prediction, mask=mask), session.labels)
@@ -188,15 +196,23 @@ def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolu
     return Session(segmenter, cut(pairs, axes, size, job), job.intensities, provenance, choose_device(job.device))
 
 
-def read_pairs(source: Source) -> list[LabelledVolume]:
-    """Read one image with its labels, or all pairs of two folders, which are matched by their names."""
+def _wanted_labels(wanted: Sequence[Label] | None, path: Path) -> np.ndarray:
+    labels = read_volume(path, Kind.LABELS).array
+    return labels if wanted is None else np.where(np.isin(labels, [label.value for label in wanted]), labels, 0)
+
+
+def files_of(source: Source) -> list[tuple[Path, Path]]:
+    """One image with its labels, or all pairs of two folders, which are matched by their names."""
     if source.images.is_dir() and source.labels.is_dir():
-        files = paired_files(source.images, source.labels)
-    else:
-        files = [(source.images, source.labels)]
+        return paired_files(source.images, source.labels)
+    return [(source.images, source.labels)]
+
+
+def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
+    """Read the images of a source, their colours as `mix` says, with their labels."""
     return [
-        LabelledVolume(read_volume(image), read_volume(labels, Kind.LABELS), Path(image).name)
-        for image, labels in files
+        LabelledVolume(read_volume(image, mix=mix), read_volume(labels, Kind.LABELS), Path(image).name)
+        for image, labels in files_of(source)
     ]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
+from InContextSegLib.colour import ColourMix
 from InContextSegLib.errors import InputError
 from InContextSegLib.volume import Geometry, Kind, picture_geometry
 
-_REC709 = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 # Dots per inch that cameras, scanners and office programs write without having measured anything.
 _PRINT_DENSITIES = (72, 75, 96, 100, 120, 144, 150, 180, 200, 220, 240, 300, 350, 360, 400, 600, 720, 1200, 2400, 4800)
 # JPEG and BMP know nothing but such densities; TIFF and PNG (sCAL) can carry a measured size.
@@ -28,13 +28,13 @@ class _Decoded:
 
 
 def read_picture(path: Path, kind: Kind) -> tuple[np.ndarray, Geometry]:
-    """Read a picture as an array (pages, rows, columns) and its grid; a plain picture has one page.
+    """Read a picture as (pages, rows, columns[, channels]) and its grid; a plain picture has one page.
 
     Pixels are taken as stored: a camera's orientation note (EXIF) is not applied, as labels belong to stored pixels.
     The size of a pixel is 1 mm unless a TIFF or PNG holds a measured one.
 
     Raises:
-        InputError: if the picture is damaged, or cannot be labels because it is lossy (JPEG) or has colours.
+        InputError: if the picture is damaged, or cannot be labels because it is lossy (JPEG).
     """
     decoded = _decode_with_pillow(path, kind)
     if decoded is not None and decoded.format in _LOSSY_FORMATS and kind is Kind.LABELS:
@@ -44,30 +44,36 @@ def read_picture(path: Path, kind: Kind) -> tuple[np.ndarray, Geometry]:
     array, spacing_mm = _read_with_itk(path, only_header=decoded is not None and decoded.array is not None)
     if decoded is not None and decoded.array is not None:
         array = decoded.array
-    if array.ndim == 4:
-        array = grey_values(array, kind, path)
-    return array, picture_geometry(array.shape, spacing_mm)
+    return array, picture_geometry(array.shape[:3], spacing_mm)
 
 
-def grey_values(channels: np.ndarray, kind: Kind, path: Path | str) -> np.ndarray:
-    """One value per voxel out of (..., channels): grey[, alpha] or red, green, blue[, alpha]; alpha is ignored.
+def colours_of(channels: np.ndarray) -> np.ndarray | None:
+    """(..., 3) red, green and blue out of (..., channels); None where these are grey[, alpha] or three times the same.
 
-    INTENSITY becomes the luminance of ITU-R BT.709 as float32; three equal channels are one grey value for both kinds.
+    Alpha is ignored.
+    """
+    if channels.shape[-1] < 3:
+        return None
+    red = channels[..., 0]
+    grey = np.array_equal(red, channels[..., 1]) and np.array_equal(red, channels[..., 2])
+    return None if grey else channels[..., :3]
+
+
+def grey_values(channels: np.ndarray, kind: Kind, path: Path | str, mix: ColourMix) -> np.ndarray:
+    """One value per voxel out of (..., channels): the grey that is there, or for INTENSITY the colours as `mix` says.
 
     Raises:
         InputError: for LABELS in colours.
     """
-    if channels.shape[-1] < 3:
+    colours = colours_of(channels)
+    if colours is None:
         return channels[..., 0]
-    red = channels[..., 0]
-    if np.array_equal(red, channels[..., 1]) and np.array_equal(red, channels[..., 2]):
-        return red
     if kind is Kind.LABELS:
         raise InputError(
             f"{path} shows its labels as colours, but labels must be an index image in which the value of a pixel is "
             "its label: save it with one channel or as palette PNG."
         )
-    return channels[..., :3].astype(np.float32) @ _REC709
+    return mix.grey(colours)
 
 
 def _decode_with_pillow(path: Path, kind: Kind) -> _Decoded | None:

@@ -4,12 +4,15 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.config import to_mapping
+from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.files import ending_of, json_text, make_folder, read_volume, write_text
@@ -90,7 +93,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """How a study is run this time."""
+    """How a study is run this time; `colour` is how colours become grey, None: as the examples say (`colour_mix`)."""
 
     data: Path
     output: Path
@@ -98,6 +101,7 @@ class Run:
     draws: int = 1
     seed: int = 0
     device: str = "auto"
+    colour: ColourMix | None = None
 
     def __post_init__(self):
         InferenceSettings(draws=self.draws, seed=self.seed)
@@ -110,6 +114,7 @@ class Case:
     name: str
     pair: LabelledVolume
     support: tuple[LabelledVolume, ...]
+    mix: ColourMix
 
 
 def chosen_sets(study: Study, names: list[str] | None) -> Study:
@@ -156,6 +161,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         "model": provenance,
         "draws": run.draws,
         "seed": run.seed,
+        "colour": run.colour.record if run.colour else "auto",
         "summaries": summaries,
     }
     write_text(run.output / "study.json", json_text(result, indent=2) + "\n")
@@ -173,12 +179,14 @@ def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[in
     files = paired_files(*each.folders(run.data))
     patients = [_patient(image, each.groups) for image, _ in files]
     if each.scheme != "split":
-        pairs = [_read(each, *pair) for pair in files]
-        for patient, pair in zip(patients, pairs, strict=True):
-            others = tuple(other for name, other in zip(patients, pairs, strict=True) if name != patient)
-            support = others if each.scheme == "leave-one-out" else (pair,)
+        read = lru_cache(maxsize=len(files))(partial(_read, each))
+        for patient, own in zip(patients, files, strict=True):
+            others = [other for name, other in zip(patients, files, strict=True) if name != patient]
+            learners = others if each.scheme == "leave-one-out" else [own]
+            mix = _mix(each, run, learners if count else [], [own])
+            pair, support = read(*own, mix), tuple(read(*other, mix) for other in learners)
             if any(labelled.labels.array.any() for labelled in support):
-                yield Case(pair.source, pair, support)
+                yield Case(pair.source, pair, support, mix)
             else:
                 log.warning("%s: %s is left out, as there is no label to learn from.", each.name, pair.source)
         return
@@ -187,16 +195,29 @@ def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[in
     learners = {names[index] for index in order[: int(study.support_share * len(names))]}
     by_patient = [names[index] for index in order]
     ranked = sorted(zip(patients, files, strict=True), key=lambda row: by_patient.index(row[0]))
-    support = tuple(_read(each, *pair) for patient, pair in ranked if patient in learners)
+    support = [pair for patient, pair in ranked if patient in learners]
     if not support:
         return
-    if support[0].image.geometry.shape[0] == 1:
+    if read_volume(support[0][0]).geometry.shape[0] == 1:
         if len(support) <= max((fewer for fewer in counts if fewer < count), default=0):
             return  # the number before has shown all there is
         generator = np.random.default_rng((run.seed, count))
-        support = tuple(support[index] for index in generator.permutation(len(support))[:count])
-    for _, pair in [row for row in ranked if row[0] not in learners][: each.tests]:
-        yield Case(pair[0].name, _read(each, *pair), support)
+        support = [support[index] for index in generator.permutation(len(support))[:count]]
+    tests = [pair for patient, pair in ranked if patient not in learners][: each.tests]
+    mix = _mix(each, run, support, tests)
+    examples = tuple(_read(each, *pair, mix) for pair in support)
+    for pair in tests:
+        yield Case(pair[0].name, _read(each, *pair, mix), examples, mix)
+
+
+def _mix(
+    each: DataSet, run: Run, support: Sequence[tuple[Path, Path]], tests: Sequence[tuple[Path, Path]]
+) -> ColourMix:
+    """One mix of colours for examples and tests, found from the examples unless the run says which."""
+    if run.colour is None and each.scheme == "own-slices":
+        return replace(LUMINANCE, why="luminance, as the labels of the other slices are the truth")
+    targets, intensities = [image for image, _ in tests], Intensities(each.window)
+    return run.colour or colour_mix(support, targets, intensities, lambda masks: _read_labels(each, masks).array)
 
 
 def _patient(image: Path, pattern: str) -> str:
@@ -205,11 +226,15 @@ def _patient(image: Path, pattern: str) -> str:
     return match.group(1) if match else stem
 
 
-def _read(each: DataSet, image: Path, masks: Path) -> LabelledVolume:
+def _read(each: DataSet, image: Path, masks: Path, mix: ColourMix) -> LabelledVolume:
+    return LabelledVolume(read_volume(image, mix=mix), _read_labels(each, masks), image.name)
+
+
+def _read_labels(each: DataSet, masks: Path) -> Volume:
     labels = read_volume(masks, Kind.LABELS)
     if "any" in each.labels.values():
         labels = Volume((labels.array > 0).astype(np.uint8), labels.geometry, Kind.LABELS)
-    return LabelledVolume(read_volume(image), labels, image.name)
+    return labels
 
 
 def wanted_labels(each: DataSet) -> list[Label]:
@@ -263,6 +288,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
+        | {"colour": case.mix.record}
         | asdict(scores[label.value])
         for label in wanted
     ]

@@ -30,12 +30,12 @@ def draw_images(layout: Layout, scene: Scene, generator: Generator) -> Float[Ten
     optics = scene.per_image(_of_tasks(0.1, 1.2, scene, generator)) * scene.size / 96
     images = blurred(images, optics)
     images = _speckled(images, scene, generator)
-    noisy = _amount(0.0, 0.25, scene, generator) * _amount(0.0, 1.0, scene, generator) ** 2
+    noisy = _amount(0.0, 0.15, scene, generator) * _amount(0.0, 1.0, scene, generator) ** 2
     images = stretched(images) + noisy * _white(images, generator)
     images = images.clamp(0, 1)
     images = torch.where(scene.in_task(0.5), 1 - images, images)
     # Microscopes and tomographs leave most of a picture dark or most of it bright.
-    skew = torch.exp(0.45 * torch.randn(scene.tasks, generator=generator, device=images.device))
+    skew = torch.exp(0.35 * torch.randn(scene.tasks, generator=generator, device=images.device))
     images = images.clamp(min=1e-4) ** scene.per_image(skew)[:, None, None]
     strength = scene.per_image(_of_tasks(0.0, 1.0, scene, generator)) * uniform(0.0, 1.0, (len(images),), generator)
     return scanner_shift(_percentile_stretched(images), strength, generator)
@@ -53,11 +53,11 @@ def _label_looks(
     means = uniform(0.0, 1.0, (tasks, LABELS), generator)
     means = torch.where(share(0.25), (means * 4).round() / 4, means)  # of one brightness: told apart by place and shape
     ground = uniform(0.0, 1.0, (tasks, 1), generator)
-    contrast = torch.exp(uniform(-2.0, 0.0, (tasks, 1), generator))
-    means = torch.where(share(0.4), ground + contrast * (means - ground), means)
-    by_texture = share(0.15)
+    contrast = torch.where(share(0.3), torch.exp(uniform(-1.5, 0.0, (tasks, 1), generator)), 1.0)
+    means = ground + contrast * (means - ground)
+    by_texture = share(0.08)
     means = torch.where(by_texture, ground + 0.08 * (means - 0.5), means)
-    rough = uniform(0.0, 0.22, (tasks, LABELS), generator) * uniform(0.0, 1.0, (tasks, 1), generator) ** 2
+    rough = contrast * uniform(0.0, 0.22, (tasks, LABELS), generator) * uniform(0.0, 1.0, (tasks, 1), generator) ** 2
     rough = torch.where(by_texture, uniform(0.0, 0.4, (tasks, LABELS), generator), rough)
     mixture = uniform(0.0, 1.0, (tasks, LABELS, TEXTURES), generator) ** 3
     rough = rough[..., None] * mixture / mixture.sum(-1, keepdim=True).clamp(min=1e-3)
@@ -68,7 +68,7 @@ def _label_looks(
     dark = chosen(0.8, (tasks,), generator)
     means[:, OUTSIDE] = torch.where(dark, 0.0, means[:, OUTSIDE])
     rough[:, OUTSIDE] = torch.where(dark[:, None], 0.0, rough[:, OUTSIDE])
-    spread = uniform(0.0, 0.08, (tasks, 1), generator)
+    spread = contrast * uniform(0.0, 0.08, (tasks, 1), generator)
     jitter = scene.per_image(spread) * torch.randn(count, LABELS, generator=generator, device=device)
     return scene.per_image(means) + jitter, scene.per_image(rough)
 
@@ -92,7 +92,7 @@ def _textures(scene: Scene, generator: Generator) -> list[Float[Tensor, "n h w"]
 def _lit(images: Tensor, labels: Tensor, scene: Scene, generator: Generator) -> Tensor:
     """Uneven light, and the echoes and attenuation of ultrasound, in some tasks."""
     count, size = len(images), scene.size
-    amount = torch.where(scene.in_task(0.3), _amount(0.05, 0.35, scene, generator), 0.0)
+    amount = torch.where(scene.in_task(0.25), _amount(0.05, 0.35, scene, generator), 0.0)
     images = images + amount * (smooth_noise(count, 2, size, 4, generator) * 0.5).sum(1)
     echoing = scene.in_task(0.12)
     values = labels.float()
@@ -106,7 +106,7 @@ def _lit(images: Tensor, labels: Tensor, scene: Scene, generator: Generator) -> 
 
 def _speckled(images: Tensor, scene: Scene, generator: Generator) -> Tensor:
     """Multiplicative noise of a few pixels' width, wider across the beam."""
-    strength = torch.where(scene.in_task(0.18), _amount(0.1, 0.7, scene, generator), 0.0)
+    strength = torch.where(scene.in_task(0.12), _amount(0.1, 0.5, scene, generator), 0.0)
     speckle = blurred(_white(images, generator), scene.per_image(_of_tasks(0.4, 1.1, scene, generator)))
     speckle = torch.where(scene.in_task(0.5), _streaked(speckle, (1, 3)), speckle)
     return images * torch.exp(strength * speckle / _deviation(speckle))

@@ -19,12 +19,14 @@ from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.simulate import SimulatedUser
+from InContextSegLib.training.curves import draw_losses
 from InContextSegLib.training.episodes import Episodes, episode_stream, step_generator
 from InContextSegLib.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-SILENT_SHARE = 0.5
+LOG = "log.jsonl"
+SILENT_SHARE = 0.5  # of the users with examples: they wait for a first answer
 
 
 class Trainer:
@@ -112,7 +114,7 @@ class Trainer:
 
     @property
     def _log(self) -> Path:
-        return self.folder / "log.jsonl"
+        return self.folder / LOG
 
     def save(self) -> None:
         """Write the checkpoint whole: aside first, then renamed over the earlier one."""
@@ -159,13 +161,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def train(recipe: Recipe, folder: Path, device: torch.device, report: Report) -> dict:
-    """Run or resume a recipe in `folder`, write the averaged `weights.safetensors`, and say where and which.
+    """Run or resume a recipe in `folder`, write the averaged `weights.safetensors` and `losses.png`, and say where.
 
     Raises:
         Cancelled: from `report`; the run can be resumed.
         InputError: if the folder holds another run.
     """
     network = Trainer(recipe, folder, device).run(report)
+    draw_losses(folder / LOG, recipe, folder / "losses.png")
     path = folder / "weights.safetensors"
     notes = {"recipe": json.dumps(to_mapping(recipe)), "incontextseg": __version__, "licence": "Apache-2.0"}
     save_weights(path, network.state_dict(), notes)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fake_segmenter import SIZE, Threshold, grid, saved, scan, use
+from PIL import Image
 
 from InContextSegLib import catalog, cli, files, jobs
 from InContextSegLib.catalog import CatalogEntry, Weights, find
@@ -86,6 +87,22 @@ def changed(folder, name, change, kind=Kind.INTENSITY):
     files.write_volume(folder / name, write)
 
 
+def test_a_mix_of_colours_is_said_and_can_be_asked_for(folder, network, capfd):
+    noise = np.random.default_rng(0).integers(90, 110, (24, 24, 3), dtype=np.uint8)
+    labels = np.zeros((24, 24), np.uint8)
+    labels[8:16, 8:16] = 1
+    noise[labels == 1] += np.array([90, 0, 40], np.uint8)
+    Image.fromarray(noise).save(folder / "a.png")
+    Image.fromarray(labels).save(folder / "labels.png")
+    names = {"image": "a.png", "support": ("a.png", "labels.png"), "output": "out/mask.png"}
+    said = []
+    for more in ([], ["--colour=0.5,-0.5,0"], ["--colour", "luminance"], ["--colour", "auto", "--window", "0", "255"]):
+        assert call(words(folder, "--overwrite", *more, **names)) == 0
+        said.append([line for line in capfd.readouterr().out.splitlines() if line.startswith("Grey is ")])
+    assert "better than luminance" in said[0][0]
+    assert said[1:] == [["Grey is 0.5 red, -0.5 green, 0 blue: asked for."], [], []]
+
+
 def test_a_segmentation_says_what_it_found_and_json_can_be_parsed(folder, network, capfd):
     assert call(words(folder)) == 0
     out, err = capfd.readouterr()
@@ -128,7 +145,10 @@ def test_a_segmentation_says_what_it_found_and_json_can_be_parsed(folder, networ
         (["--support-slices", "99"], "There is no axial slice 99"),
         (["--support-slices", "some"], "auto, labelled, all, every:N"),
         (["--support-slices", "0"], "none of the 1 chosen holds a label"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--colour", "green"], "auto, luminance or three weights R,G,B, not all of them zero, not 'green'"),
+        (["--colour", "0,1"], "auto, luminance or three weights R,G,B"),
+        (["--colour", "0,0,0"], "auto, luminance or three weights R,G,B"),
+        (["--tint"], "unrecognized arguments: --tint"),
     ],
 )
 def test_words_that_make_no_sense_are_refused(folder, capfd, monkeypatch, more, sentence):
@@ -371,6 +391,7 @@ def test_a_missing_file_in_a_process_of_its_own_is_one_sentence(folder):
         (["evaluate", "missing.toml", "--data", ".", "--output", "out"], 2, "cannot be read"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--sets", "x"], 2, "has no set 'x'"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--supports", "0"], 2, "supports: asked for"),
+        (["evaluate", "study.toml", "--data", ".", "--output", "out", "--colour", "red"], 2, "three weights R,G,B"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--draws", "0"], 2, "draws: asked for"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--clicks", "--supports", "-1"], 2, "contexts: "),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--clicks", "--draws", "2"], 2, "with 1 draw"),

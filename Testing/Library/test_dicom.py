@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_volume
+from InContextSegLib.files import read_colours, read_volume
 from InContextSegLib.volume import Kind
 
 UID = "1.2.826.0.1.3680043.2.1125.7"
@@ -108,6 +108,7 @@ def test_colours_become_luminance_and_are_refused_as_labels(tmp_path):
     np.testing.assert_allclose(read_volume(tmp_path / "us.dcm").array[0], expected, rtol=1e-5)
     with pytest.raises(InputError, match="labels must be an index image"):
         read_volume(tmp_path / "us.dcm", Kind.LABELS)
+    np.testing.assert_array_equal(read_colours(tmp_path / "us.dcm"), colours[np.newaxis])
 
 
 def test_a_missing_slice_is_refused_with_the_gaps(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 from PIL import Image
 
+from InContextSegLib.colour import ColourMix
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_volume
+from InContextSegLib.files import read_colours, read_volume
 from InContextSegLib.volume import Kind, picture_geometry
 
 INDICES = (np.arange(30, dtype=np.uint8).reshape(5, 6)) % 4
@@ -43,6 +44,44 @@ def test_colours_become_luminance(tmp_path, ending):
     volume = read_volume(tmp_path / f"a{ending}")
     assert volume.array.dtype == np.float32
     np.testing.assert_allclose(volume.array[0], LUMINANCE, rtol=1e-5)
+
+
+def test_colours_can_be_mixed_otherwise_and_grey_is_left_as_it_is(tmp_path):
+    green = ColourMix((0.0, 1.0, 0.0), "asked for")
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    Image.fromarray(INDICES).convert("RGB").save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.png", mix=green).array[0], COLOURS[..., 1])
+    np.testing.assert_array_equal(read_volume(tmp_path / "grey.png", mix=green).array[0], INDICES)
+
+
+def test_colours_are_read_as_they_are_without_transparency(tmp_path):
+    alpha = np.full((5, 6, 1), 7, np.uint8)
+    Image.fromarray(np.concatenate([COLOURS, alpha], -1)).save(tmp_path / "rgba.png")
+    deep = COLOURS.astype(np.uint16) * 257
+    sitk.WriteImage(sitk.GetImageFromArray(deep, isVector=True), str(tmp_path / "deep.png"))
+    np.testing.assert_array_equal(read_colours(tmp_path / "rgba.png"), COLOURS[np.newaxis])
+    np.testing.assert_array_equal(read_colours(tmp_path / "deep.png"), deep[np.newaxis])
+
+
+def test_the_pages_of_a_colour_tiff_become_slices(tmp_path):
+    pages = [Image.fromarray(COLOURS), Image.fromarray(COLOURS[::-1].copy())]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(read_colours(tmp_path / "a.tif"), np.stack([COLOURS, COLOURS[::-1]]))
+    np.testing.assert_allclose(read_volume(tmp_path / "a.tif").array[1], LUMINANCE[::-1], rtol=1e-5)
+
+
+def test_a_grey_picture_has_no_colours_however_it_is_stored(tmp_path):
+    Image.fromarray(INDICES).save(tmp_path / "grey.png")
+    Image.fromarray(INDICES).convert("RGB").save(tmp_path / "rgb.png")
+    Image.fromarray(INDICES).convert("LA").save(tmp_path / "la.png")
+    assert [read_colours(tmp_path / f"{name}.png") for name in ("grey", "rgb", "la")] == [None] * 3
+
+
+def test_files_that_hold_no_colours_are_not_opened_for_them(tmp_path):
+    assert read_colours(tmp_path / "missing.nii.gz") is None
+    assert read_colours(tmp_path) is None
+    with pytest.raises(InputError, match=r"missing\.png does not exist"):
+        read_colours(tmp_path / "missing.png")
 
 
 def test_a_jpeg_is_read_close_to_what_was_saved(tmp_path):

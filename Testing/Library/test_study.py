@@ -9,6 +9,7 @@ from fake_segmenter import SIZE, Echo, Threshold, grid, scan
 from PIL import Image
 
 from InContextSegLib import study as study_module
+from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import Cancelled, InputError, OutputError
 from InContextSegLib.files import write_volume
@@ -112,6 +113,51 @@ def test_leave_one_out_learns_from_all_other_patients(tmp_path):
         [f"case{other}.nii.gz" for other in range(3) if other != n] for n in range(3)
     ]
     assert len((run_in(tmp_path, study_of(each))[0])["summaries"]) == 1
+
+
+def hues(data, name, count=4):
+    """Pictures of a square that only its hue tells from its surroundings, in two halves of different label values."""
+    for kind in ("images", "labels"):
+        (data / name / kind).mkdir(parents=True)
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    labels[4:10, 4:12], labels[10:16, 4:12] = 1, 2
+    for n in range(count):
+        colours = np.where(labels[..., None] > 0, (193.0, 72.4, 100.0), (100.0, 100.0, 100.0))
+        colours += np.random.default_rng(n).normal(0, 3, colours.shape)
+        Image.fromarray(colours.astype(np.uint8)).save(data / name / "images" / f"{n}.png")
+        Image.fromarray(labels).save(data / name / "labels" / f"{n}.png")
+
+
+@pytest.mark.parametrize("scheme", ["split", "leave-one-out"])
+def test_colours_are_mixed_as_the_examples_ask_and_every_case_says_how(tmp_path, scheme):
+    hues(tmp_path, "a")
+    study = study_of(DataSet("a", {"square": "any"}, scheme=scheme))
+    result, _ = run_in(tmp_path, study)
+    assert result["colour"] == "auto"
+    assert result["summaries"][0]["dice"]["mean"] > 0.9
+    cases = [json.loads(line) for line in (tmp_path / "out" / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all("better than luminance" in case["colour"]["why"] for case in cases)
+    assert len({tuple(case["colour"]["weights_rgb"]) for case in cases}) == (1 if scheme == "split" else 4)
+    plain, _ = run_in(tmp_path, study, colour=LUMINANCE)
+    assert plain["colour"] == {"weights_rgb": [0.2126, 0.7152, 0.0722], "why": "luminance"}
+    assert plain["summaries"][0]["dice"]["mean"] < 0.7
+
+
+def test_the_truth_of_other_slices_does_not_choose_the_colours(tmp_path):
+    hues(tmp_path, "a")
+    each = DataSet("a", {"square": "any"}, scheme="own-slices")
+    cases = seen_cases(each, study_of(each), tmp_path)
+    assert {case.mix.why for case in cases} == {"luminance, as the labels of the other slices are the truth"}
+
+
+def test_one_grey_test_picture_makes_it_luminance_for_the_set(tmp_path):
+    hues(tmp_path, "a")
+    each = DataSet("a", {"square": "any"})
+    (case, _) = seen_cases(each, study_of(each), tmp_path)
+    path = tmp_path / "a" / "images" / case.name
+    Image.open(path).convert("L").save(path)
+    cases = seen_cases(each, study_of(each), tmp_path)
+    assert {each.mix.why for each in cases} == {"luminance, as a target is no colour picture"}
 
 
 def test_a_patient_without_others_or_labels_is_left_out_and_said_to_be(tmp_path, caplog):

@@ -30,7 +30,7 @@ class Curve:
     high: Float[np.ndarray, " n"]
 
 
-def curves(path: str | Path, panels: Mapping[str, Sequence[Curve]], level: float) -> None:
+def draw_clicks(path: str | Path, panels: Mapping[str, Sequence[Curve]], level: float) -> None:
     """Write the panels as one PNG file, whole or not at all, with a dashed line at the Dice to be reached.
 
     Curves of one name have one colour in every panel.
