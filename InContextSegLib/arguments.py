@@ -175,7 +175,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("study", type=Path, help="a study file, such as Resources/Studies/development.toml")
     command.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="where the study's data sets lie")
     command.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="for cases.jsonl, table.md and study.json"
+        "--output", type=Path, required=True, metavar="FOLDER", help="for the scores of every case and the tables"
     )
     command.add_argument("--sets", nargs="+", metavar="NAME", help="only these data sets of the study")
     command.add_argument(

@@ -16,6 +16,7 @@ from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml, with_overrides
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.files import json_text
+from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.progress import Report
 
 EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, Cancelled: 130}
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with code 2 for words that no command has, with 0 after --help and --version.
     """
     options = parser().parse_args(arguments)
+    if arguments is None:
+        keep_freed_memory()  # the process is ours, from the command line
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(message)s",

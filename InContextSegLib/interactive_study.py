@@ -4,7 +4,7 @@ Pictures are taken as they are, of a volume the slice that shows most of a label
 answers before the first click, and every click corrects its last answer; without, the first click is a random one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -21,11 +21,10 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.jobs import across_slices, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.prompts import BoxPrompt, Point, Prompts
+from InContextSegLib.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.slicing import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
 from InContextSegLib.support import Label, SupportSet
-from InContextSegLib.volume import Geometry
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)
@@ -43,16 +42,9 @@ class _Target:
     label: Label
     generator: np.random.Generator
 
-    @property
-    def geometry(self) -> Geometry:
-        return self.slice.plan.geometry
-
-    def position_mm(self, index_kji) -> tuple[float, float, float]:
-        """RAS mm of an index in the slice's block."""
-        corner = np.zeros(3)
-        corner[self.slice.plan.array_axis] = self.slice.plan.slice_index(self.slice.number)
-        x, y, z = self.geometry.to_world(np.asarray(index_kji) + corner).tolist()
-        return x, y, z
+    def position_mm(self, index_kji: Sequence[float] | np.ndarray) -> Position:
+        """RAS mm of an index (k, j, i) in `truth`."""
+        return tuple(self.slice.geometry.to_world(index_kji).tolist())
 
 
 def run_interactive_study(study: Study, run: Run, report: Report, first: First = "click") -> tuple[dict, str]:
@@ -164,7 +156,7 @@ def _next_prompt(target: _Target, guess: np.ndarray, fresh: bool, first: First) 
     if fresh:
         click = random_click(target.truth, target.generator)
     else:
-        click = correcting_click(guess, target.truth, target.geometry.spacing_mm)
+        click = correcting_click(guess, target.truth, target.slice.geometry.spacing_mm)
     return Point(target.position_mm(click.index_kji), click.positive) if click else None
 
 

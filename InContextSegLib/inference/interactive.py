@@ -12,7 +12,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.prompts import Prompts, rasters
 from InContextSegLib.slicing import Scale, SlicePlan
 from InContextSegLib.support import Example, SupportSet
-from InContextSegLib.volume import Volume
+from InContextSegLib.volume import Geometry, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,7 @@ class Answer:
 
     Attributes:
         logits: at network size; handed back as `previous` with the next prompt.
-        probability: at the image's own resolution, (k, j, i) with length 1 along the slicing axis: the block of the
-            volume that changes.
+        probability: on the slice's own voxels, (k, j, i) with length 1 across the slice (`InteractiveSlice.geometry`).
     """
 
     logits: Float[np.ndarray, "h w"]
@@ -45,6 +44,10 @@ class InteractiveSlice:
         plan: how the volume is cut, at the network's size.
         number: the slice's number in the plan.
 
+    Attributes:
+        image: (size, size) float32 in [0, 1], what the network sees.
+        geometry: the grid of this slice alone, all that an answer may change of the volume.
+
     Raises:
         InputError: if the network takes no prompts.
     """
@@ -54,6 +57,8 @@ class InteractiveSlice:
             raise InputError("This model takes no clicks, boxes or scribbles; choose one that does, such as 'default'.")
         self.plan, self.number = plan, number
         self.image = plan.extract(volume, scale, [number])[0]
+        self._own = _alone(plan, number)
+        self.geometry = self._own.geometry
         self._network = network
         self._embed()
 
@@ -94,7 +99,14 @@ class InteractiveSlice:
 
     def _answer(self, logits: torch.Tensor) -> Answer:
         probability = torch.sigmoid(logits).cpu().numpy()
-        index = self.plan.slice_index(self.number)
-        restored = self.plan.restore(probability[None], [self.number])
-        block = np.take(restored, [index], axis=self.plan.array_axis)
-        return Answer(logits.cpu().numpy(), np.clip(block, 0, 1))
+        return Answer(logits.cpu().numpy(), np.clip(self._own.restore(probability[None]), 0, 1))
+
+
+def _alone(plan: SlicePlan, number: int) -> SlicePlan:
+    """The plan of a single slice as a grid of its own; restoring on the whole volume would touch all of it."""
+    across, (low, high) = plan.array_axis, (list(end) for end in plan.box)
+    corner, shape = np.zeros(3), list(plan.geometry.shape)
+    corner[across], shape[across], low[across], high[across] = plan.slice_index(number), 1, 0, 1
+    affine = plan.geometry.affine.copy()
+    affine[:3, 3] = plan.geometry.to_world(corner)
+    return SlicePlan.of(Geometry(tuple(shape), affine), plan.axis, plan.size, (tuple(low), tuple(high)))

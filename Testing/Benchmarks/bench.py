@@ -16,6 +16,7 @@ import torch
 from InContextSegLib.catalog import find
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
+from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.models import build
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.prompts import Point, Prompts
@@ -35,6 +36,7 @@ def main():
     parser.add_argument("--supports", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
+    keep_freed_memory()
     if options.memory_of:
         print(json.dumps(peak_mib(options.memory_of, options.supports)))
         return

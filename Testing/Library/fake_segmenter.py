@@ -65,7 +65,7 @@ class Echo(Threshold):
 class Brush(Threshold):
     """With examples: what is bright. Without: what was said to be, `REACH` pixels round positive clicks, and boxes.
 
-    A negative click takes away as much. What the last answer held stays, so corrections add up.
+    A negative click takes away its own disk. What the last answer held stays, so corrections add up.
     """
 
     REACH = 3
@@ -84,7 +84,7 @@ class Brush(Threshold):
         positive, negative, box, previous = prompts.split(1, dim=1)
         inside = (embedding.images > BRIGHT) if context is not None else torch.zeros_like(box, dtype=torch.bool)
         inside |= (self.wide(positive) > 0) | (box > 0) | (previous > 0)
-        return torch.where(inside & (self.wide(negative) == 0), 6.0, -6.0)
+        return torch.where(inside & (negative == 0), 6.0, -6.0)
 
     def wide(self, channel):
         return torch.nn.functional.max_pool2d(channel, 2 * self.REACH + 1, stride=1, padding=self.REACH)

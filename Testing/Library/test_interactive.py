@@ -38,13 +38,29 @@ def test_the_mask_appears_where_the_user_clicked_in_an_oblique_volume(axis):
     volume = scan(0, geometry=OBLIQUE)[0]
     index = [9, 12, 17]
     array_axis = SlicePlan.of(volume.geometry, axis, SIZE).array_axis
-    answer = slice_of(volume, axis, index[array_axis]).segment(Prompts().adding(at(volume, index)))
+    here = slice_of(volume, axis, index[array_axis])
+    answer = here.segment(Prompts().adding(at(volume, index)))
     shape = [1 if other == array_axis else size for other, size in enumerate(OBLIQUE.shape)]
     assert answer.mask().shape == answer.probability.shape == tuple(shape)
+    own = here.geometry
+    assert own.shape == answer.mask().shape
+    np.testing.assert_allclose(own.to_index(volume.geometry.to_world(index))[array_axis], 0, atol=1e-9)
     index[array_axis] = 0
     assert answer.mask()[tuple(index)]
     centre = np.argwhere(answer.mask()).mean(axis=0)
     assert np.abs(centre - index).max() < 1
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("box", [None, ((2, 5, 6), (18, 25, 28))])
+def test_the_answer_lies_where_it_would_in_the_whole_volume(axis, box, generator):
+    volume = scan(0, geometry=OBLIQUE)[0]
+    plan = SlicePlan.of(volume.geometry, axis, SIZE, box)
+    here = InteractiveSlice(CachedSegmenter(Brush(), CPU), volume, Intensities().of(volume.array), plan, 5)
+    logits = torch.from_numpy(generator.normal(size=(SIZE, SIZE)).astype(np.float32))
+    whole = plan.restore(torch.sigmoid(logits).numpy()[None], [5])
+    block = np.take(whole, [plan.slice_index(5)], axis=plan.array_axis)
+    np.testing.assert_allclose(here._answer(logits).probability, block, atol=1e-6)
 
 
 def test_the_answer_is_at_network_size_and_at_the_image_s_own():

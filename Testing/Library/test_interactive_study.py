@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Brush, Threshold
+from fake_segmenter import SIZE, Brush, Threshold, grid
 from PIL import Image
 from test_study import GROUPS, pictures, volumes
 
@@ -101,6 +101,14 @@ def test_of_a_volume_the_slice_with_most_of_the_label_is_taken(tmp_path, network
     cases = lines_of(tmp_path)
     assert len(cases) == 8
     assert {case["shown"] for case in cases} == {0, 2}
+
+
+def test_clicks_hit_their_voxels_in_an_oblique_left_handed_volume(tmp_path):
+    volumes(tmp_path, "a", count=2, geometry=grid((20, 26, 30), (0.8, 1.5, 2.0), turned=True, left_handed=True))
+    run_in(tmp_path, study_of(DataSet("a", {"cube": 1}, scheme="leave-one-out"), contexts=(0,)))
+    for case in lines_of(tmp_path):
+        assert all(score > 0 for score in case["dice"][1:])
+        assert case["dice"][10] > max(0.7, case["dice"][1])
 
 
 def test_a_user_may_begin_with_a_box(tmp_path):
