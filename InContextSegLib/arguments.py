@@ -175,7 +175,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("study", type=Path, help="a study file, such as Resources/Studies/development.toml")
     command.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="where the study's data sets lie")
     command.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="for cases.jsonl, table.md and study.json"
+        "--output", type=Path, required=True, metavar="FOLDER", help="for the scores of every case and the tables"
     )
     command.add_argument("--sets", nargs="+", metavar="NAME", help="only these data sets of the study")
     command.add_argument(
@@ -183,6 +183,14 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--draws", type=int, default=1, metavar="K", help="draws of examples per prediction (default 1)"
+    )
+    command.add_argument(
+        "--clicks",
+        action="store_true",
+        help="measure Dice after the clicks of a simulated user, with and without examples in context",
+    )
+    command.add_argument(
+        "--first", choices=("click", "box"), default="click", help="what that user begins with (default click)"
     )
     _colour(command)
     command.add_argument("--seed", type=int, default=0)

@@ -147,14 +147,18 @@ def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.interactive_study import run_interactive_study  # noqa: PLC0415
     from InContextSegLib.jobs import Model  # noqa: PLC0415
     from InContextSegLib.study import Run, Study, chosen_sets, run_study  # noqa: PLC0415
 
     study = chosen_sets(from_mapping(Study, read_toml(options.study), str(options.study)), options.sets)
     if options.supports:
-        study = replace(study, supports=tuple(options.supports))
+        numbers = "contexts" if options.clicks else "supports"
+        study = replace(study, **{numbers: tuple(options.supports)})
     model = Model(options.model, options.weights)
     run = Run(options.data, options.output, model, options.draws, options.seed, options.device, options.colour)
+    if options.clicks:
+        return run_interactive_study(study, run, report, options.first)
     return run_study(study, run, report)
 
 

@@ -70,19 +70,25 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Study:
-    """Data sets, and the numbers of examples to measure with. Patients are permuted by `split_seed`, then split."""
+    """Data sets, and the numbers of examples to measure with. Patients are permuted by `split_seed`, then split.
+
+    `contexts` are the numbers of examples beside the clicks of a simulated user, none among them.
+    """
 
     name: str
     supports: tuple[int, ...]
     sets: tuple[DataSet, ...]
     split_seed: int = 42
     support_share: float = 0.7
+    contexts: tuple[int, ...] = (0, 4, 16)
 
     def __post_init__(self):
         if not 0 < self.support_share < 1:
             raise InputError(f"support_share: asked for a number between 0 and 1, got {self.support_share}.")
         if not self.supports or min(self.supports) < 1:
             raise InputError(f"supports: asked for numbers of examples from 1 up, got {list(self.supports)}.")
+        if not self.contexts or min(self.contexts) < 0:
+            raise InputError(f"contexts: asked for numbers of examples from 0 up, got {list(self.contexts)}.")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,9 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class _Case:
+class Case:
+    """A test case, and the labelled images it may learn from."""
+
     name: str
     pair: LabelledVolume
     support: tuple[LabelledVolume, ...]
@@ -138,8 +146,8 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     for done, each in enumerate(study.sets):
         for count in study.supports:
             report.step(done, len(study.sets), f"{each.name}, {count} examples")
-            for case in _cases(each, study, run, count):
-                support = _support(case, each, size)
+            for case in cases(each, study, run, count, study.supports):
+                support = support_of(case, each, size)
                 session = Session(segmenter, [support], Intensities(each.window), provenance, device)
                 records += _scores(session, case, each, count, run)
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
@@ -160,8 +168,14 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     return result, table
 
 
-def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]:
-    """Test cases, each with the labelled images it may learn from: `count` pictures, or all where there are fewer."""
+def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[int]) -> Iterator[Case]:
+    """Test cases, each with the labelled images it may learn from: `count` pictures, or all where there are fewer.
+
+    Where a smaller one of `counts` has shown all pictures there are already, there is no case.
+
+    Raises:
+        InputError: if the images or their labels cannot be read.
+    """
     files = paired_files(*each.folders(run.data))
     patients = [_patient(image, each.groups) for image, _ in files]
     if each.scheme != "split":
@@ -169,10 +183,10 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
         for patient, own in zip(patients, files, strict=True):
             others = [other for name, other in zip(patients, files, strict=True) if name != patient]
             learners = others if each.scheme == "leave-one-out" else [own]
-            mix = _mix(each, run, learners, [own])
+            mix = _mix(each, run, learners if count else [], [own])
             pair, support = read(*own, mix), tuple(read(*other, mix) for other in learners)
             if any(labelled.labels.array.any() for labelled in support):
-                yield _Case(pair.source, pair, support, mix)
+                yield Case(pair.source, pair, support, mix)
             else:
                 log.warning("%s: %s is left out, as there is no label to learn from.", each.name, pair.source)
         return
@@ -185,7 +199,7 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
     if not support:
         return
     if read_volume(support[0][0]).geometry.shape[0] == 1:
-        if len(support) <= max((fewer for fewer in study.supports if fewer < count), default=0):
+        if len(support) <= max((fewer for fewer in counts if fewer < count), default=0):
             return  # the number before has shown all there is
         generator = np.random.default_rng((run.seed, count))
         support = [support[index] for index in generator.permutation(len(support))[:count]]
@@ -193,7 +207,7 @@ def _cases(each: DataSet, study: Study, run: Run, count: int) -> Iterator[_Case]
     mix = _mix(each, run, support, tests)
     examples = tuple(_read(each, *pair, mix) for pair in support)
     for pair in tests:
-        yield _Case(pair[0].name, _read(each, *pair, mix), examples, mix)
+        yield Case(pair[0].name, _read(each, *pair, mix), examples, mix)
 
 
 def _mix(
@@ -223,11 +237,13 @@ def _read_labels(each: DataSet, masks: Path) -> Volume:
     return labels
 
 
-def _wanted(each: DataSet) -> list[Label]:
+def wanted_labels(each: DataSet) -> list[Label]:
+    """The labels of a data set, with the values they have in its cases."""
     return [Label(1 if value == "any" else value, name) for name, value in each.labels.items()]
 
 
-def _support(case: _Case, each: DataSet, size: int) -> SupportSet:
+def support_of(case: Case, each: DataSet, size: int) -> SupportSet:
+    """The examples of a case, of the network's size; of a volume its slices."""
     intensities = Intensities(each.window)
     if case.pair.image.geometry.shape[0] == 1:
         return SupportSet.from_images(case.support, size, intensities)
@@ -244,7 +260,7 @@ def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(labelled[round(place)]) for place in places))
 
 
-def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) -> list[dict]:
+def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -> list[dict]:
     settings = InferenceSettings(
         supports=count,
         draws=run.draws,
@@ -268,7 +284,7 @@ def _scores(session: Session, case: _Case, each: DataSet, count: int, run: Run) 
     # A label that no chosen example shows counts as missed wherever the truth has it.
     known = {label.value for label in session.labels} | set(np.unique(truth).tolist())
     shown = min(count, *(len(support) for support in session.supports.values()))
-    wanted = [label for label in _wanted(each) if label.value in known]
+    wanted = [label for label in wanted_labels(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
@@ -302,8 +318,8 @@ def _table(study: Study, summaries: list[dict]) -> str:
         rows = [cells.get((name, label, count)) for count in study.supports]
         last = next((row for row in reversed(rows) if row), None)
         dice = [_dice_cell(row) for row in rows]
-        cases, distance = (last["cases"], _cell(Summary(**last["hd95_mm"]), 1)) if last else (0, "–")
-        lines.append(f"| {name} | {label} | {cases} | {' | '.join(dice)} | {distance} |")
+        counted, distance = (last["cases"], cell(Summary(**last["hd95_mm"]), 1)) if last else (0, "–")
+        lines.append(f"| {name} | {label} | {counted} | {' | '.join(dice)} | {distance} |")
     means = [_mean_over_sets(summaries, count) for count in study.supports]
     lines.append(f"| **mean of the sets that have this N** | | | {' | '.join(means)} | |")
     return "\n".join(lines) + "\n"
@@ -313,10 +329,11 @@ def _dice_cell(row: dict | None) -> str:
     if row is None:
         return "–"
     fewer = f" (all {row['shown']} there are)" if row["shown"] < row["supports"] else ""
-    return _cell(Summary(**row["dice"])) + fewer
+    return cell(Summary(**row["dice"])) + fewer
 
 
-def _cell(summary: Summary, digits: int = 3) -> str:
+def cell(summary: Summary, digits: int = 3) -> str:
+    """A mean with its interval, as it stands in a table."""
     if not summary.defined:
         return "–"
     text = f"{summary.mean:.{digits}f}"

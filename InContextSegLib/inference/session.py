@@ -1,6 +1,5 @@
 """A session: one network and the examples of one task, ready to segment volume after volume."""
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, fuse, most_worth_labelling
-from InContextSegLib.inference.cache import BoundedCache
+from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter
@@ -27,9 +26,6 @@ log = logging.getLogger(__name__)
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 # Where all examples fit into one draw, the further draws leave out a third of them.
 SHARE_REDRAWN = 2 / 3
-CONTEXT_BYTES = 1 << 30
-EMBEDDING_BYTES = 256 << 20
-
 # Relative positions closer than this are one place; no volume has a million slices.
 SAME_POSITION = 1e-6
 
@@ -63,13 +59,11 @@ class Session:
         provenance: Mapping[str, str],
         device: torch.device,
     ):
-        self.segmenter = segmenter.to(device)
+        self.network = CachedSegmenter(segmenter, device)
         self.supports = {support.axis: support for support in supports}
         self.labels = supports[0].labels
         self.size = supports[0].size
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
-        self._contexts = BoundedCache(CONTEXT_BYTES)
-        self._embeddings = BoundedCache(EMBEDDING_BYTES)
 
     @torch.inference_mode()
     def segment(
@@ -137,7 +131,7 @@ class Session:
             stop = min(start + settings.slices_at_once, axis.plan.count)
             progress.step(start)
             chosen = self._chosen(axis, settings, draw, (start + stop - 1) // 2)
-            embedding = self._embed(axis.images[start:stop], draw)
+            embedding = self.network.embed(axis.images[start:stop], _flip(draw))
             for number in self._shown(axis.support, chosen):
                 context = self._context(axis.support, number, chosen, draw)
                 out[number, start:stop] = self._probability(embedding, context, draw)
@@ -151,7 +145,7 @@ class Session:
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
-            embedding = self._embed(axis.images[step.number : step.number + 1], draw)
+            embedding = self.network.embed(axis.images[step.number : step.number + 1], _flip(draw))
             shown = self._shown(axis.support, chosen)
             carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
             for number in sorted({*shown, *carried}):
@@ -159,9 +153,9 @@ class Session:
                 for behind in step.behind:
                     if confidence(out[number, behind]) >= CONFIDENT:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
-                        contexts.append(self._condition(axis.images[behind][None], mask[None, None], draw))
-                context = contexts[0] if len(contexts) == 1 else self.segmenter.join(contexts)
-                out[number, step.number] = self._probability(embedding, context, draw)[0]
+                        picture = axis.images[behind][None]
+                        contexts.append(self.network.condition(picture, mask[None, None], _flip(draw)))
+                out[number, step.number] = self._probability(embedding, self.network.join(contexts), draw)[0]
         progress.step(axis.plan.count)
         return out
 
@@ -186,41 +180,13 @@ class Session:
         examples = [support.examples[index].labels for index in chosen]
         return [n for n, label in enumerate(self.labels) if any((labels == label.value).any() for labels in examples)]
 
-    def _embed(self, images: Tensor, draw: int):
-        flipped = images.flip(FLIPS[draw % len(FLIPS)])
-        key = hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest()
-        return self._embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped))
-
-    def _context(self, support: SupportSet, label: int, chosen: tuple[int, ...], draw: int):
-        """The context of several examples: joined from single ones, each conditioned once."""
-        flip = draw % len(FLIPS)
-
-        def single(index: int):
-            image = torch.from_numpy(support.images([index]))[:, None].to(self.device)
-            mask = torch.from_numpy(support.masks(self.labels[label].value, [index]))[:, None].to(self.device)
-            return self._condition(image, mask, flip)
-
-        def joined():
-            key = (support.axis, label, flip)
-            return self._computed(
-                self.segmenter.join,
-                [self._contexts.get((*key, index), lambda index=index: single(index)) for index in chosen],
-            )
-
-        return self._contexts.get((support.axis, label, flip, chosen), joined)
-
-    def _condition(self, images: Tensor, masks: Tensor, draw: int):
-        flip = FLIPS[draw % len(FLIPS)]
-        return self._computed(self.segmenter.condition, images[None].flip(flip), masks[None].flip(flip))
+    def _context(self, support: SupportSet, label: int, chosen: Sequence[int], draw: int):
+        examples = [support.examples[index] for index in chosen]
+        return self.network.context(examples, self.labels[label].value, _flip(draw))
 
     def _probability(self, embedding, context, draw: int) -> np.ndarray:
-        logits = self._computed(self.segmenter.segment, embedding, context)
-        return torch.sigmoid(logits.float())[:, 0].flip(FLIPS[draw % len(FLIPS)]).cpu().numpy()
-
-    def _computed(self, function, *arguments):
-        # bfloat16 is emulated and slow on most processors, and what a GPU is made for.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return function(*arguments)
+        logits = self.network.logits(embedding, context)
+        return torch.sigmoid(logits)[:, 0].flip(_flip(draw)).cpu().numpy()
 
     def _prediction(self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings) -> Prediction:
         members = settings.draws * len(axes)
@@ -265,6 +231,10 @@ class _Progress:
     def second_pass(self, steps: int) -> "_Progress":
         """For a cascade over slices whose first pass took `steps`."""
         return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
+
+
+def _flip(draw: int) -> tuple[int, ...]:
+    return FLIPS[draw % len(FLIPS)]
 
 
 def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:

@@ -15,7 +15,12 @@ class SliceSegmenter(Protocol):
     """What inference asks of a network. The two first calls depend on one argument each, so their results are cached.
 
     An embedding and a context say their `size_bytes`, by which the caches are bounded.
+
+    Attributes:
+        promptable: whether `segment` takes prompts, and does without examples.
     """
+
+    promptable: bool
 
     def encode(self, images: Float[Tensor, "b 1 h w"]) -> Any:
         """What depends on the images alone."""
@@ -26,8 +31,10 @@ class SliceSegmenter(Protocol):
     def join(self, contexts: Sequence[Any]) -> Any:
         """One context, as if the examples of all of them had been conditioned together."""
 
-    def segment(self, embedding: Any, context: Any) -> Float[Tensor, "b 1 h w"]:
-        """Logits."""
+    def segment(
+        self, embedding: Any, context: Any, prompts: Float[Tensor, "b 4 h w"] | None = None
+    ) -> Float[Tensor, "b 1 h w"]:
+        """Logits. A context of None is no examples; `prompts` are those of `UniverSeg.segment`."""
 
 
 def build(entry: CatalogEntry) -> UniverSeg:

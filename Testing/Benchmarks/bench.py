@@ -1,6 +1,7 @@
-"""`make bench`: the factorised network against the plain one, and the default model's speed, in one run of ratios."""
+"""`make bench`: the factorised network against the plain one, and how fast the default model and its clicks are."""
 
 import argparse
+import functools
 import json
 import re
 import statistics
@@ -9,12 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from InContextSegLib.catalog import find
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.models import build
 from InContextSegLib.models.universeg import UniverSeg
+from InContextSegLib.prompts import Point, Prompts
+from InContextSegLib.slicing import Intensities, SlicePlan
+from InContextSegLib.support import Example
+from InContextSegLib.volume import Volume, picture_geometry
 from Testing.Parity.plain_universeg import plain_universeg
 
 SIZE = 128
@@ -37,6 +45,7 @@ def main():
     )
     compare(options.repeats)
     speed_of_the_default_model(options.repeats)
+    latency_of_a_click(10 * options.repeats)
 
 
 @torch.inference_mode()
@@ -86,6 +95,29 @@ def speed_of_the_default_model(repeats, at_once=4):
         target = torch.rand(at_once, 1, SIZE, SIZE)
         seconds = timed({"slices": lambda t=target, c=context: network.segment(network.encode(t), c)}, 2 * repeats)
         print(f"| {supports} | {spread([at_once / second for second in seconds['slices']])} |")
+
+
+def latency_of_a_click(repeats, side=512):
+    """From a click on a large slice to its mask there, with image and examples computed before, as in a viewer."""
+    # Random weights take the same time.
+    network = UniverSeg(**find("default").arguments | {"promptable": True}).eval()
+    network = CachedSegmenter(network, torch.device("cpu"))
+    generator = np.random.default_rng(0)
+    volume = Volume(generator.random((1, side, side), dtype=np.float32), picture_geometry((1, side, side)))
+    plan = SlicePlan.of(volume.geometry, "axial", SIZE)
+    here = InteractiveSlice(network, volume, Intensities().of(volume.array), plan, 0)
+    points = [Point(tuple(volume.geometry.to_world((0, *place)))) for place in generator.integers(0, side, (3, 2))]
+    prompts = Prompts().adding(*points)
+    print(
+        f"\nA click on a slice of {side} x {side} pixels, conditioned:\n\n| S | milliseconds | asked |\n|---|---|---|"
+    )
+    for supports, asked in ((0, 150), (4, 150), (16, 300), (64, None)):
+        images = generator.random((supports, SIZE, SIZE), dtype=np.float32)
+        examples = [Example(image, (image > 0.5).astype(np.uint16), None, "random") for image in images]
+        previous = here.segment(Prompts(), None, examples).logits
+        call = functools.partial(here.segment, prompts, previous, examples)
+        seconds = timed({"click": call}, repeats if supports <= 16 else repeats // 5)
+        print(f"| {supports} | {spread([1000 * second for second in seconds['click']])} | {asked or ''} |")
 
 
 def random_case(supports):

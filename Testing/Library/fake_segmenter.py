@@ -32,6 +32,8 @@ class Held:
 class Threshold(torch.nn.Module):
     """Where the image is bright the label is, surer the more examples there are; nothing is learnt from them."""
 
+    promptable = False
+
     def __init__(self):
         super().__init__()
         self.calls, self.shown = 0, []
@@ -58,6 +60,34 @@ class Echo(Threshold):
         super().segment(embedding, context)
         mean = context.masks.float().mean(dim=1).expand(len(embedding.images), -1, -1, -1)
         return torch.logit(mean.clamp(1e-4, 1 - 1e-4))
+
+
+class Brush(Threshold):
+    """With examples: what is bright. Without: what was said to be, `REACH` pixels round positive clicks, and boxes.
+
+    A negative click takes away its own disk. What the last answer held stays, so corrections add up.
+    """
+
+    REACH = 3
+    promptable = True
+
+    def __init__(self):
+        super().__init__()
+        self.prompts = []
+
+    def segment(self, embedding, context, prompts=None):
+        self.calls += 1
+        self.shown.append(0 if context is None else context.masks.shape[1])
+        if prompts is None:
+            prompts = torch.zeros(len(embedding.images), 4, *embedding.images.shape[2:])
+        self.prompts.append(prompts)
+        positive, negative, box, previous = prompts.split(1, dim=1)
+        inside = (embedding.images > BRIGHT) if context is not None else torch.zeros_like(box, dtype=torch.bool)
+        inside |= (self.wide(positive) > 0) | (box > 0) | (previous > 0)
+        return torch.where(inside & (negative == 0), 6.0, -6.0)
+
+    def wide(self, channel):
+        return torch.nn.functional.max_pool2d(channel, 2 * self.REACH + 1, stride=1, padding=self.REACH)
 
 
 def use(monkeypatch, segmenter, size=SIZE):

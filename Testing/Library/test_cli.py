@@ -393,6 +393,8 @@ def test_a_missing_file_in_a_process_of_its_own_is_one_sentence(folder):
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--supports", "0"], 2, "supports: asked for"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--colour", "red"], 2, "three weights R,G,B"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--draws", "0"], 2, "draws: asked for"),
+        (["evaluate", "study.toml", "--data", ".", "--output", "out", "--clicks", "--supports", "-1"], 2, "contexts: "),
+        (["evaluate", "study.toml", "--data", ".", "--output", "out", "--clicks", "--draws", "2"], 2, "with 1 draw"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--seed", "-1"], 2, "seed: asked for"),
         (["evaluate", "study.toml", "--data", ".", "--output", "case.nii.gz"], 3, "could not be made"),
         (["evaluate", "study.toml", "--data", "nowhere", "--output", "out"], 2, "there is no such folder"),

@@ -21,7 +21,9 @@ LINES_PER_FUNCTION = 60
 PARAMETERS = 7
 
 # Slicer imports the library before torch is installed, so a top-level module is free of it unless named here.
-MAY_USE_TORCH = {"__init__", "__main__", "cli", "demo", "study", "jobs", "losses", "augment", "simulate"}
+MAY_USE_TORCH = {
+    "__init__", "__main__", "cli", "demo", "study", "interactive_study", "jobs", "losses", "augment", "simulate",
+}  # fmt: skip
 TORCH_FREE = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem not in MAY_USE_TORCH)
 HEAVY = ("torch", "einops", "safetensors", "nibabel", "skimage", "qt", "slicer")
 

@@ -142,7 +142,7 @@ def test_every_file_that_contributing_names_exists():
 
 def test_every_type_and_function_that_contributing_names_exists():
     spans = re.findall(r"`(\w+(?:\.\w+)?)`", read("CONTRIBUTING.md"))
-    endings = {"py", "md", "json", "jsonl", "toml", "txt"}
+    endings = {"py", "md", "json", "jsonl", "toml", "txt", "png"}
     named = {span.split(".")[-1] for span in spans if re.match(r"[A-Z][a-z]+[A-Z]?|\w+\.", span)} - endings
     assert len(named) > 30
     assert named - _defined() == set()

@@ -7,7 +7,7 @@ from fake_segmenter import CUBE, LABEL, SIZE, Echo, Threshold, grid, scan
 
 from InContextSegLib.catalog import find
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.inference import session as session_module
+from InContextSegLib.inference import cached
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.models import build
@@ -166,13 +166,13 @@ def test_cancelling_half_way_stops_at_the_next_step(cascade):
 
 
 def test_the_caches_stay_within_their_budgets(monkeypatch):
-    monkeypatch.setattr(session_module, "CONTEXT_BYTES", 20 * SIZE * SIZE * 4)
-    monkeypatch.setattr(session_module, "EMBEDDING_BYTES", 10 * SIZE * SIZE * 4)
+    monkeypatch.setattr(cached, "CONTEXT_BYTES", 20 * SIZE * SIZE * 4)
+    monkeypatch.setattr(cached, "EMBEDDING_BYTES", 10 * SIZE * SIZE * 4)
     session = session_of(Threshold(), support_of(scan(0), scan(1)))
     for seed in range(3):
         segment(session, scan(seed + 2)[0], draws=4)
-        assert session._contexts.used_bytes <= session._contexts.budget_bytes
-        assert session._embeddings.used_bytes <= session._embeddings.budget_bytes
+        assert session.network.contexts.used_bytes <= session.network.contexts.budget_bytes
+        assert session.network.embeddings.used_bytes <= session.network.embeddings.budget_bytes
 
 
 def test_what_no_chosen_example_shows_is_not_predicted():

@@ -57,7 +57,7 @@ def run_in(folder, study, **others):
 
 
 def seen_cases(each, study, folder, count=2):
-    return list(study_module._cases(each, study, Run(folder, folder, Model()), count))
+    return list(study_module.cases(each, study, Run(folder, folder, Model()), count, study.supports))
 
 
 def test_a_patient_is_never_among_both_examples_and_tests(tmp_path):
@@ -218,6 +218,8 @@ def test_a_set_the_study_does_not_have_is_refused():
         (lambda: DataSet("a", {"x": 1}, groups="^case"), "needs a group in brackets"),
         (lambda: DataSet("a", {"x": 1}, tests=0), "tests: asked for at least 1"),
         (lambda: study_of(supports=()), "supports: asked for numbers"),
+        (lambda: Study("s", (1,), (), contexts=(0, -1)), "contexts: asked for numbers of examples from 0 up"),
+        (lambda: Study("s", (1,), (), contexts=()), "contexts: asked for numbers"),
         (lambda: Study("s", (1,), (), support_share=1.0), "support_share: asked for a number between 0 and 1"),
         (lambda: Run(Path(), Path(), Model(), draws=0), "draws: asked for at least 1"),
         (lambda: Run(Path(), Path(), Model(), seed=-1), "seed: asked for a whole number"),

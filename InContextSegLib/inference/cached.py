@@ -1,0 +1,69 @@
+"""A network on its device, remembering what depends on an image or on an example alone, within budgets of memory."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from InContextSegLib.inference.cache import BoundedCache
+from InContextSegLib.models import SliceSegmenter
+from InContextSegLib.support import Example
+
+CONTEXT_BYTES = 1 << 30
+EMBEDDING_BYTES = 256 << 20
+
+
+class CachedSegmenter:
+    """A `SliceSegmenter` whose embeddings and contexts are computed once.
+
+    Every example is conditioned alone and kept under its own identity, so support sets that share examples share their
+    contexts. Dimensions named in `flip` are mirrored, in images and masks alike; the answer is then mirrored too.
+
+    Args:
+        segmenter: the network, with its weights.
+        device: where it computes; it is moved there.
+    """
+
+    def __init__(self, segmenter: SliceSegmenter, device: torch.device):
+        self.segmenter, self.device = segmenter.to(device), device
+        self.contexts = BoundedCache(CONTEXT_BYTES)
+        self.embeddings = BoundedCache(EMBEDDING_BYTES)
+
+    def embed(self, images: Tensor, flip: tuple[int, ...] = ()) -> Any:
+        """The embedding of images (b, 1, h, w)."""
+        flipped = images.flip(flip)
+        key = hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest()
+        return self.embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped))
+
+    def context(self, examples: Sequence[Example], label: int, flip: tuple[int, ...] = ()) -> Any:
+        """The context of at least one example for the label of that value: joined from single ones."""
+
+        def single(example: Example) -> Any:
+            image = torch.from_numpy(example.image.copy()).to(self.device)
+            mask = torch.from_numpy(example.labels == label).to(image)
+            return self.condition(image[None, None], mask[None, None], flip)
+
+        def joined() -> Any:
+            keys = [(example, label, flip) for example in examples]
+            return self.join([self.contexts.get(key, lambda key=key: single(key[0])) for key in keys])
+
+        return self.contexts.get((tuple(examples), label, flip), joined)
+
+    def condition(self, images: Tensor, masks: Tensor, flip: tuple[int, ...] = ()) -> Any:
+        """The context of examples (s, 1, h, w), which is not kept."""
+        return self._computed(self.segmenter.condition, images[None].flip(flip), masks[None].flip(flip))
+
+    def join(self, contexts: Sequence[Any]) -> Any:
+        return contexts[0] if len(contexts) == 1 else self._computed(self.segmenter.join, contexts)
+
+    def logits(self, embedding: Any, context: Any, *prompts: Tensor) -> Tensor:
+        """Logits (b, 1, h, w) in float32; `prompts` (b, 4, h, w) for a network that takes them."""
+        return self._computed(self.segmenter.segment, embedding, context, *prompts).float()
+
+    def _computed(self, function, *arguments):
+        # bfloat16 is emulated and slow on most processors, and what a GPU is made for.
+        gpu = self.device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
+            return function(*arguments)

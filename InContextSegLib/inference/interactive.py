@@ -1,0 +1,112 @@
+"""One slice that a user works on: clicks, boxes and scribbles in, probabilities out, correction by correction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from InContextSegLib.errors import InputError
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.prompts import Prompts, rasters
+from InContextSegLib.slicing import Scale, SlicePlan
+from InContextSegLib.support import Example, SupportSet
+from InContextSegLib.volume import Geometry, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network makes of a slice and its prompts.
+
+    Attributes:
+        logits: at network size; handed back as `previous` with the next prompt.
+        probability: on the slice's own voxels, (k, j, i) with length 1 across the slice (`InteractiveSlice.geometry`).
+    """
+
+    logits: Float[np.ndarray, "h w"]
+    probability: Float[np.ndarray, "k j i"]
+
+    def mask(self, threshold: float = 0.5) -> Bool[np.ndarray, "k j i"]:
+        """Where the probability reaches the threshold."""
+        return self.probability >= threshold
+
+
+class InteractiveSlice:
+    """One slice of a volume before a promptable network; everything but the answer to a prompt is computed beforehand.
+
+    The same prompts after the same answers give the same answer.
+
+    Args:
+        network: with its caches; slices and support sets of one task share it.
+        volume: the image.
+        scale: brings its intensities to [0, 1]; of the whole volume, so it is computed once for all slices.
+        plan: how the volume is cut, at the network's size.
+        number: the slice's number in the plan.
+
+    Attributes:
+        image: (size, size) float32 in [0, 1], what the network sees.
+        geometry: the grid of this slice alone, all that an answer may change of the volume.
+
+    Raises:
+        InputError: if the network takes no prompts.
+    """
+
+    def __init__(self, network: CachedSegmenter, volume: Volume, scale: Scale, plan: SlicePlan, number: int):
+        if not network.segmenter.promptable:
+            raise InputError("This model takes no clicks, boxes or scribbles; choose one that does, such as 'default'.")
+        self.plan, self.number = plan, number
+        self.image = plan.extract(volume, scale, [number])[0]
+        self._own = _alone(plan, number)
+        self.geometry = self._own.geometry
+        self._network = network
+        self._embed()
+
+    def segment(
+        self,
+        prompts: Prompts,
+        previous: Float[np.ndarray, "h w"] | None = None,
+        examples: Sequence[Example] = (),
+        label: int = 1,
+    ) -> Answer:
+        """The answer to all prompts so far, seen together with the last answer's logits and labelled examples.
+
+        Args:
+            examples: pictures of the network's size; where none of them shows the label, they teach nothing and the
+                network answers from the prompts alone.
+            label: the value in the examples of what is to be segmented.
+
+        Raises:
+            InputError: if a prompt lies outside the image.
+        """
+        shown = any((example.labels == label).any() for example in examples)
+        context = self._network.context(examples, label) if shown else None
+        channels = np.zeros((1, 4, *self.image.shape), np.float32)
+        channels[0, :3] = rasters(prompts, self.plan, self.number)
+        if previous is not None:
+            channels[0, 3] = np.tanh(previous / 2)
+        logits = self._network.logits(self._embed(), context, torch.from_numpy(channels).to(self._network.device))
+        return self._answer(logits[0, 0])
+
+    def chosen(self, support: SupportSet, count: int) -> tuple[Example, ...]:
+        """The `count` examples of a support set that resemble this slice most, by appearance and position."""
+        lone = self.plan.geometry.shape[self.plan.array_axis] == 1
+        position = None if lone else float(self.plan.positions[self.number])
+        return tuple(support.examples[index] for index in support.select(self.image, position, count))
+
+    def _embed(self):
+        return self._network.embed(torch.from_numpy(self.image)[None, None].to(self._network.device))
+
+    def _answer(self, logits: torch.Tensor) -> Answer:
+        probability = torch.sigmoid(logits).cpu().numpy()
+        return Answer(logits.cpu().numpy(), np.clip(self._own.restore(probability[None]), 0, 1))
+
+
+def _alone(plan: SlicePlan, number: int) -> SlicePlan:
+    """The plan of a single slice as a grid of its own; restoring on the whole volume would touch all of it."""
+    across, (low, high) = plan.array_axis, (list(end) for end in plan.box)
+    corner, shape = np.zeros(3), list(plan.geometry.shape)
+    corner[across], shape[across], low[across], high[across] = plan.slice_index(number), 1, 0, 1
+    affine = plan.geometry.affine.copy()
+    affine[:3, 3] = plan.geometry.to_world(corner)
+    return SlicePlan.of(Geometry(tuple(shape), affine), plan.axis, plan.size, (tuple(low), tuple(high)))
