@@ -143,6 +143,11 @@ def _segment_how(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--cascade", action="store_true", help="let confidently segmented neighbour slices join the examples"
     )
+    how.add_argument(
+        "--rehearsal",
+        action=argparse.BooleanOptionalAction,
+        help="let the examples predict one another first, to choose image size and thresholds (default: the preset's)",
+    )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")
     how.add_argument("--model", default="default", help="see 'incontextseg weights list'")
@@ -193,6 +198,12 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         "--first", choices=("click", "box"), default="click", help="what that user begins with (default click)"
     )
     _colour(command)
+    command.add_argument(
+        "--rehearsal",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the examples predict one another first, to choose image size and thresholds",
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--model", default="default")
     command.add_argument("--weights", type=Path, metavar="FILE")

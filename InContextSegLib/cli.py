@@ -116,6 +116,7 @@ def _job(options: argparse.Namespace):
 
     own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
     own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
+    own |= {"rehearse": options.rehearsal}
     chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}
     return SegmentJob(
         image=options.image,
@@ -156,7 +157,8 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
         numbers = "contexts" if options.clicks else "supports"
         study = replace(study, **{numbers: tuple(options.supports)})
     model = Model(options.model, options.weights)
-    run = Run(options.data, options.output, model, options.draws, options.seed, options.device, options.colour)
+    how = {"draws": options.draws, "seed": options.seed, "device": options.device}
+    run = Run(options.data, options.output, model, **how, colour=options.colour, rehearse=options.rehearsal)
     if options.clicks:
         return run_interactive_study(study, run, report, options.first)
     return run_study(study, run, report)

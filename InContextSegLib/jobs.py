@@ -28,6 +28,8 @@ from InContextSegLib.files import (
     write_volume,
 )
 from InContextSegLib.inference.aggregate import Prediction
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.rehearsal import rehearse, sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter, build
@@ -115,7 +117,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     _check_formats(job, volume.geometry)
     pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
     pairs = [replace(pair, may_be_finished=not _shows(pair, volume)) for pair in pairs]
-    session = open_session(job, volume.geometry, pairs)
+    session = open_session(job, volume.geometry, pairs, report)
     _check_outputs(job, outputs(job, session.labels))
     box = job.box if job.slice_range is None else slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     # Examples cut from pictures serve along the first axis only, whatever was asked for.
@@ -179,8 +181,15 @@ def _never_fetch(entry: CatalogEntry, *_) -> None:
     )
 
 
-def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolume]) -> Session:
-    """Load the network and cut the examples of a job, read from its sources, whose target lies on `target`."""
+def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolume], report: Report) -> Session:
+    """Load the network and cut the examples of a job, read from its sources, whose target lies on `target`.
+
+    Where the settings say so, the examples predict one another first and decide the size at which they are cut.
+
+    Raises:
+        Cancelled: from `report`.
+        InputError, WeightsError: in one sentence.
+    """
     segmenter, provenance, size = load_model(job.model)
     axes = job.settings.axes
     drawn = drawn_axis(pairs)
@@ -193,7 +202,17 @@ def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolu
             " and ".join(axis for axis in axes if axis != drawn),
             drawn,
         )
-    return Session(segmenter, cut(pairs, axes, size, job), job.intensities, provenance, choose_device(job.device))
+    device, rehearsal = choose_device(job.device), None
+    if job.settings.rehearse:
+        rehearsal = rehearse(
+            CachedSegmenter(segmenter, device),
+            lambda pixels: cut(pairs, axes[:1], pixels, job)[0],
+            sizes_for(target, axes[0], size),
+            job.settings.supports,
+            report,
+        )
+        size = rehearsal.support.size
+    return Session(segmenter, cut(pairs, axes, size, job), job.intensities, provenance, device, rehearsal)
 
 
 def _wanted_labels(wanted: Sequence[Label] | None, path: Path) -> np.ndarray:

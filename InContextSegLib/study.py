@@ -16,11 +16,14 @@ from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.files import ending_of, json_text, make_folder, read_volume, write_text
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.rehearsal import rehearse, sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
+from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities, SlicePlan
+from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
 from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
 from InContextSegLib.volume import Kind, Volume, any_along
 
@@ -93,7 +96,12 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """How a study is run this time; `colour` is how colours become grey, None: as the examples say (`colour_mix`)."""
+    """How a study is run this time.
+
+    Attributes:
+        colour: how colours become grey; None: as the examples say (`colour_mix`).
+        rehearse: let the examples choose image size and thresholds.
+    """
 
     data: Path
     output: Path
@@ -102,6 +110,7 @@ class Run:
     seed: int = 0
     device: str = "auto"
     colour: ColourMix | None = None
+    rehearse: bool = True
 
     def __post_init__(self):
         InferenceSettings(draws=self.draws, seed=self.seed)
@@ -141,14 +150,14 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         Cancelled: from `report`; nothing is written then.
     """
     make_folder(run.output)
-    segmenter, provenance, size = load_model(run.model)
-    device, records = choose_device(run.device), []
+    model, records = load_model(run.model), []
     for done, each in enumerate(study.sets):
         for count in study.supports:
             report.step(done, len(study.sets), f"{each.name}, {count} examples")
+            shared, session = None, None
             for case in cases(each, study, run, count, study.supports):
-                support = support_of(case, each, size)
-                session = Session(segmenter, [support], Intensities(each.window), provenance, device)
+                if case.support is not shared:
+                    shared, session = case.support, _session(case, each, model, count, run)
                 records += _scores(session, case, each, count, run)
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
@@ -158,14 +167,28 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     write_text(run.output / "table.md", table)
     result = {
         "study": to_mapping(study),
-        "model": provenance,
+        "model": model[1],
         "draws": run.draws,
         "seed": run.seed,
         "colour": run.colour.record if run.colour else "auto",
+        "rehearse": run.rehearse,
         "summaries": summaries,
     }
     write_text(run.output / "study.json", json_text(result, indent=2) + "\n")
     return result, table
+
+
+def _session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict, int], count: int, run: Run) -> Session:
+    """The network and the examples of a case, which have predicted one another if the run says so."""
+    segmenter, provenance, size = model
+    device = choose_device(run.device)
+    if not run.rehearse:
+        return Session(segmenter, [support_of(case, each, size)], Intensities(each.window), provenance, device)
+    geometry = case.pair.image.geometry
+    axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
+    sizes, network = sizes_for(geometry, axis, size), CachedSegmenter(segmenter, device)
+    rehearsal = rehearse(network, partial(support_of, case, each), sizes, count, Report())
+    return Session(segmenter, [rehearsal.support], Intensities(each.window), provenance, device, rehearsal)
 
 
 def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[int]) -> Iterator[Case]:

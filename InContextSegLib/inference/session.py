@@ -13,6 +13,7 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
+from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
@@ -49,6 +50,7 @@ class Session:
         intensities: how the target's grey values become [0, 1]; the same as for the examples.
         provenance: what to say about the network (catalogue entry, weights' sha256).
         device: where the network computes; it is moved there.
+        rehearsal: what the examples taught about themselves, if they were asked.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Session:
         intensities: Intensities,
         provenance: Mapping[str, str],
         device: torch.device,
+        rehearsal: Rehearsal | None = None,
     ):
         self.network = CachedSegmenter(segmenter, device)
         self.supports = {support.axis: support for support in supports}
         self.labels = supports[0].labels
         self.size = supports[0].size
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
+        self.rehearsal = rehearsal
 
     @torch.inference_mode()
     def segment(
@@ -134,7 +138,7 @@ class Session:
             embedding = self.network.embed(axis.images[start:stop], _flip(draw))
             for number in self._shown(axis.support, chosen):
                 context = self._context(axis.support, number, chosen, draw)
-                out[number, start:stop] = self._probability(embedding, context, draw)
+                out[number, start:stop] = self._probability(embedding, context, number, draw)
         progress.step(axis.plan.count)
         return out
 
@@ -155,7 +159,8 @@ class Session:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
                         picture = axis.images[behind][None]
                         contexts.append(self.network.condition(picture, mask[None, None], _flip(draw)))
-                out[number, step.number] = self._probability(embedding, self.network.join(contexts), draw)[0]
+                context = self.network.join(contexts)
+                out[number, step.number] = self._probability(embedding, context, number, draw)[0]
         progress.step(axis.plan.count)
         return out
 
@@ -184,8 +189,10 @@ class Session:
         examples = [support.examples[index] for index in chosen]
         return self.network.context(examples, self.labels[label].value, _flip(draw))
 
-    def _probability(self, embedding, context, draw: int) -> np.ndarray:
+    def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
         logits = self.network.logits(embedding, context)
+        if self.rehearsal:
+            logits = logits + self.rehearsal.shifts.get(self.labels[label].value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(_flip(draw)).cpu().numpy()
 
     def _prediction(self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings) -> Prediction:
@@ -211,6 +218,7 @@ class Session:
             "model": self.provenance,
             "settings": settings.to_mapping() | {"axes": axes},
             "intensities": {"window": self.intensities.window},
+            "rehearsal": self.rehearsal.record if self.rehearsal else None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
                 axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}

@@ -20,6 +20,7 @@ class InferenceSettings:
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
+        rehearse: let the examples predict one another first, which chooses image size and thresholds.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.
@@ -32,6 +33,7 @@ class InferenceSettings:
     threshold: float = 0.5
     seed: int = 0
     slices_at_once: int = 4
+    rehearse: bool = False
 
     def __post_init__(self):
         for name in ("supports", "draws", "slices_at_once"):
@@ -61,6 +63,6 @@ class InferenceSettings:
 
 PRESETS = {
     "fast": {"supports": 8, "draws": 1},
-    "normal": {"supports": 16, "draws": 2},
-    "best": {"supports": 32, "draws": 4},
+    "normal": {"supports": 16, "draws": 2, "rehearse": True},
+    "best": {"supports": 32, "draws": 4, "rehearse": True},
 }

@@ -18,6 +18,7 @@ from fake_segmenter import SIZE, Threshold, grid, saved, scan, use
 from PIL import Image
 
 from InContextSegLib import catalog, cli, files, jobs
+from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import CatalogEntry, Weights, find
 from InContextSegLib.cli import main
 from InContextSegLib.models import build
@@ -414,3 +415,19 @@ def test_the_models_are_listed_and_json_has_no_nan(capfd, monkeypatch):
     monkeypatch.setattr(cli, "_weights", lambda *_: ({"hd95_mm": float("nan"), "rows": [float("inf"), 1.5]}, ""))
     assert call(["weights", "list", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"hd95_mm": None, "rows": [None, 1.5]}
+
+
+@pytest.mark.parametrize(
+    ("words", "rehearses"),
+    [
+        ((), True),
+        (("--preset", "fast"), False),
+        (("--preset", "fast", "--rehearsal"), True),
+        (("--no-rehearsal",), False),
+    ],
+)
+def test_the_examples_rehearse_unless_it_has_to_be_fast_or_is_not_wanted(words, rehearses):
+    options = parser().parse_args(
+        ["segment", "--image", "a.nii", "--support", "b.nii", "c.nii", "--output", "d.nii", *words]
+    )
+    assert cli._job(options).settings.rehearse is rehearses
