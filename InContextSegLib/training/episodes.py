@@ -12,8 +12,6 @@ from InContextSegLib.augment import chosen
 from InContextSegLib.training.recipe import Recipe
 from InContextSegLib.training.synthetic import synthetic_tasks
 
-ROUNDS = (1, 1, 2, 3)  # how often the simulated user speaks; the loss is that of the last answer
-
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
@@ -40,7 +38,7 @@ def draw_episodes(recipe: Recipe, step: int, device: torch.device) -> Episodes:
 
     size, supports = pick(stage.sizes), pick(stage.supports)
     asked = bool(chosen(stage.prompted, (1,), generator)) or supports == 0
-    rounds = pick(ROUNDS) if asked else 0
+    rounds = pick(stage.rounds) if asked else 0
     batch = synthetic_tasks(stage.pixels_per_step // size**2 // (supports + 1), supports + 1, size, generator)
     return Episodes(batch.images[:, 0], batch.masks[:, 0], batch.images[:, 1:], batch.masks[:, 1:], rounds)
 

@@ -26,6 +26,7 @@ class Stage:
 
     Args:
         prompted: share of the steps in which a simulated user gives prompts; without supports it always does.
+        rounds: how often the user may speak, one number drawn for every step; the loss is that of the last answer.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class Stage:
     pixels_per_step: int
     supports: tuple[int, ...]
     prompted: float = 0.0
+    rounds: tuple[int, ...] = (1, 1, 2, 3)
 
     def __post_init__(self):
         _at_least("steps", self.steps, 1)
@@ -40,8 +42,10 @@ class Stage:
             _at_least("sizes", size, 16)
         for count in self.supports:
             _at_least("supports", count, 0)
-        if not self.sizes or not self.supports:
-            raise ValueError("sizes, supports: asked for at least one of each, got none.")
+        for count in self.rounds:
+            _at_least("rounds", count, 1)
+        if not self.sizes or not self.supports or not self.rounds:
+            raise ValueError("sizes, supports, rounds: asked for at least one of each, got none.")
         _at_least("pixels_per_step", self.pixels_per_step, (max(self.supports) + 1) * max(self.sizes) ** 2)
         if not 0 <= self.prompted <= 1:
             raise ValueError(f"prompted: asked for a share from 0 to 1, got {self.prompted}.")

@@ -121,7 +121,8 @@ def test_a_step_too_small_for_one_episode_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sizes": ()}, "sizes, supports: asked for at least one of each"),
+        ({"sizes": ()}, "sizes, supports, rounds: asked for at least one of each"),
+        ({"rounds": (0,)}, "rounds: asked for at least 1, got 0"),
         ({"sizes": (8,)}, "sizes: asked for at least 16, got 8"),
         ({"supports": (-1,)}, "supports: asked for at least 0, got -1"),
         ({"prompted": 1.5}, "prompted: asked for a share from 0 to 1, got 1.5"),
