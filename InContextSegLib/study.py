@@ -157,7 +157,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
             shared, session = None, None
             for case in cases(each, study, run, count, study.supports):
                 if case.support is not shared:
-                    shared, session = case.support, _session(case, each, model, count, run)
+                    shared, session = case.support, opened_session(case, each, model, count, run)
                 records += _scores(session, case, each, count, run)
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
@@ -178,8 +178,13 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     return result, table
 
 
-def _session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict, int], count: int, run: Run) -> Session:
-    """The network and the examples of a case, which have predicted one another if the run says so."""
+def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict, int], count: int, run: Run) -> Session:
+    """The network and the examples of a case, which have predicted one another if the run says so.
+
+    Args:
+        model: what `load_model` returned.
+        count: examples shown to the network at most.
+    """
     segmenter, provenance, size = model
     device = choose_device(run.device)
     if not run.rehearse:
