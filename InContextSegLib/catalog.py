@@ -31,10 +31,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Capability:
-    """What a model takes: the edge of its square input in pixels, and whether it needs labelled examples."""
+    """What a model takes: the edge of its square input in pixels, whether it needs labelled examples, which prompts."""
 
     input_size: int
     support: Literal["required", "optional", "unused"]
+    prompts: tuple[Literal["click", "box", "scribble"], ...] = ()
 
     def __post_init__(self):
         if self.input_size < 1:

@@ -25,6 +25,7 @@ from InContextSegLib.catalog import (
     remove,
 )
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.models import build
 from InContextSegLib.progress import Report
 
 CONTENT = b"forty-two tensors"
@@ -97,6 +98,13 @@ def test_the_catalogue_names_licence_citation_and_size_of_every_entry():
         assert item.licence and item.citation and item.description
         assert item.capability.input_size % 8 == 0
         assert item.weights.embedded or item.weights.size_bytes
+
+
+def test_what_an_entry_says_of_prompts_is_what_its_network_takes():
+    for entry in list_entries():
+        assert build(entry).promptable is bool(entry.capability.prompts), entry.name
+        # A network without prompts has nothing to answer from but examples.
+        assert entry.capability.prompts or entry.capability.support == "required", entry.name
 
 
 def test_an_entry_is_found_by_its_name_and_a_wrong_name_gets_the_list():
