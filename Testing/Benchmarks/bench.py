@@ -16,12 +16,14 @@ import torch
 from InContextSegLib.catalog import find
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
+from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.models import build
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.prompts import Point, Prompts
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.support import Example
+from InContextSegLib.training.trainer import has_fast_bfloat16
 from InContextSegLib.volume import Volume, picture_geometry
 from Testing.Parity.plain_universeg import plain_universeg
 
@@ -34,18 +36,22 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory-of", choices=("plain", "factorised", "nothing"), help=argparse.SUPPRESS)
     parser.add_argument("--supports", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--as-the-system-is", action="store_true", help="let freed memory go back to the system")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     if options.memory_of:
         print(json.dumps(peak_mib(options.memory_of, options.supports)))
         return
-    keep_freed_memory()  # as the command line does
+    if not options.as_the_system_is:
+        keep_freed_memory()  # as the command line does
     print(
         f"torch {torch.__version__}, {THREADS} threads, {SIZE} x {SIZE} pixels; median [least, most] of the repeats\n"
     )
     compare(options.repeats)
     speed_of_the_default_model(options.repeats)
     latency_of_a_click(10 * options.repeats)
+    widths_and_depths(options.repeats)
+    a_step_of_training(options.repeats)
 
 
 @torch.inference_mode()
@@ -95,6 +101,40 @@ def speed_of_the_default_model(repeats, at_once=4):
         target = torch.rand(at_once, 1, SIZE, SIZE)
         seconds = timed({"slices": lambda t=target, c=context: network.segment(network.encode(t), c)}, 2 * repeats)
         print(f"| {supports} | {spread([at_once / second for second in seconds['slices']])} |")
+
+
+def widths_and_depths(repeats, at_once=4, supports=16):
+    """Slices per second of networks that could have been the default one."""
+    shapes = ((32,) * 4, (32,) * 5, (32, 48, 64, 64, 64), (32, 32, 64, 64, 64), (64,) * 4)
+    images = torch.rand(1, supports, 1, SIZE, SIZE)
+    target, calls = torch.rand(at_once, 1, SIZE, SIZE), {}
+    with torch.inference_mode():
+        for widths in shapes:
+            network = UniverSeg(widths).eval()
+            context = network.condition(images, (images > 0.5).float())
+            calls[widths] = functools.partial(lambda n, c: n.segment(n.encode(target), c), network, context)
+        seconds = timed(calls, repeats)
+    print(f"\nChannels per level, S = {supports}:\n\n| channels | parameters | slices per second |\n|---|---|---|")
+    for widths, values in seconds.items():
+        parameters = sum(parameter.numel() for parameter in UniverSeg(widths).parameters())
+        print(f"| {', '.join(map(str, widths))} | {parameters:,} | {spread([at_once / second for second in values])} |")
+
+
+def a_step_of_training(repeats, episodes=4, supports=8):
+    """Forward and backward in float32, and in bfloat16, which not every processor multiplies itself."""
+    network = UniverSeg(**find("default").arguments)
+    target, images = torch.rand(episodes, 1, SIZE, SIZE), torch.rand(episodes, supports, 1, SIZE, SIZE)
+
+    def step(reduced):
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            logits = network(target, images, (images > 0.5).float())
+        dice_and_cross_entropy(logits.float(), (target > 0.5).float()).backward()
+
+    fast = has_fast_bfloat16(torch.device("cpu"))
+    seconds = timed({"float32": lambda: step(False), "bfloat16": lambda: step(True)} if fast else {}, repeats)
+    print(f"\nA step of training, {episodes} episodes of {supports} examples; bfloat16 in this processor: {fast}\n")
+    for name, values in seconds.items():
+        print(f"{name}: {spread(values)} s")
 
 
 def latency_of_a_click(repeats, side=512):
