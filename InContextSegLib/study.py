@@ -100,7 +100,7 @@ class Run:
 
     Attributes:
         colour: how colours become grey; None: as the examples say (`colour_mix`).
-        rehearse: let the examples choose image size and thresholds.
+        rehearse: let the examples choose how many to show, image size and thresholds.
     """
 
     data: Path

@@ -1,7 +1,7 @@
-"""The rehearsal: labelled examples predict one another, which tells at what size and threshold the network does best.
+"""The rehearsal: labelled examples predict one another, which tells how the network is best asked.
 
 Every example is left out in turn, with all slices of its volume, and segmented by the others. Only the user's own
-examples takes part, and nothing is trained; what is found is used for every target of the same examples.
+examples take part, and nothing is trained; what is found is used for every target of the same examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.support import Example, SupportSet
 from InContextSegLib.volume import Geometry
 
+FEWER = (8, 4, 2)  # examples shown: more of them dilute those that resemble the slice
 SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without
 THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.7)
 FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
@@ -31,24 +32,33 @@ class Rehearsal:
 
     Attributes:
         support: the examples at the size that suits them.
+        shown: how many of them to show for one slice, those that resemble it most.
         shifts: what to add to the logits of a label (by its value) before the sigmoid; 0 where none is named.
         dice: mean Dice at which the examples predicted one another, for every label that could be tried.
-        tried: mean Dice over these labels for every size that was tried.
+        tried: mean Dice over these labels for every size and number that were tried.
     """
 
     support: SupportSet
+    shown: int
     shifts: Mapping[int, float] = field(default_factory=dict)
     dice: Mapping[int, float] = field(default_factory=dict)
-    tried: Mapping[int, float] = field(default_factory=dict)
+    tried: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    @property
+    def mean_dice(self) -> float:
+        return float(np.mean(list(self.dice.values())))
 
     @property
     def record(self) -> dict:
         """For the provenance of an output."""
         return {
             "size": self.support.size,
+            "shown": self.shown,
             "logit_shifts": {str(value): round(shift, 4) for value, shift in self.shifts.items()},
             "dice": {str(value): round(score, 4) for value, score in self.dice.items()},
-            "dice_by_size": {str(size): round(score, 4) for size, score in self.tried.items()},
+            "tried": [
+                {"size": size, "shown": shown, "dice": round(score, 4)} for (size, shown), score in self.tried.items()
+            ],
         }
 
 
@@ -64,10 +74,11 @@ def sizes_for(geometry: Geometry, axis: str, size: int) -> tuple[int, ...]:
 def rehearse(
     network: CachedSegmenter, cut: Callable[[int], SupportSet], sizes: Sequence[int], shown: int, report: Report
 ) -> Rehearsal:
-    """Let the examples predict one another at every size; a later size or another threshold must gain `LEAST_GAIN`.
+    """Let the examples predict one another, first by fewer and fewer of the others, then at every further size.
 
-    All sizes are compared on the pixels of the last one. With fewer than `FEWEST` examples of a label from different
-    volumes or pictures there is nothing to learn about it.
+    Whatever departs from the first size, the number asked for and the threshold 0.5 must gain `LEAST_GAIN` of Dice. All
+    sizes are compared on the pixels of the last one. With fewer than `FEWEST` examples of a label, from as many volumes
+    or pictures, there is nothing to learn about it.
 
     Args:
         cut: makes the examples at a size, in the same order.
@@ -81,20 +92,29 @@ def rehearse(
     trials = {label.value: _left_out(first, label.value) for label in first.labels}
     trials = {value: indices for value, indices in trials.items() if indices}
     if not trials:
-        return Rehearsal(first)
+        return Rehearsal(first, shown)
     truth = first if len(sizes) == 1 else cut(sizes[-1])
-    total, best = len(sizes) * len(trials), None
-    tried: dict[int, float] = {}
-    for number, size in enumerate(sizes):
-        support = first if size == first.size else truth if size == truth.size else cut(size)
+    counts = [shown, *(count for count in FEWER if count < min(shown, len(first) - 1))]
+    plan = len(counts) + len(sizes) - 1
+    best: Rehearsal | None = None
+    tried: dict[tuple[int, int], float] = {}
+
+    def try_out(support: SupportSet, count: int) -> None:
+        nonlocal best
+        report.step(len(tried), plan, f"the examples predict one another: {count} shown, {support.size} pixels")
         shifts, dice = {}, {}
-        for done, (value, indices) in enumerate(trials.items()):
-            report.step(number * len(trials) + done, total, f"the examples predict one another at {size} pixels")
-            scores = np.array([_scores(network, support, truth, value, index, shown) for index in indices])
-            shifts[value], dice[value] = _best_shift(scores.mean(axis=0))
-        tried[size] = float(np.mean(list(dice.values())))
-        if best is None or tried[size] >= tried[best.support.size] + LEAST_GAIN:
-            best = Rehearsal(support, shifts, dice, tried)
+        for value, indices in trials.items():
+            scores = [_scores(network, support, truth, value, index, count) for index in indices]
+            shifts[value], dice[value] = _best_shift(np.mean(scores, axis=0))
+        one = Rehearsal(support, count, shifts, dice, tried)
+        tried[support.size, count] = one.mean_dice
+        if best is None or one.mean_dice >= best.mean_dice + LEAST_GAIN:
+            best = one
+
+    for count in counts:
+        try_out(first, count)
+    for size in sizes[1:]:
+        try_out(truth if size == truth.size else cut(size), best.shown)
     return best
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,6 +86,8 @@ class Session:
             Cancelled: from `report`.
             InputError: if the settings name an axis along which there are no examples.
         """
+        if self.rehearsal:
+            settings = replace(settings, supports=min(settings.supports, self.rehearsal.shown))
         axes = [self._axis(volume, name, box) for name in self._axis_names(settings)]
         steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
         total, done, maps = settings.draws * sum(steps.values()), 0, []

@@ -20,7 +20,7 @@ class InferenceSettings:
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
-        rehearse: let the examples predict one another first, which chooses image size and thresholds.
+        rehearse: let the examples predict one another first, which chooses how many to show, image size and thresholds.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.

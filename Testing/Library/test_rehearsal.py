@@ -84,8 +84,7 @@ def test_slices_of_one_volume_count_once_and_do_not_predict_one_another():
     assert rehearsed(support_of(slices)).shifts == {}  # two volumes
     network = Recorder()
     rehearsed(support_of([example(n, 1.0, position=n / 12) for n in range(9)]), network)
-    assert len(network.masks) == SHOWING
-    assert all(len(masks) == 6 for masks in network.masks)  # never one of the own three slices
+    assert [len(masks) for masks in network.masks[:SHOWING]] == [6] * SHOWING  # never one of the own three slices
 
 
 def test_no_more_examples_are_shown_than_asked_for_and_no_more_are_left_out_than_planned():
@@ -94,9 +93,33 @@ def test_no_more_examples_are_shown_than_asked_for_and_no_more_are_left_out_than
     empty = [
         replace(each, labels=np.zeros((SIZE, SIZE), np.uint16), source=f"empty{n}") for n, each in enumerate(labelled)
     ]
-    rehearsed(support_of(labelled + empty), network, shown=5)
-    assert {len(masks) for masks in network.masks} == {5}
-    assert SHOWING <= len(network.masks) <= SHOWING + EMPTY
+    told = rehearsed(support_of(labelled + empty), network, shown=5)
+    counts = [len(masks) for masks in network.masks]
+    assert set(counts) == {5, 4, 2}
+    assert SHOWING <= counts.count(5) <= SHOWING + EMPTY
+    assert told.shown == 5  # fewer gain nothing here
+
+
+class Diluted(Threshold):
+    """Finds what at least half of the examples shown have in its very place."""
+
+    def segment(self, embedding, context):
+        super().segment(embedding, context)
+        return (context.masks.float().mean(dim=1) - 0.49) * 20
+
+
+def test_fewer_examples_are_shown_where_more_only_dilute_the_one_that_resembles():
+    """Three kinds of pictures, four of each: only those of one's own kind know where the thing is."""
+    kinds = [example(8 * (n % 3), 1.0) for n in range(12)]
+    support = support_of([replace(each, source=f"picture{n}") for n, each in enumerate(kinds)])
+    told = rehearsed(support, Diluted())
+    assert told.shown == 4 and told.dice == {1: 1.0}
+    assert told.tried[SIZE, 16] < 0.6
+    session = Session(Diluted(), [support], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, told)
+    target = Volume(kinds[0].image[None], grid((1, SIZE, SIZE), (1.0, 1.0, 1.0)), Kind.INTENSITY)
+    settings = InferenceSettings(supports=16, draws=1, axes=("axial",))
+    mask = session.segment(target, settings, Report()).mask.array
+    np.testing.assert_array_equal(mask[0], kinds[0].labels)
 
 
 def at_sizes(thick):
@@ -115,14 +138,14 @@ def test_a_larger_picture_is_chosen_where_only_it_shows_the_structure():
     network = CachedSegmenter(Threshold(), CPU)
     chosen = rehearse(network, at_sizes(1), (SIZE, 2 * SIZE), 16, Report())
     assert chosen.support.size == 2 * SIZE
-    assert chosen.tried[SIZE] < 0.8 < chosen.tried[2 * SIZE] == 1.0
+    assert chosen.tried[SIZE, 16] < 0.8 < chosen.tried[2 * SIZE, 16] == 1.0
 
 
 def test_the_small_picture_stays_where_the_larger_one_shows_no_more():
     network = CachedSegmenter(Threshold(), CPU)
     chosen = rehearse(network, at_sizes(8), (SIZE, 2 * SIZE), 16, Report())
     assert chosen.support.size == SIZE
-    assert chosen.tried[2 * SIZE] == 1.0 < chosen.tried[SIZE] + 0.02
+    assert chosen.tried[2 * SIZE, 16] == 1.0 < chosen.tried[SIZE, 16] + 0.02
 
 
 @pytest.mark.parametrize(("voxel_mm", "sizes"), [(1.0, (SIZE,)), (0.3, (SIZE, 2 * SIZE))])
@@ -134,7 +157,7 @@ def test_the_larger_size_is_tried_where_the_image_has_more_to_show(voxel_mm, siz
 
 def test_a_rehearsal_can_be_cancelled():
     report = Report(lambda done, total, message: report.cancel())
-    with pytest.raises(Cancelled, match="Cancelled after 1 of 2"):
+    with pytest.raises(Cancelled, match="Cancelled after 1 of 3"):
         rehearse(CachedSegmenter(Threshold(), CPU), at_sizes(8), (SIZE, 2 * SIZE), 16, report)
 
 
@@ -155,7 +178,8 @@ def test_the_session_moves_the_logits_and_says_so():
     assert found[None].provenance["rehearsal"] is None
     assert found[told].provenance["rehearsal"] == {
         "size": SIZE,
+        "shown": 16,
         "logit_shifts": {"1": 1.3863},
         "dice": {"1": 1.0},
-        "dice_by_size": {"32": 1.0},
+        "tried": [{"size": SIZE, "shown": 16, "dice": 1.0}, {"size": SIZE, "shown": 2, "dice": 1.0}],
     }
