@@ -146,7 +146,8 @@ def _segment_how(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--rehearsal",
         action=argparse.BooleanOptionalAction,
-        help="let the examples predict one another first, to choose how many to show, image size and thresholds (default: the preset's)",
+        help="let the examples predict one another first, to choose how many to show, image size and thresholds "
+        "(default: the preset's)",
     )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")

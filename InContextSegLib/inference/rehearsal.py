@@ -95,27 +95,59 @@ def rehearse(
         return Rehearsal(first, shown)
     truth = first if len(sizes) == 1 else cut(sizes[-1])
     counts = [shown, *(count for count in FEWER if count < min(shown, len(first) - 1))]
-    plan = len(counts) + len(sizes) - 1
+    choices = [(sizes[0], count) for count in counts] + [(size, None) for size in sizes[1:]]
     best: Rehearsal | None = None
     tried: dict[tuple[int, int], float] = {}
-
-    def try_out(support: SupportSet, count: int) -> None:
-        nonlocal best
-        report.step(len(tried), plan, f"the examples predict one another: {count} shown, {support.size} pixels")
+    for done, (size, number) in enumerate(choices):
+        count = number or best.shown
+        report.step(done, len(choices), f"the examples predict one another: {count} shown, {size} pixels")
+        if done == 0 or size != stage.support.size:
+            stage = _Stage(network, first if size == first.size else truth if size == truth.size else cut(size), truth)
         shifts, dice = {}, {}
         for value, indices in trials.items():
-            scores = [_scores(network, support, truth, value, index, count) for index in indices]
-            shifts[value], dice[value] = _best_shift(np.mean(scores, axis=0))
-        one = Rehearsal(support, count, shifts, dice, tried)
-        tried[support.size, count] = one.mean_dice
+            shifts[value], dice[value] = _best_shift(stage.scores(value, indices, count))
+        one = Rehearsal(stage.support, count, shifts, dice, tried)
+        tried[size, count] = one.mean_dice
         if best is None or one.mean_dice >= best.mean_dice + LEAST_GAIN:
             best = one
-
-    for count in counts:
-        try_out(first, count)
-    for size in sizes[1:]:
-        try_out(truth if size == truth.size else cut(size), best.shown)
     return best
+
+
+class _Stage:
+    """The examples at one size; for each of them the others are ranked once.
+
+    Args:
+        truth: the same examples at the size on which Dice is computed.
+    """
+
+    def __init__(self, network: CachedSegmenter, support: SupportSet, truth: SupportSet):
+        self.network, self.support, self.truth = network, support, truth
+        self._ranked: dict[int, list[Example]] = {}
+
+    def scores(self, value: int, indices: Sequence[int], count: int) -> Float[np.ndarray, " thresholds"]:
+        """Mean Dice at every threshold, examples predicted by the `count` that resemble them most."""
+        return np.mean([self._dice(value, index, self._others(index)[:count]) for index in indices], axis=0)
+
+    def _others(self, index: int) -> list[Example]:
+        """The examples of other pictures and volumes, those that resemble this one most first."""
+        if index not in self._ranked:
+            example = self.support.examples[index]
+            others = [other for other in self.support.examples if _origin(other) != _origin(example)]
+            rest = replace(self.support, examples=tuple(others))
+            order = rest.select(example.image, example.position, max(1, len(others) - 1))
+            last = set(range(len(others))) - set(order)  # a choice of all would come in stored order
+            self._ranked[index] = [others[n] for n in (*order, *last)]
+        return self._ranked[index]
+
+    def _dice(self, value: int, index: int, others: Sequence[Example]) -> list[float]:
+        """Dice of one example at every threshold; an empty one scores 1 or 0."""
+        wanted = self.truth.examples[index].labels == value
+        if not any((other.labels == value).any() for other in others):
+            return [_dice(np.zeros_like(wanted), wanted)] * len(THRESHOLDS)  # what none shows is not looked for
+        image = torch.from_numpy(self.support.examples[index].image.copy())[None, None].to(self.network.device)
+        logits = self.network.logits(self.network.embed(image), self.network.context(others, value))
+        logits = interpolate(logits, size=wanted.shape, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
+        return [_dice(logits > _logit(threshold), wanted) for threshold in THRESHOLDS]
 
 
 def _left_out(support: SupportSet, value: int) -> list[int]:
@@ -136,24 +168,6 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
 def _origin(example: Example) -> str:
     """The picture or the volume that an example is from; slices add their axis and index to its name."""
     return example.source if example.position is None else example.source.rsplit(" ", 2)[0]
-
-
-def _scores(
-    network: CachedSegmenter, support: SupportSet, truth: SupportSet, value: int, index: int, shown: int
-) -> list[float]:
-    """Dice at every threshold of one example as the others predict it; an empty one scores 1 or 0."""
-    example = support.examples[index]
-    others = [other for other in support.examples if _origin(other) != _origin(example)]
-    if len(others) > shown:
-        ranked = replace(support, examples=tuple(others)).select(example.image, example.position, shown)
-        others = [others[n] for n in ranked]
-    wanted = truth.examples[index].labels == value
-    if not any((other.labels == value).any() for other in others):
-        return [_dice(np.zeros_like(wanted), wanted)] * len(THRESHOLDS)  # what none shows is not looked for
-    image = torch.from_numpy(example.image.copy())[None, None].to(network.device)
-    logits = network.logits(network.embed(image), network.context(others, value))
-    logits = interpolate(logits, size=wanted.shape, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
-    return [_dice(logits > _logit(threshold), wanted) for threshold in THRESHOLDS]
 
 
 def _best_shift(dice: Float[np.ndarray, " thresholds"]) -> tuple[float, float]:
