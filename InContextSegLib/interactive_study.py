@@ -6,6 +6,7 @@ answers before the first click, and every click corrects its last answer; withou
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,12 +20,13 @@ from InContextSegLib.evaluation.user import correcting_click, jittered_box, rand
 from InContextSegLib.files import json_text, make_folder, write_text
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
+from InContextSegLib.inference.rehearsal import Rehearsal, rehearse
 from InContextSegLib.jobs import across_slices, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.slicing import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
-from InContextSegLib.support import Label, SupportSet
+from InContextSegLib.support import Label
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)
@@ -73,27 +75,33 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
         for count in study.contexts:
             message = f"{each.name}, {count} examples"
             report.step(done, len(study.sets), message)
-            for case, support in _supported(each, study, run, count, size):
+            for case, rehearsal in _rehearsed(network, each, study, run, count, size):
                 for target in _targets(network, case, each, run.seed, size):
                     records.append(
                         {"set": each.name, "case": case.name, "label": target.label.name, "supports": count}
                         | {"colour": case.mix.record}
-                        | _interaction(target, support, count, first)
+                        | _interaction(target, rehearsal, first)
                     )
                 report.step(done, len(study.sets), f"{message}, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
     return _written(study, run, records, {"model": provenance, "first": first})
 
 
-def _supported(
-    each: DataSet, study: Study, run: Run, count: int, size: int
-) -> Iterator[tuple[Case, SupportSet | None]]:
-    """Every case with its examples cut to size, once for all cases that share them; None for a count of 0."""
-    shared, support = None, None
+def _rehearsed(
+    network: CachedSegmenter, each: DataSet, study: Study, run: Run, count: int, size: int
+) -> Iterator[tuple[Case, Rehearsal | None]]:
+    """Every case with its examples cut to size, once for all cases that share them; None for a count of 0.
+
+    How many of them stand beside a slice, the examples say themselves, unless the run has them all shown.
+    """
+    shared, rehearsal = None, None
     for case in cases(each, study, run, count, study.contexts):
-        if case.support and case.support is not shared:
-            shared, support = case.support, support_of(case, each, size) if count else None
-        yield case, support
+        if count and case.support is not shared:
+            shared, cut = case.support, partial(support_of, case, each)
+            rehearsal = (
+                rehearse(network, cut, (size,), count, Report()) if run.rehearse else Rehearsal(cut(size), count)
+            )
+        yield case, rehearsal
 
 
 def _targets(network: CachedSegmenter, case: Case, each: DataSet, seed: int, size: int) -> Iterator[_Target]:
@@ -118,9 +126,9 @@ def _opened(network: CachedSegmenter, case: Case, scale: Scale, plan: SlicePlan,
     return InteractiveSlice(network, case.pair.image, scale, plan, plan.number(index))
 
 
-def _interaction(target: _Target, support: SupportSet | None, count: int, first: First) -> dict:
+def _interaction(target: _Target, rehearsal: Rehearsal | None, first: First) -> dict:
     """Dice after 0, 1, ... `CLICKS` clicks (undefined after 0 without examples), and how many it took."""
-    examples = target.slice.chosen(support, count) if support else ()
+    examples = target.slice.chosen(rehearsal.support, rehearsal.shown) if rehearsal else ()
     if not any((example.labels == target.label.value).any() for example in examples):
         examples = ()  # what no example shows is a task without examples
     prompts, answer, scores = Prompts(), None, []
@@ -268,7 +276,7 @@ def _table(study: Study, summaries: list[dict], means: dict) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     order = [(each.name, label) for each in study.sets for label in each.labels]
     for row in sorted(summaries, key=lambda row: order.index((row["set"], row["label"]))):
-        fewer = f" ({row['shown'] or 'none'} there)" if row["shown"] < row["supports"] else ""
+        fewer = f" ({row['shown'] or 'none'} shown)" if row["shown"] < row["supports"] else ""
         lines.append(f"| {row['set']} | {row['label']} | {row['cases']} | {row['supports']}{fewer} | {_cells(row)} |")
     for row in means["contexts"]:
         lines.append(f"| **mean of {row['sets']} sets** | | | {row['supports']} | {_cells(row)} |")
