@@ -1,7 +1,7 @@
 """The rehearsal: labelled examples predict one another, which tells at what size and threshold the network does best.
 
 Every example is left out in turn, with all slices of its volume, and segmented by the others. Only the user's own
-examples takes part, and nothing is trained; what is found is used for every target of the same examples.
+examples take part, and nothing is trained; what is found is used for every target of the same examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +55,7 @@ class Rehearsal:
 def sizes_for(geometry: Geometry, axis: str, size: int) -> tuple[int, ...]:
     """The network's own size, and twice that where it would show more of the image than interpolation."""
     plan = SlicePlan.of(geometry, axis, size)
-    in_plane_mm = [
-        step for array_axis, step in enumerate(reversed(geometry.spacing_mm)) if array_axis != plan.array_axis
-    ]
+    in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
     return (size, 2 * size) if plan.pixel_mm > FINER * min(in_plane_mm) else (size,)
 
 

@@ -132,6 +132,12 @@ def test_the_larger_size_is_tried_where_the_image_has_more_to_show(voxel_mm, siz
     assert sizes_for(grid((6, count, count), (5.0, voxel_mm, voxel_mm)), "axial", SIZE) == sizes
 
 
+@pytest.mark.parametrize(("axis", "sizes"), [("axial", (SIZE,)), ("coronal", (SIZE, 2 * SIZE))])
+def test_how_thin_the_slices_are_does_not_count(axis, sizes):
+    """Pixels of 1 mm show all of 1 mm voxels; across them, only the larger picture shows steps of 0.5 mm."""
+    assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE) == sizes
+
+
 def test_a_rehearsal_can_be_cancelled():
     report = Report(lambda done, total, message: report.cancel())
     with pytest.raises(Cancelled, match="Cancelled after 1 of 2"):
