@@ -139,7 +139,7 @@ def _best_shift(dice: Float[np.ndarray, " thresholds"]) -> tuple[float, float]:
     best = int(dice.argmax())
     if dice[best] < dice[0] + LEAST_GAIN:
         best = 0
-    return -_logit(THRESHOLDS[best]), float(dice[best])
+    return _logit(1 - THRESHOLDS[best]), float(dice[best])
 
 
 def _dice(found: Bool[np.ndarray, "h w"], wanted: Bool[np.ndarray, "h w"]) -> float:

@@ -63,6 +63,7 @@ def test_a_structure_that_the_network_is_unsure_of_gets_a_lower_threshold():
 def test_a_structure_that_is_found_anyway_keeps_its_threshold():
     found = rehearsed(support_of([example(n, 1.0) for n in range(4)]))
     assert found.shifts == {1: 0.0} and found.dice == {1: 1.0}
+    assert str(found.record["logit_shifts"]["1"]) == "0.0"  # not -0.0
 
 
 def test_an_empty_example_holds_against_a_low_threshold():
