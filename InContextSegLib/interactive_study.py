@@ -67,10 +67,12 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
     """
     if run.draws != 1:
         raise InputError(f"draws: clicks are measured with 1 draw of examples, but {run.draws} were asked for.")
+    study = replace(study, sets=tuple(each for each in study.sets if each.scheme != "own-slices"))
+    if not study.sets:
+        raise InputError("Clicks are measured with examples of other patients, but every set asked for is own-slices.")
     make_folder(run.output)
     segmenter, provenance, size = load_model(run.model)
     network, records = CachedSegmenter(segmenter, choose_device(run.device)), []
-    study = replace(study, sets=tuple(each for each in study.sets if each.scheme != "own-slices"))
     for done, each in enumerate(study.sets):
         for count in study.contexts:
             message = f"{each.name}, {count} examples"
@@ -174,6 +176,7 @@ def _written(study: Study, run: Run, records: list[dict], about: dict) -> tuple[
     result = about | {
         "study": to_mapping(study),
         "seed": run.seed,
+        "colour": run.colour.record if run.colour else "auto",
         "enough": ENOUGH,
         "summaries": summaries,
         "means": means,

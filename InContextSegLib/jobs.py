@@ -228,9 +228,12 @@ def files_of(source: Source) -> list[tuple[Path, Path]]:
 
 
 def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
-    """Read the images of a source, their colours as `mix` says, with their labels."""
+    """Read the images of a source, their colours as `mix` says, with their labels.
+
+    They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
+    """
     return [
-        LabelledVolume(read_volume(image, mix=mix), read_volume(labels, Kind.LABELS), Path(image).name)
+        LabelledVolume(read_volume(image, mix=mix), read_volume(labels, Kind.LABELS), str(image))
         for image, labels in files_of(source)
     ]
 

@@ -316,7 +316,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
-        | {"colour": case.mix.record}
+        | {"colour": case.mix.record, "rehearsal": session.rehearsal.record if session.rehearsal else None}
         | asdict(scores[label.value])
         for label in wanted
     ]

@@ -34,7 +34,8 @@ class CachedSegmenter:
     def embed(self, images: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The embedding of images (b, 1, h, w)."""
         flipped = images.flip(flip)
-        key = hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest()
+        # The shape too: four dark images are the same bytes as one of twice the size.
+        key = (images.shape, hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest())
         return self.embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped))
 
     def context(self, examples: Sequence[Example], label: int, flip: tuple[int, ...] = ()) -> Any:

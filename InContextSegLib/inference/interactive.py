@@ -77,8 +77,14 @@ class InteractiveSlice:
             label: the value in the examples of what is to be segmented.
 
         Raises:
-            InputError: if a prompt lies outside the image.
+            InputError: if a prompt lies outside the image, or an example has another size than the plan's pictures.
         """
+        for example in examples:
+            if example.image.shape != self.image.shape:
+                raise InputError(
+                    f"The slice is a picture of {self.plan.size} pixels, but {example.source} has "
+                    f"{example.image.shape[0]}; cut it to the same size."
+                )
         shown = any((example.labels == label).any() for example in examples)
         context = self._network.context(examples, label) if shown else None
         channels = np.zeros((1, 4, *self.image.shape), np.float32)

@@ -65,9 +65,7 @@ class Rehearsal:
 def sizes_for(geometry: Geometry, axis: str, size: int) -> tuple[int, ...]:
     """The network's own size, and twice that where it would show more of the image than interpolation."""
     plan = SlicePlan.of(geometry, axis, size)
-    in_plane_mm = [
-        step for array_axis, step in enumerate(reversed(geometry.spacing_mm)) if array_axis != plan.array_axis
-    ]
+    in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
     return (size, 2 * size) if plan.pixel_mm > FINER * min(in_plane_mm) else (size,)
 
 
@@ -175,7 +173,7 @@ def _best_shift(dice: Float[np.ndarray, " thresholds"]) -> tuple[float, float]:
     best = int(dice.argmax())
     if dice[best] < dice[0] + LEAST_GAIN:
         best = 0
-    return -_logit(THRESHOLDS[best]), float(dice[best])
+    return _logit(1 - THRESHOLDS[best]), float(dice[best])
 
 
 def _dice(found: Bool[np.ndarray, "h w"], wanted: Bool[np.ndarray, "h w"]) -> float:

@@ -51,6 +51,11 @@ def test_an_image_is_encoded_once(network):
     assert network.segmenter.encoded == 3
 
 
+def test_dark_images_of_different_sizes_are_told_apart(network):
+    small, large = torch.zeros(4, 1, SIZE, SIZE), torch.zeros(1, 1, 2 * SIZE, 2 * SIZE)
+    assert [network.embed(images).images.shape for images in (small, large)] == [small.shape, large.shape]
+
+
 def test_an_example_is_conditioned_once_whatever_others_stand_beside_it(network, generator):
     one, two, three = (example(generator) for _ in range(3))
     network.context([one, two], 1)

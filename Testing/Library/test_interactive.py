@@ -155,6 +155,12 @@ def test_a_network_that_takes_no_prompts_is_refused():
         slice_of(scan(0)[0], network=CachedSegmenter(Threshold(), CPU))
 
 
+def test_examples_of_another_size_are_refused():
+    small = SupportSet.from_volumes([LabelledVolume(*scan(1), "case1")], "axial", SIZE // 2)
+    with pytest.raises(InputError, match="picture of 32 pixels, but case1 axial 1 has 16"):
+        slice_of(scan(0)[0]).segment(Prompts(), examples=small.examples)
+
+
 def test_a_click_beside_the_image_is_refused():
     volume = scan(0)[0]
     with pytest.raises(InputError, match="click on the image"):

@@ -10,6 +10,7 @@ from PIL import Image
 from test_study import GROUPS, pictures, volumes
 
 from InContextSegLib import interactive_study as module
+from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.interactive_study import run_interactive_study
 from InContextSegLib.jobs import Model
@@ -146,6 +147,19 @@ def test_own_slices_are_no_part_of_it(tmp_path):
     own = DataSet("own", {"cube": 1}, images="nowhere", scheme="own-slices")
     result, _ = run_in(tmp_path, study_of(DataSet("a", {"cube": 1}, groups=GROUPS), own, contexts=(0,)))
     assert {row["set"] for row in result["summaries"]} == {"a"}
+
+
+def test_own_slices_alone_are_refused(tmp_path):
+    with pytest.raises(InputError, match="every set asked for is own-slices"):
+        run_in(tmp_path, study_of(DataSet("own", {"cube": 1}, scheme="own-slices")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_record_says_how_colours_became_grey(tmp_path):
+    pictures(tmp_path, "a")
+    study = study_of(DataSet("a", {"cube": 1}, groups=GROUPS), contexts=(0,))
+    assert run_in(tmp_path, study)[0]["colour"] == "auto"
+    assert run_in(tmp_path, study, colour=LUMINANCE)[0]["colour"]["why"] == "luminance"
 
 
 def test_a_network_without_prompts_is_refused(tmp_path, monkeypatch):

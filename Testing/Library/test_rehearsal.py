@@ -63,6 +63,7 @@ def test_a_structure_that_the_network_is_unsure_of_gets_a_lower_threshold():
 def test_a_structure_that_is_found_anyway_keeps_its_threshold():
     found = rehearsed(support_of([example(n, 1.0) for n in range(4)]))
     assert found.shifts == {1: 0.0} and found.dice == {1: 1.0}
+    assert str(found.record["logit_shifts"]["1"]) == "0.0"  # not -0.0
 
 
 def test_an_empty_example_holds_against_a_low_threshold():
@@ -153,6 +154,12 @@ def test_the_larger_size_is_tried_where_the_image_has_more_to_show(voxel_mm, siz
     """A field of 30 mm fills the network's 32 pixels; voxels of 0.3 mm are three to a pixel."""
     count = round(30 / voxel_mm)
     assert sizes_for(grid((6, count, count), (5.0, voxel_mm, voxel_mm)), "axial", SIZE) == sizes
+
+
+@pytest.mark.parametrize(("axis", "sizes"), [("axial", (SIZE,)), ("coronal", (SIZE, 2 * SIZE))])
+def test_how_thin_the_slices_are_does_not_count(axis, sizes):
+    """Pixels of 1 mm show all of 1 mm voxels; across them, only the larger picture shows steps of 0.5 mm."""
+    assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE) == sizes
 
 
 def test_a_rehearsal_can_be_cancelled():

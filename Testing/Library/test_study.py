@@ -143,6 +143,16 @@ def test_colours_are_mixed_as_the_examples_ask_and_every_case_says_how(tmp_path,
     assert plain["summaries"][0]["dice"]["mean"] < 0.7
 
 
+def test_every_case_says_what_the_rehearsal_found(tmp_path):
+    pictures(tmp_path, "a")
+    study = study_of(DataSet("a", {"cube": 1}, groups=GROUPS), supports=(4,))
+    for rehearse in (True, False):
+        run_in(tmp_path, study, rehearse=rehearse)
+        lines = (tmp_path / "out" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+        told = [json.loads(line)["rehearsal"] for line in lines]
+        assert all(each["dice"]["1"] > 0.9 for each in told) if rehearse else told == [None] * len(told)
+
+
 def test_the_truth_of_other_slices_does_not_choose_the_colours(tmp_path):
     hues(tmp_path, "a")
     each = DataSet("a", {"square": "any"}, scheme="own-slices")
