@@ -195,14 +195,17 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         help="measure Dice after the clicks of a simulated user, with and without examples in context",
     )
     command.add_argument(
-        "--first", choices=("click", "box"), default="click", help="what that user begins with (default click)"
+        "--first",
+        choices=("click", "box"),
+        default="click",
+        help="what that user begins with, with --clicks (default click)",
     )
     _colour(command)
     command.add_argument(
         "--rehearsal",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="let the examples predict one another first, to choose image size and thresholds",
+        help="let the examples predict one another first, to choose image size and thresholds (never with --clicks)",
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--model", default="default")
