@@ -196,7 +196,10 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         help="measure Dice after the clicks of a simulated user, with and without examples in context",
     )
     command.add_argument(
-        "--first", choices=("click", "box"), default="click", help="what that user begins with (default click)"
+        "--first",
+        choices=("click", "box"),
+        default="click",
+        help="what that user begins with, with --clicks (default click)",
     )
     _colour(command)
     command.add_argument(

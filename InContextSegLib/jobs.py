@@ -204,10 +204,11 @@ def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolu
         )
     device, rehearsal = choose_device(job.device), None
     if job.settings.rehearse:
+        first = cut(pairs, axes[:1], size, job)[0]
         rehearsal = rehearse(
             CachedSegmenter(segmenter, device),
-            lambda pixels: cut(pairs, axes[:1], pixels, job)[0],
-            sizes_for(target, axes[0], size),
+            lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, job)[0],
+            sizes_for(target, axes[0], size, len(first.labels)),
             job.settings.supports,
             report,
         )

@@ -191,7 +191,7 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
         return Session(segmenter, [support_of(case, each, size)], Intensities(each.window), provenance, device)
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
-    sizes, network = sizes_for(geometry, axis, size), CachedSegmenter(segmenter, device)
+    sizes, network = sizes_for(geometry, axis, size, len(each.labels)), CachedSegmenter(segmenter, device)
     rehearsal = rehearse(network, partial(support_of, case, each), sizes, count, Report())
     return Session(segmenter, [rehearsal.support], Intensities(each.window), provenance, device, rehearsal)
 
@@ -214,7 +214,7 @@ def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[in
             mix = _mix(each, run, learners if count else [], [own])
             pair, support = read(*own, mix), tuple(read(*other, mix) for other in learners)
             if any(labelled.labels.array.any() for labelled in support):
-                yield Case(pair.source, pair, support, mix)
+                yield Case(own[0].name, pair, support, mix)
             else:
                 log.warning("%s: %s is left out, as there is no label to learn from.", each.name, pair.source)
         return
@@ -255,7 +255,9 @@ def _patient(image: Path, pattern: str) -> str:
 
 
 def _read(each: DataSet, image: Path, masks: Path, mix: ColourMix) -> LabelledVolume:
-    return LabelledVolume(read_volume(image, mix=mix), _read_labels(each, masks), image.name)
+    # Named by the patient, so that a rehearsal never predicts one picture of a patient from another.
+    name = _patient(image, each.groups) if each.groups else image.name
+    return LabelledVolume(read_volume(image, mix=mix), _read_labels(each, masks), name)
 
 
 def _read_labels(each: DataSet, masks: Path) -> Volume:

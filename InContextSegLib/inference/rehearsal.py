@@ -22,6 +22,7 @@ FEWER = (8, 4, 2)  # examples shown: more of them dilute those that resemble the
 SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without
 THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.7)
 FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
+MAP_BYTES = 512 << 20  # of float32 probabilities; a session holds four such maps at once
 FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
 LEAST_GAIN = 0.02  # of Dice: a larger picture costs time, and another threshold is a guess
 
@@ -62,11 +63,16 @@ class Rehearsal:
         }
 
 
-def sizes_for(geometry: Geometry, axis: str, size: int) -> tuple[int, ...]:
-    """The network's own size, and twice that where it would show more of the image than interpolation."""
+def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[int, ...]:
+    """The network's own size, and twice that where it would show more of the image than interpolation.
+
+    Not where the maps of all labels in all slices would take more than `MAP_BYTES` at the larger size.
+    """
     plan = SlicePlan.of(geometry, axis, size)
     in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
-    return (size, 2 * size) if plan.pixel_mm > FINER * min(in_plane_mm) else (size,)
+    map_bytes = 4 * labels * plan.count * (2 * size) ** 2
+    larger = plan.pixel_mm > FINER * min(in_plane_mm) and map_bytes <= MAP_BYTES
+    return (size, 2 * size) if larger else (size,)
 
 
 def rehearse(

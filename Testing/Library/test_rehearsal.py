@@ -153,13 +153,13 @@ def test_the_small_picture_stays_where_the_larger_one_shows_no_more():
 def test_the_larger_size_is_tried_where_the_image_has_more_to_show(voxel_mm, sizes):
     """A field of 30 mm fills the network's 32 pixels; voxels of 0.3 mm are three to a pixel."""
     count = round(30 / voxel_mm)
-    assert sizes_for(grid((6, count, count), (5.0, voxel_mm, voxel_mm)), "axial", SIZE) == sizes
+    assert sizes_for(grid((6, count, count), (5.0, voxel_mm, voxel_mm)), "axial", SIZE, 1) == sizes
 
 
 @pytest.mark.parametrize(("axis", "sizes"), [("axial", (SIZE,)), ("coronal", (SIZE, 2 * SIZE))])
 def test_how_thin_the_slices_are_does_not_count(axis, sizes):
     """Pixels of 1 mm show all of 1 mm voxels; across them, only the larger picture shows steps of 0.5 mm."""
-    assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE) == sizes
+    assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE, 1) == sizes
 
 
 def test_a_rehearsal_can_be_cancelled():
@@ -190,3 +190,9 @@ def test_the_session_moves_the_logits_and_says_so():
         "dice": {"1": 1.0},
         "tried": [{"size": SIZE, "shown": 16, "dice": 1.0}, {"size": SIZE, "shown": 2, "dice": 1.0}],
     }
+
+
+def test_the_larger_size_is_not_tried_where_its_maps_would_fill_the_memory():
+    fine = grid((400, 512, 512), (1.0, 0.5, 0.5))
+    assert sizes_for(fine, "axial", 128, 1) == (128, 256)
+    assert sizes_for(fine, "axial", 128, 30) == (128,)

@@ -71,6 +71,14 @@ def test_a_patient_is_never_among_both_examples_and_tests(tmp_path):
         assert len(case.support) == 4
 
 
+def test_pictures_of_one_patient_do_not_rehearse_with_one_another(tmp_path):
+    pictures(tmp_path, "a", patients=6)
+    each = DataSet("a", {"cube": 1}, groups=GROUPS)
+    (case, *_) = seen_cases(each, study_of(each), tmp_path, 8)
+    origins = {pair.source for pair in case.support}
+    assert origins < {f"p{n}" for n in range(6)} and len(origins) < len(case.support)
+
+
 def test_tables_cases_and_record_are_written(tmp_path):
     pictures(tmp_path, "a")
     result, table = run_in(tmp_path, study_of(DataSet("a", {"cube": 1}, groups=GROUPS), supports=(1, 2)))

@@ -10,7 +10,7 @@ from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.training.episodes import draw_episodes
 from InContextSegLib.training.recipe import Architecture, Recipe, Stage
-from InContextSegLib.training.trainer import Trainer, train
+from InContextSegLib.training.trainer import Trainer, has_fast_bfloat16, train
 
 CPU = torch.device("cpu")
 TINY = Recipe(
@@ -167,3 +167,9 @@ def test_the_loss_is_that_of_the_last_answer_and_the_prior_is_the_one_before(tmp
     prior, told = seen[2][0][:, 3], torch.tanh(seen[1][1][:, 0] / 2)
     kept = prior.flatten(1).any(dim=1)
     assert kept.any() and torch.allclose(prior[kept], told[kept])
+
+
+def test_an_old_torch_that_does_not_know_the_processor_trains_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not has_fast_bfloat16(CPU)
+    assert has_fast_bfloat16(torch.device("cuda"))
