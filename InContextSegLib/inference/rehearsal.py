@@ -24,7 +24,8 @@ THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.7)
 FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
 MAP_BYTES = 512 << 20  # of float32 probabilities; a session holds four such maps at once
 FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
-LEAST_GAIN = 0.02  # of Dice: a larger picture costs time, and another threshold is a guess
+# Of Dice, or a share of what is missing to 1: a larger picture costs time, and another threshold is a guess.
+LEAST_GAIN, LEAST_SHARE = 0.02, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def rehearse(
 ) -> Rehearsal:
     """Let the examples predict one another, first by fewer and fewer of the others, then at every further size.
 
-    Whatever departs from the first size, the number asked for and the threshold 0.5 must gain `LEAST_GAIN` of Dice. All
+    Whatever departs from the first size, the number asked for and the threshold 0.5 must gain: see `LEAST_GAIN`. All
     sizes are compared on the pixels of the last one. With fewer than `FEWEST` examples of a label, from as many volumes
     or pictures, there is nothing to learn about it.
 
@@ -112,7 +113,7 @@ def rehearse(
             shifts[value], dice[value] = _best_shift(stage.scores(value, indices, count))
         one = Rehearsal(stage.support, count, shifts, dice, tried)
         tried[size, count] = one.mean_dice
-        if best is None or one.mean_dice >= best.mean_dice + LEAST_GAIN:
+        if best is None or _gains(one.mean_dice, best.mean_dice):
             best = one
     return best
 
@@ -177,9 +178,14 @@ def _origin(example: Example) -> str:
 def _best_shift(dice: Float[np.ndarray, " thresholds"]) -> tuple[float, float]:
     """The shift that makes 0.5 of the best threshold, and its Dice; the first threshold stays unless one gains."""
     best = int(dice.argmax())
-    if dice[best] < dice[0] + LEAST_GAIN:
+    if not _gains(dice[best], dice[0]):
         best = 0
     return _logit(1 - THRESHOLDS[best]), float(dice[best])
+
+
+def _gains(dice: float, before: float) -> bool:
+    """Whether it is worth a departure."""
+    return bool(dice > before and dice >= before + min(LEAST_GAIN, LEAST_SHARE * (1 - before)))
 
 
 def _dice(found: Bool[np.ndarray, "h w"], wanted: Bool[np.ndarray, "h w"]) -> float:
