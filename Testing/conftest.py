@@ -12,7 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-THREADS = 2
+THREADS = 1  # tensors are small here: on a busy machine two threads wait for one another most of the time
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Both are read once, when the libraries start, so they must be set before any test module imports torch or SimpleITK.
