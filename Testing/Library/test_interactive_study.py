@@ -121,7 +121,7 @@ def test_a_user_may_begin_with_a_box(tmp_path):
 
 def test_labels_that_no_example_shows_are_asked_without_examples(tmp_path, network):
     pictures(tmp_path, "a", patients=2, of_each=1)
-    learner = next(iter(module.cases(*_arguments(tmp_path)))).support[0].source
+    learner = next(iter(module.cases(*_arguments(tmp_path)))).support[0].source + "_0.png"
     (tmp_path / "a" / "labels" / learner).unlink()
     empty = np.zeros((24, 24), np.uint8)
     empty[0, 0] = 2
