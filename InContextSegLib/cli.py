@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     if arguments is None:
-        keep_freed_memory()  # the process is ours, from the command line
+        # The process is ours, from the command line. Threads that spin while they wait take the processor from whatever
+        # else runs; read by OpenMP when torch is loaded, which no import has done yet.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        keep_freed_memory()
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(message)s",

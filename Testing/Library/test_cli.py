@@ -431,3 +431,15 @@ def test_the_examples_rehearse_unless_it_has_to_be_fast_or_is_not_wanted(words, 
         ["segment", "--image", "a.nii", "--support", "b.nii", "c.nii", "--output", "d.nii", *words]
     )
     assert cli._job(options).settings.rehearse is rehearses
+
+
+def test_on_a_busy_machine_threads_wait_without_spinning(monkeypatch):
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: True)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # so that the end of the test restores what there was
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["incontextseg", "weights", "list"])
+    assert main() == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    script = "import sys, InContextSegLib.cli; print('torch' in sys.modules)"  # it would be too late then
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
