@@ -196,6 +196,12 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         help="measure Dice after the clicks of a simulated user, with and without examples in context",
     )
     command.add_argument(
+        "--adapt",
+        type=float,
+        metavar="SECONDS",
+        help="measure Dice before and after adapting to the examples, and what they lead to expect; volumes by slices",
+    )
+    command.add_argument(
         "--first",
         choices=("click", "box"),
         default="click",

@@ -1,11 +1,11 @@
-"""Random changes of appearance for a batch of grey images, each image with strengths of its own."""
+"""Random changes of appearance and place for a batch of grey images, each image with strengths of its own."""
 
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
 
 SMALL = 1e-6
 
@@ -77,3 +77,27 @@ def scanner_shift(
     images = blurred(images, strength * uniform(0.0, 1.1, (count,), generator))
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return (images + random(0.0, 0.06) * noise).clamp(0, 1)
+
+
+def moved(
+    images: Float[Tensor, "n 1 h w"], masks: Float[Tensor, "n 1 h w"], strength: float, generator: Generator
+) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n 1 h w"]]:
+    """Images and their masks turned, scaled, shifted and bent together, every pair in its own way.
+
+    At strength 1 up to 0.15 rad, 10 %, 3 % of the width, and about 1 % of it bent; masks stay 0 or 1, nothing lies
+    beyond their borders. It is mild on purpose: the examples are to stay the user's own.
+    """
+    count, size = len(images), images.shape[-1]
+
+    def random(limit: float, *shape: int) -> Tensor:
+        return strength * uniform(-limit, limit, (count, *shape), generator)
+
+    angle, zoom = random(0.15), 1 + random(0.1)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(count, 2, 2)
+    placing = torch.cat([zoom[:, None, None] * turn, random(0.06, 2, 1)], dim=2)
+    grid = affine_grid(placing, list(images.shape), align_corners=False)
+    grid = grid + 0.02 * strength * smooth_noise(count, 2, size, 6, generator).permute(0, 2, 3, 1)
+    return (
+        grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False),
+        grid_sample(masks, grid, mode="nearest", padding_mode="zeros", align_corners=False),
+    )

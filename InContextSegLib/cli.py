@@ -152,6 +152,7 @@ def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.adaptation_study import run_adaptation_study  # noqa: PLC0415
     from InContextSegLib.interactive_study import run_interactive_study  # noqa: PLC0415
     from InContextSegLib.jobs import Model  # noqa: PLC0415
     from InContextSegLib.study import Run, Study, chosen_sets, run_study  # noqa: PLC0415
@@ -163,6 +164,8 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     model = Model(options.model, options.weights)
     how = {"draws": options.draws, "seed": options.seed, "device": options.device}
     run = Run(options.data, options.output, model, **how, colour=options.colour, rehearse=options.rehearsal)
+    if options.adapt is not None:
+        return run_adaptation_study(study, run, report, options.adapt)
     if options.clicks:
         return run_interactive_study(study, run, report, options.first)
     return run_study(study, run, report)

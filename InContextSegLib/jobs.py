@@ -33,6 +33,7 @@ from InContextSegLib.inference.rehearsal import rehearse, sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models import SliceSegmenter, build
+from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
@@ -162,10 +163,11 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
         path = ensure(entry, cache_folder(), fetch=partial(_never_fetch, entry))
         sha256 = pinned_sha256(entry, cache_folder())
     state = load_weights(path, sha256)
-    segmenter = build(entry)
     try:
+        # Weights of one's own may be of other widths than the entry's.
+        segmenter = build(entry) if model.weights is None else UniverSeg.fitting(state).eval()
         segmenter.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         raise WeightsError(
             f"The weights {path} do not fit the model '{entry.name}'; name the model they belong to."
         ) from error

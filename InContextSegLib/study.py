@@ -218,12 +218,7 @@ def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[in
             else:
                 log.warning("%s: %s is left out, as there is no label to learn from.", each.name, pair.source)
         return
-    names = sorted(set(patients))
-    order = np.random.default_rng(study.split_seed).permutation(len(names))
-    learners = {names[index] for index in order[: int(study.support_share * len(names))]}
-    by_patient = [names[index] for index in order]
-    ranked = sorted(zip(patients, files, strict=True), key=lambda row: by_patient.index(row[0]))
-    support = [pair for patient, pair in ranked if patient in learners]
+    support, tests = _split(each, study, files, patients)
     if not support:
         return
     if read_volume(support[0][0]).geometry.shape[0] == 1:
@@ -231,11 +226,36 @@ def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[in
             return  # the number before has shown all there is
         generator = np.random.default_rng((run.seed, count))
         support = [support[index] for index in generator.permutation(len(support))[:count]]
-    tests = [pair for patient, pair in ranked if patient not in learners][: each.tests]
     mix = _mix(each, run, support, tests)
     examples = tuple(_read(each, *pair, mix) for pair in support)
     for pair in tests:
         yield Case(pair[0].name, _read(each, *pair, mix), examples, mix)
+
+
+def _split(
+    each: DataSet, study: Study, files: Sequence[tuple[Path, Path]], patients: Sequence[str]
+) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
+    """The files to learn from and those to test with, by patients in random order."""
+    names = sorted(set(patients))
+    order = np.random.default_rng(study.split_seed).permutation(len(names))
+    learners = {names[index] for index in order[: int(study.support_share * len(names))]}
+    by_patient = [names[index] for index in order]
+    ranked = sorted(zip(patients, files, strict=True), key=lambda row: by_patient.index(row[0]))
+    tests = [pair for patient, pair in ranked if patient not in learners][: each.tests]
+    return [pair for patient, pair in ranked if patient in learners], tests
+
+
+def split_volumes(each: DataSet, study: Study, run: Run) -> tuple[list[LabelledVolume], list[LabelledVolume]] | None:
+    """Volumes to learn from and to test with, by patient whatever the set's scheme; None for a set of pictures.
+
+    Raises:
+        InputError: if the images or their labels cannot be read.
+    """
+    files = paired_files(*each.folders(run.data))
+    if read_volume(files[0][0]).geometry.shape[0] == 1:
+        return None
+    parts = _split(each, study, files, [_patient(image, each.groups) for image, _ in files])
+    return tuple([_read(each, *pair, LUMINANCE) for pair in part] for part in parts)
 
 
 def _mix(

@@ -12,6 +12,7 @@ import numpy as np
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import READABLE, ending_of
+from InContextSegLib.likeness import Appearance, unlikeness
 from InContextSegLib.slicing import Intensities, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
@@ -22,10 +23,6 @@ SliceChoice = Literal["auto", "labelled", "all"] | int | tuple[int, ...]
 # Fewer neighbouring labelled slices than this look like single drawn slices that touch, not a finished volume.
 SHORTEST_FINISHED_RUN = 5
 
-_THUMBNAIL = 16
-_BINS = 32
-# Spread (in units of the whole range) below which the examples count as equal in that respect.
-_LEAST_SPREAD = 0.01
 # Random draws weigh an example by exp(score / temperature); lower draws keep closer to the best examples.
 _TEMPERATURE = 0.5
 _NAMED_AT_MOST = 5
@@ -247,7 +244,8 @@ class SupportSet:
             raise InputError(f"At least one example must be selected, but {count} were asked for.")
         if count >= len(self):
             return tuple(range(len(self)))
-        score = -(self._appearance_distance(image) + self._position_distance(position))
+        one = Appearance.of(np.asarray(image, dtype=np.float32)[None])
+        score = -unlikeness(self.appearance, one, [example.position for example in self.examples], position)
         if generator is not None:
             score = score / _TEMPERATURE + generator.gumbel(size=len(self))
         return tuple(int(index) for index in np.argsort(-score, kind="stable")[:count])
@@ -278,23 +276,18 @@ class SupportSet:
         return digest.hexdigest()
 
     @cached_property
-    def _features(self) -> tuple[np.ndarray, np.ndarray]:
-        return _features(self.images())
+    def appearance(self) -> Appearance:
+        """What the examples look like."""
+        return Appearance.of(self.images())
 
-    def _appearance_distance(self, image: np.ndarray) -> np.ndarray:
-        thumbnails, grey = self._features
-        (thumbnail,), (own_grey,) = _features(np.asarray(image, dtype=np.float32)[None])
-        unlike = np.sqrt(np.mean((thumbnails - thumbnail) ** 2, axis=1))
-        # The mean difference of cumulative histograms is the earth mover's distance in units of the grey range.
-        other_greys = np.mean(np.abs(grey - own_grey), axis=1)
-        return (_standardised(unlike) + _standardised(other_greys)) / 2
-
-    def _position_distance(self, position: float | None) -> np.ndarray:
-        distance = np.full(len(self), np.nan)
-        if position is not None:
-            known = [np.nan if example.position is None else example.position for example in self.examples]
-            distance = np.abs(np.array(known) - position)
-        return _standardised(distance)
+    def ranked(self, index: int, among: Sequence[int]) -> tuple[int, ...]:
+        """The indices in `among`, those whose examples resemble the one at `index` most first; as `select` does."""
+        if not among:
+            return ()
+        one, own = self.appearance.at([index]), self.examples[index].position
+        positions = [self.examples[other].position for other in among]
+        order = np.argsort(unlikeness(self.appearance.at(among), one, positions, own), kind="stable")
+        return tuple(among[place] for place in order)
 
     def _at(self, indices: Sequence[int] | None) -> tuple[Example, ...]:
         if indices is None:
@@ -414,30 +407,6 @@ def _available(examples: Sequence[Example], labels: Sequence[Label] | None) -> t
                 "ask for one of these or choose slices that show it."
             )
     return tuple(labels)
-
-
-def _features(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnails (n, 256) and cumulative grey histograms (n, 32) of (n, size, size) images in [0, 1]."""
-    count, size, _ = images.shape
-    edges = np.linspace(0, size, _THUMBNAIL + 1)
-    pixels = np.arange(size)
-    # Share of each pixel that lies in each of the thumbnail's cells: an exact mean over areas for any size.
-    overlap = np.clip(np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels), 0, None)
-    mean = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
-    thumbnails = (mean @ images @ mean.T).reshape(count, -1)
-    bins = np.minimum((images.reshape(count, -1) * _BINS).astype(np.intp), _BINS - 1)
-    bins += _BINS * np.arange(count)[:, None]
-    histogram = np.bincount(bins.ravel(), minlength=count * _BINS).reshape(count, _BINS)
-    return thumbnails, np.cumsum(histogram, axis=1) / (size * size)
-
-
-def _standardised(distance: np.ndarray) -> np.ndarray:
-    """(n,) distances with mean 0 and spread 1; an unknown one (NaN) counts as average."""
-    known = np.isfinite(distance)
-    if not known.any():
-        return np.zeros_like(distance)
-    spread = max(float(distance[known].std()), _LEAST_SPREAD)
-    return np.where(known, (distance - distance[known].mean()) / spread, 0.0)
 
 
 def _listed(items) -> str:

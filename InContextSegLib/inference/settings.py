@@ -6,6 +6,38 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.slicing import AXES
 
 AUTO_AXIS = "auto"
+ADAPT_SECONDS = 15.0
+# Of the budget; a quick computer takes no more, so that it learns the same every time.
+STEPS_PER_SECOND = 4
+FEWEST_STEPS = 3  # one for each fold and one for all examples
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """How long and by what chance a network is adapted.
+
+    Attributes:
+        seconds: to spend, judging included. A computer too slow for `STEPS_PER_SECOND` takes fewer steps.
+        seed: of every random choice. The same seed and number of steps give the same network on the same computer.
+        steps: of training in all; None: as many as the time allows, at most `STEPS_PER_SECOND` each second.
+
+    Raises:
+        InputError: if a number is out of its range.
+    """
+
+    seconds: float = 15.0
+    seed: int = 0
+    steps: int | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.seconds <= 24 * 3600:
+            raise InputError(f"Adapting takes from 1 to 86400 seconds, but {self.seconds:g} were asked for.")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"Adapting takes at least 1 step, but {self.steps} were asked for.")
+
+    @property
+    def most_steps(self) -> int:
+        return self.steps or max(FEWEST_STEPS, round(self.seconds * STEPS_PER_SECOND))
 
 
 @dataclass(frozen=True)
@@ -21,6 +53,7 @@ class InferenceSettings:
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
         rehearse: let the examples predict one another first, which chooses how many to show, image size and thresholds.
+        adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.
@@ -34,6 +67,7 @@ class InferenceSettings:
     seed: int = 0
     slices_at_once: int = 4
     rehearse: bool = False
+    adapt_seconds: float = 0.0
 
     def __post_init__(self):
         for name in ("supports", "draws", "slices_at_once"):
@@ -43,6 +77,8 @@ class InferenceSettings:
             raise InputError(f"threshold: asked for a number between 0 and 1, got {self.threshold}.")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed: asked for a whole number from 0 to 4294967295, got {self.seed}.")
+        if self.adapt_seconds:
+            AdaptSettings(self.adapt_seconds, self.seed)  # refuses what makes no sense
         self._check_axes()
 
     def _check_axes(self) -> None:
@@ -64,5 +100,5 @@ class InferenceSettings:
 PRESETS = {
     "fast": {"supports": 8, "draws": 1},
     "normal": {"supports": 16, "draws": 2, "rehearse": True},
-    "best": {"supports": 32, "draws": 4, "rehearse": True},
+    "best": {"supports": 32, "draws": 4, "rehearse": True, "adapt_seconds": ADAPT_SECONDS},
 }

@@ -19,7 +19,7 @@ answers without any support, when the means above are zero.
 The plain form is kept in `Testing/Parity/plain_universeg.py`, where it serves as the oracle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -84,6 +84,19 @@ class UniverSeg(nn.Module):
         )
         self.out_conv = nn.ModuleDict({"conv": nn.Conv2d(widths[0], 1, 1)})
         self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def fitting(cls, state: Mapping[str, Tensor]) -> "UniverSeg":
+        """A network of the widths, and with the prompts, that a state dict has; its values are not loaded.
+
+        Raises:
+            KeyError: if it is not the state dict of such a network.
+        """
+        cross = "enc_blocks.{}.cross.cross_conv.weight".format
+        levels = next(level for level in range(1 + len(state)) if cross(level) not in state)
+        widths = [len(state[cross(level)]) for level in range(levels)]
+        inputs = state[cross(0)].shape[1] - 2
+        return cls(widths, promptable=inputs == 1 + PROMPT_CHANNELS)
 
     def encode(self, images: Float[Tensor, "b 1 h w"]) -> Embedding:
         """The query's share of the first block; depends on the images alone."""

@@ -15,6 +15,7 @@ from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import make_folder
 from InContextSegLib.losses import dice_and_cross_entropy
+from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
@@ -150,15 +151,6 @@ class Trainer:
             lines = self._log.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             self._log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; emulated, it is many times slower than float32."""
-    if device.type == "cpu":
-        # Older versions of torch do not tell; float32 is right everywhere.
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return device.type == "cuda"
 
 
 def train(recipe: Recipe, folder: Path, device: torch.device, report: Report) -> dict:

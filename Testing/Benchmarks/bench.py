@@ -19,11 +19,11 @@ from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.models import build
+from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.prompts import Point, Prompts
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.support import Example
-from InContextSegLib.training.trainer import has_fast_bfloat16
 from InContextSegLib.volume import Volume, picture_geometry
 from Testing.Parity.plain_universeg import plain_universeg
 

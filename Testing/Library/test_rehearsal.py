@@ -9,7 +9,8 @@ from fake_segmenter import BRIGHT, SIZE, Threshold, grid
 
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.rehearsal import EMPTY, SHOWING, _gains, rehearse, sizes_for
+from InContextSegLib.inference.leave_out import gains
+from InContextSegLib.inference.rehearsal import EMPTY, SHOWING, rehearse, sizes_for
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
@@ -203,4 +204,4 @@ def test_the_larger_size_is_not_tried_where_its_maps_would_fill_the_memory():
     [(0.52, 0.50, True), (0.51, 0.50, False), (0.911, 0.90, True), (0.905, 0.90, False), (1.0, 1.0, False)],
 )
 def test_a_gain_counts_by_its_size_or_by_its_share_of_what_is_missing(dice, before, worth_it):
-    assert _gains(dice, before) is worth_it
+    assert gains(dice, before) is worth_it

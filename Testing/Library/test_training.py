@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.training.episodes import draw_episodes
 from InContextSegLib.training.recipe import Architecture, Recipe, Stage
-from InContextSegLib.training.trainer import Trainer, has_fast_bfloat16, train
+from InContextSegLib.training.trainer import Trainer, train
 
 CPU = torch.device("cpu")
 TINY = Recipe(

@@ -1,0 +1,228 @@
+"""Adapting a network to the user's own examples: some seconds of training on episodes made of them alone.
+
+In-context tuning: a query is one example, its supports are others, all mildly changed. The examples are divided into
+folds by picture or volume; for each fold a copy of the network learns from the rest and is judged on the fold, which it
+has never seen. The mean of the copies (model soup, Wortsman et al., ICML 2022) then learns a little longer from all
+examples. Where the copies did not do better than the network they came from, it stays as it was.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.expectation import Expected, Trial, expected, scores_of, to_try, tried
+from InContextSegLib.inference.leave_out import LeaveOut, best_threshold, shift_of, units
+from InContextSegLib.inference.lessons import Lessons
+from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
+from InContextSegLib.progress import Report
+
+# By measurement (docs/benchmarks.md, "Adapting").
+FOLDS, SHARE_IN_FOLDS = 2, 0.5
+TRIED_STEPS = 2  # to see how long one takes
+# Work of one judgement, per second of the budget: examples times supports times pictures of 128 x 128.
+JUDGED_PER_SECOND = 35
+FEWEST_JUDGED, MOST_JUDGED = 4, 16
+LEAST_GAIN = 0.005  # of mean Dice
+NOTHING_TO_JUDGE = "no label is shown by two pictures or volumes, of which one could predict the other"
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """What a network learnt from the examples of one task, and whether that helps.
+
+    Attributes:
+        differences: by the name of a parameter what to add to it, float16.
+        helped: whether examples it had not learnt from were segmented better; else the network stays as it was.
+        why: the same in words.
+        rehearsal: how the network is best asked, adapted or not.
+        before, after: by label value the Dice to expect, without and with what was learnt.
+        trials: the examples segmented by the others, by the network that is to be used.
+        steps: that were trained.
+    """
+
+    differences: Mapping[str, Tensor]
+    helped: bool
+    why: str
+    rehearsal: Rehearsal
+    before: Mapping[int, Expected]
+    after: Mapping[int, Expected]
+    trials: tuple[Trial, ...]
+    steps: int
+    seconds: float
+
+    @property
+    def expected(self) -> Mapping[int, Expected]:
+        """By label value the Dice to expect of what is going to be used."""
+        return self.after if self.helped else self.before
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {
+            "helped": self.helped,
+            "why": self.why,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 2),
+            "before": {str(value): each.record for value, each in self.before.items()},
+            "after": {str(value): each.record for value, each in self.after.items()},
+        }
+
+    def applied(self, segmenter: nn.Module) -> nn.Module:
+        """A network with what was learnt; the one it came from where that did not help."""
+        return with_differences(segmenter, self.differences) if self.helped else segmenter
+
+
+def adapt(
+    segmenter: nn.Module, device: torch.device, rehearsal: Rehearsal, settings: AdaptSettings, report: Report
+) -> Adaptation:
+    """Train a copy of a network on the examples of a rehearsal, and judge whether it is the better one.
+
+    Args:
+        segmenter: a `SliceSegmenter`; it is moved to the device and stays as it is.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    started = time.monotonic()
+    base, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
+    indices = _to_judge(leave, rehearsal, settings)
+    judged = partial(tried, leave=leave, indices=indices, count=rehearsal.shown, report=report)
+    trials = judged(lambda index: base)
+    judging_seconds = time.monotonic() - started
+    shifts = {value: rehearsal.shifts.get(value, 0.0) for value in indices}
+    unchanged = Adaptation({}, False, NOTHING_TO_JUDGE, rehearsal, _expected(trials, shifts), {}, trials, 0, 0.0)
+    if not indices or not any(each.requires_grad for each in segmenter.parameters()):
+        return replace(unchanged, seconds=time.monotonic() - started)
+
+    course = _Course(leave, device, settings, report, started + settings.seconds - judging_seconds)
+    course.plan(segmenter)
+    copies, judges, everything = [], {}, range(len(leave.units))
+    folds = _folds(leave.units, settings.seed)
+    for number, fold in enumerate(folds, start=1):
+        copies.append(deepcopy(segmenter))
+        others = [index for index in everything if index not in fold]
+        course.take(copies[-1], others, SHARE_IN_FOLDS / len(folds), until=SHARE_IN_FOLDS * number / len(folds))
+        judges |= dict.fromkeys(fold, CachedSegmenter(copies[-1], device))
+    trials = judged(judges.__getitem__)
+    shifts = {value: shift_of(best_threshold(scores_of(trials, value).mean(axis=0))) for value in indices}
+    tested = replace(unchanged, after=_expected(trials, shifts))
+    gain = _mean(tested.after) - _mean(tested.before)
+    if gain < LEAST_GAIN:
+        why = f"examples it had not learnt from were segmented no better (Dice {gain:+.3f}), so nothing was changed"
+        return replace(tested, why=why, steps=course.steps, seconds=time.monotonic() - started)
+
+    soup = _soup(copies)
+    course.deadline = started + settings.seconds
+    course.take(soup, everything, 1 - SHARE_IN_FOLDS, until=1.0)
+    return replace(
+        tested,
+        differences=differences(segmenter, soup),
+        helped=True,
+        why=f"examples it had not learnt from were segmented better (Dice {gain:+.3f})",
+        rehearsal=replace(rehearsal, shifts=dict(rehearsal.shifts) | shifts),
+        trials=trials,
+        steps=course.steps,
+        seconds=time.monotonic() - started,
+    )
+
+
+def differences(segmenter: nn.Module, adapted: nn.Module) -> dict[str, Tensor]:
+    """What to add to the parameters of one network to get the other one, in float16 on the CPU."""
+    own = segmenter.state_dict()
+    return {name: (tensor - own[name]).half().cpu() for name, tensor in adapted.state_dict().items()}
+
+
+def with_differences(segmenter: nn.Module, added: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network with differences added to its parameters."""
+    own = segmenter.state_dict()
+    changed = deepcopy(segmenter)
+    changed.load_state_dict({name: tensor + added[name].to(tensor) for name, tensor in own.items()})
+    return changed.eval()
+
+
+class _Course:
+    """Steps of training, as many as are planned and there is time for.
+
+    Attributes:
+        steps: done so far.
+        deadline: of `time.monotonic`.
+    """
+
+    def __init__(self, leave: LeaveOut, device: torch.device, settings: AdaptSettings, report: Report, deadline: float):
+        self.steps, self.deadline = 0, deadline
+        self._settings, self._report = settings, report
+        self._new_lessons = partial(Lessons, leave, device, settings.seed)
+        self._lessons = self._new_lessons()
+
+    def plan(self, segmenter: nn.Module) -> None:
+        """See how long a step takes, and plan as many as there is time for."""
+        self._planned = self._settings.most_steps
+        if self._settings.steps is None:
+            trial, lessons, seconds = deepcopy(segmenter), self._new_lessons(), []
+            for _ in range(TRIED_STEPS):
+                since = time.monotonic()
+                lessons.train(trial, range(len(lessons.leave.units)), 1, math.inf, self._cancellable)
+                seconds.append(time.monotonic() - since)
+            affordable = (self.deadline - time.monotonic()) / min(seconds)
+            self._planned = int(np.clip(affordable, FEWEST_STEPS, self._planned))
+        self._begun = time.monotonic()
+
+    def take(self, network: nn.Module, among: Sequence[int], share: float, until: float) -> None:
+        """Train a network in place by a share of the steps, until that part of the time has passed at the latest."""
+        deadline = math.inf
+        if self._settings.steps is None:
+            deadline = self._begun + until * (self.deadline - self._begun)
+        steps = max(1, round(share * self._planned))
+        self.steps += self._lessons.train(network, among, steps, deadline, self._step_done)
+
+    def _step_done(self, step: int) -> None:
+        done = self.steps + step
+        self._report.step(done, max(done, self._planned), "the network adapts to the examples")
+
+    def _cancellable(self, step: int) -> None:
+        self._report.step(0, self._planned, "the network adapts to the examples")
+
+
+def _leave_out(rehearsal: Rehearsal) -> LeaveOut:
+    return LeaveOut(rehearsal.support, rehearsal.support, units(rehearsal.support))
+
+
+def _to_judge(leave: LeaveOut, rehearsal: Rehearsal, settings: AdaptSettings) -> dict[int, list[int]]:
+    """For every label the examples to leave out, few enough that judging leaves time for learning."""
+    labels, shown = leave.support.labels, min(rehearsal.shown, len(leave.units) - 1)
+    work_of_one = max(1, shown) * len(labels) * (leave.support.size / 128) ** 2
+    count = int(np.clip(settings.seconds * JUDGED_PER_SECOND / work_of_one, FEWEST_JUDGED, MOST_JUDGED))
+    chosen = {label.value: to_try(leave, label.value, count) for label in labels}
+    return {value: indices for value, indices in chosen.items() if indices}
+
+
+def _folds(names: Sequence[str], seed: int) -> list[set[int]]:
+    """Indices of examples in `FOLDS` parts, by whole units."""
+    different = list(dict.fromkeys(names))
+    order = np.random.default_rng(seed).permutation(len(different))
+    parts = [{different[place] for place in order[first::FOLDS]} for first in range(FOLDS)]
+    return [{index for index, name in enumerate(names) if name in part} for part in parts]
+
+
+def _expected(trials: Sequence[Trial], shifts: Mapping[int, float]) -> dict[int, Expected]:
+    return {value: expected(trials, value, shift) for value, shift in shifts.items()}
+
+
+def _mean(expectations: Mapping[int, Expected]) -> float:
+    return float(np.mean([each.dice for each in expectations.values()]))
+
+
+def _soup(networks: Sequence[nn.Module]) -> nn.Module:
+    """A network whose every parameter is the mean of the others'."""
+    states, mean = [network.state_dict() for network in networks], deepcopy(networks[0])
+    mean.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
+    return mean

@@ -1,0 +1,128 @@
+"""How good a segmentation will be: what the examples, each segmented by the others, say about the next picture."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.leave_out import LeaveOut, dice, spread_evenly, threshold_of
+from InContextSegLib.progress import Report
+
+AT_MOST = 16  # pictures or slices tried for every label, unless told otherwise
+SLICES = 6  # of them from one volume
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One example segmented by the others, for one label.
+
+    Attributes:
+        index: of the example in its support set.
+        unit: the picture or volume that it was left out with.
+        overlap: see `LeaveOut.overlap`.
+        separation: chance that the answer puts a pixel of the label above another pixel (area under the ROC curve);
+            nan where the example does not show the label or is full of it, or none of the others shows it.
+    """
+
+    value: int
+    index: int
+    unit: str
+    overlap: Float[np.ndarray, "2 thresholds"]
+    separation: float
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The Dice to expect for a new picture or volume: mean and standard deviation (nan for one) over `units` tried."""
+
+    dice: float
+    spread: float
+    units: int
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {"dice": round(self.dice, 4), "spread": round(self.spread, 4), "units": self.units}
+
+
+def to_try(leave: LeaveOut, value: int, at_most: int = AT_MOST) -> list[int]:
+    """Examples to leave out for a label: all, as far as they are not too many, evenly spread over the units.
+
+    Pictures without the label are among them in their own proportion, as they will be among the targets. Labels that
+    fewer than two units show cannot be tried: there would be nothing to predict them from.
+    """
+    members: dict[str, list[int]] = {}
+    for index, unit in enumerate(leave.units):
+        members.setdefault(unit, []).append(index)
+    showing = {unit for unit, own in members.items() if any(_shows(leave, value, index) for index in own)}
+    if len(showing) < 2:
+        return []
+    each = max(1, min(SLICES, at_most // len(members)))
+    chosen = [index for own in members.values() for index in spread_evenly(own, each)]
+    chosen = sorted(chosen) if len(chosen) <= at_most else spread_evenly(chosen, at_most)
+    if any(_shows(leave, value, index) for index in chosen):
+        return chosen
+    return spread_evenly([index for index in range(len(leave.units)) if _shows(leave, value, index)], at_most)
+
+
+def tried(
+    network_for: Callable[[int], CachedSegmenter],
+    leave: LeaveOut,
+    indices: dict[int, list[int]],
+    count: int,
+    report: Report,
+) -> tuple[Trial, ...]:
+    """Segment examples by the `count` others that resemble them most.
+
+    Args:
+        network_for: the network to ask about the example at an index; one that has not learnt from it.
+        indices: for every label value the examples to leave out.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    trials, total = [], sum(map(len, indices.values()))
+    for value, chosen in indices.items():
+        for index in chosen:
+            report.step(len(trials), total, "each example is segmented by the others")
+            logits = leave.logits(network_for(index), value, index, count)
+            wanted = leave.truth.examples[index].labels == value
+            trials.append(
+                Trial(value, index, leave.units[index], leave.overlap(logits, value, index), _area(logits, wanted))
+            )
+    return tuple(trials)
+
+
+def scores_of(trials: Sequence[Trial], value: int) -> Float[np.ndarray, "units thresholds"]:
+    """Dice of every unit at every threshold; the slices of a volume count together, as they do in a result."""
+    overlaps: dict[str, np.ndarray] = {}
+    for trial in trials:
+        if trial.value == value:
+            overlaps[trial.unit] = overlaps.get(trial.unit, 0) + trial.overlap
+    return np.array([dice(overlap) for overlap in overlaps.values()])
+
+
+def expected(trials: Sequence[Trial], value: int, shift: float) -> Expected:
+    """The Dice of a label with that shift of the logits (`leave_out.shift_of` one of the thresholds)."""
+    scores = scores_of(trials, value)[:, threshold_of(shift)]
+    spread = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
+    return Expected(float(scores.mean()), spread, len(scores))
+
+
+def _shows(leave: LeaveOut, value: int, index: int) -> bool:
+    return bool((leave.support.examples[index].labels == value).any())
+
+
+def _area(logits: np.ndarray | None, wanted: np.ndarray) -> float:
+    """Area under the ROC curve, by the rank sum (Hanley and McNeil, 1982)."""
+    inside = int(wanted.sum())
+    outside = wanted.size - inside
+    if logits is None or not inside or not outside:
+        return math.nan
+    order = np.argsort(logits, axis=None, kind="stable")
+    ranks = np.empty(wanted.size)
+    ranks[order] = np.arange(1, wanted.size + 1)
+    return float((ranks[wanted.ravel()].sum() - inside * (inside + 1) / 2) / (inside * outside))
