@@ -20,24 +20,25 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.rehearsal import Rehearsal, rehearse, sizes_for
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
-from InContextSegLib.jobs import across_slices, choose_device, load_model
+from InContextSegLib.jobs import across_slices
+from InContextSegLib.loading import choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.scatter import Dot, draw_expected
 from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
 from InContextSegLib.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
-from InContextSegLib.support import LabelledVolume, SupportSet
+from InContextSegLib.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 WAYS = ("plain", "before", "after")
-SLICES_IN_ALL = 24  # of the test patients of a set of volumes
+SLICES_IN_ALL = 36  # of the test patients of a set of volumes
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """The examples and the test pictures of one set, with one number of examples."""
+    """The examples of one set, and for every test case its name and pictures: one, or slices of one volume."""
 
     support: tuple[LabelledVolume, ...]
-    tests: tuple[tuple[str, LabelledVolume], ...]
+    tests: tuple[tuple[str, tuple[LabelledVolume, ...]], ...]
 
 
 def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float) -> tuple[dict, str]:
@@ -66,9 +67,9 @@ def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float)
                 continue
             sessions, adaptation = _sessions(task, each, model, count, run, settings)
             adaptations.append(_about(each, count, task, adaptation))
-            for name, pair in task.tests:
+            for name, pictures in task.tests:
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {name}")
-                records += _scores(sessions, each, count, name, pair)
+                records += _scores(sessions, each, count, name, pictures)
     report.step(len(study.sets), len(study.sets), "done")
     return _written(study, run, records, adaptations, {"model": model[1], "seconds": seconds})
 
@@ -78,19 +79,19 @@ def _task(each: DataSet, study: Study, run: Run, count: int) -> _Task | None:
     volumes = split_volumes(each, study, run)
     if volumes is None:
         found = list(cases(each, study, run, count, study.supports))
-        return _Task(found[0].support, tuple((case.name, case.pair) for case in found)) if found else None
+        return _Task(found[0].support, tuple((case.name, (case.pair,)) for case in found)) if found else None
     learners, testers = volumes
     per_patient = max(1, -(-2 * count // len(learners)))
-    pool = [picture for pair in learners for _, picture in slices_of(pair, per_patient)]
+    pool = [picture for pair in learners for picture in slices_of(pair, per_patient)]
     order = np.random.default_rng((run.seed, count)).permutation(len(pool))
     if len(pool) <= max((fewer for fewer in study.supports if fewer < count), default=0):
         return None
-    tests = [slice_ for pair in testers for slice_ in slices_of(pair, max(1, SLICES_IN_ALL // len(testers)))]
+    tests = [(pair.source, tuple(slices_of(pair, max(1, SLICES_IN_ALL // len(testers))))) for pair in testers]
     return _Task(tuple(pool[index] for index in order[:count]), tuple(tests))
 
 
-def slices_of(pair: LabelledVolume, most: int) -> list[tuple[str, LabelledVolume]]:
-    """At most so many labelled slices of a volume, evenly spread, each as a picture with a name."""
+def slices_of(pair: LabelledVolume, most: int) -> list[LabelledVolume]:
+    """At most so many labelled slices of a volume, evenly spread, each as a picture of the same name."""
     plan = SlicePlan.of(pair.image.geometry, across_slices(pair.image.geometry))
     labelled = np.flatnonzero(any_along(pair.labels.array, plan.array_axis))
     places = np.linspace(0, len(labelled) - 1, min(most, len(labelled)) + 2)[1:-1]
@@ -100,10 +101,8 @@ def slices_of(pair: LabelledVolume, most: int) -> list[tuple[str, LabelledVolume
         image, labels = (np.take(each.array, [index], plan.array_axis) for each in (pair.image, pair.labels))
         image, labels = (np.moveaxis(array, plan.array_axis, 0) for array in (image, labels))
         geometry = Geometry(image.shape, np.diag([-i_mm, -j_mm, 1.0, 1.0]))
-        flat = LabelledVolume(
-            Volume(image, geometry, Kind.INTENSITY), Volume(labels, geometry, Kind.LABELS), pair.source
-        )
-        pictures.append((f"{pair.source} {plan.axis} {index}", flat))
+        image, labels = Volume(image, geometry, Kind.INTENSITY), Volume(labels, geometry, Kind.LABELS)
+        pictures.append(LabelledVolume(image, labels, pair.source))
     return pictures
 
 
@@ -135,19 +134,30 @@ def _sessions(
     }, adaptation
 
 
-def _scores(sessions: dict[str, Session], each: DataSet, count: int, name: str, pair: LabelledVolume) -> list[dict]:
-    """Dice of every label that the examples or the truth know, each way."""
-    truth, found = pair.labels.array, {}
-    for way, session in sessions.items():
-        settings = InferenceSettings(supports=count, draws=1, axes=(next(iter(session.supports)),))
-        found[way] = session.segment(pair.image, settings, Report()).mask.array
+def _scores(
+    sessions: dict[str, Session], each: DataSet, count: int, name: str, pictures: Sequence[LabelledVolume]
+) -> list[dict]:
+    """Dice of every label that the examples or the truth know, each way; the slices of a volume count together."""
+    truth = np.concatenate([pair.labels.array.ravel() for pair in pictures])
+    found = {way: _segmented(session, pictures, count) for way, session in sessions.items()}
     known = {label.value for label in sessions["plain"].labels} | set(np.unique(truth).tolist())
     return [
         {"set": each.name, "case": name, "label": label.name, "supports": count}
-        | {way: dice(mask == label.value, truth == label.value) for way, mask in found.items()}
+        | {way: dice(_matching(labels, label), _matching(truth, label)) for way, labels in found.items()}
         for label in wanted_labels(each)
         if label.value in known
     ]
+
+
+def _segmented(session: Session, pictures: Sequence[LabelledVolume], count: int) -> np.ndarray:
+    """The labels of all pixels of all pictures in one row."""
+    settings = InferenceSettings(supports=count, draws=1, axes=(next(iter(session.supports)),))
+    masks = [session.segment(pair.image, settings, Report()).mask.array for pair in pictures]
+    return np.concatenate([mask.ravel() for mask in masks])
+
+
+def _matching(labels: np.ndarray, label: Label) -> np.ndarray:
+    return (labels == label.value)[None, None]
 
 
 def _about(each: DataSet, count: int, task: _Task, adaptation: Adaptation) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 from InContextSegLib import __version__
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.errors import InputError
+from InContextSegLib.inference.settings import ADAPT_SECONDS, MOST_SECONDS
 from InContextSegLib.slicing import AXES, WINDOWS, Intensities
 from InContextSegLib.support import Label
 
@@ -149,6 +150,13 @@ def _segment_how(command: argparse.ArgumentParser) -> None:
         help="let the examples predict one another first, to choose how many to show, image size and thresholds "
         "(default: the preset's)",
     )
+    how.add_argument(
+        "--adapt",
+        type=_seconds,
+        metavar="auto|off|SECONDS",
+        help=f"let the network learn from the examples first, for so long (auto: {ADAPT_SECONDS:g} s); kept only if it "
+        "segments examples better that it has not learnt from (default: the preset's; best: auto, else off)",
+    )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")
     how.add_argument("--model", default="default", help="see 'incontextseg weights list'")
@@ -197,8 +205,9 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--adapt",
-        type=float,
-        metavar="SECONDS",
+        type=_seconds,
+        metavar="auto|SECONDS",
+        default=0.0,
         help="measure Dice before and after adapting to the examples, and what they lead to expect; volumes by slices",
     )
     command.add_argument(
@@ -252,6 +261,18 @@ def _mix(text: str) -> ColourMix | None:
         raise argparse.ArgumentTypeError(
             f"auto, luminance or three weights R,G,B, not all of them zero, not '{text}'"
         ) from error
+
+
+def _seconds(text: str) -> float:
+    if text in ("auto", "off"):
+        return ADAPT_SECONDS if text == "auto" else 0.0
+    try:
+        seconds = float(text)
+        if not 1 <= seconds <= MOST_SECONDS:
+            raise ValueError("out of range")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"auto, off or seconds from 1 to {MOST_SECONDS:g}, not '{text}'") from error
+    return seconds
 
 
 def _slices(text: str):

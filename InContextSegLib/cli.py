@@ -109,18 +109,56 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     if record["colour"]["weights_rgb"] != list(LUMINANCE.weights):
         red, green, blue = record["colour"]["weights_rgb"]
         lines.append(f"Grey is {red:g} red, {green:g} green, {blue:g} blue: {record['colour']['why']}.")
+    lines += _foreseen(record)
     worth = record["next_slice"]
     lines.append(f"Most worth labelling next: {worth['axis']} slice {worth['index']}. Took {record['seconds']:.1f} s.")
     return record, "\n".join(lines)
 
 
+def _foreseen(record: dict) -> list[str]:
+    """What the examples lead to expect, and what speaks against relying on it."""
+    lines = [f"Expected Dice: {name} {_expectation(found)}" for name, found in record["expected"].items()]
+    adaptation = record["provenance"]["model"].get("adaptation")
+    if adaptation:
+        lines.append(f"{'Adapted' if adaptation['helped'] else 'Not adapted'}: {adaptation['why']}.")
+    lines += [f"Look again at {doubt['source']}: {doubt['why']}." for doubt in record["doubtful"]]
+    unlike = record["unlike_slices"]
+    if unlike:
+        which = (
+            f"{len(unlike)} of {record['slices']} slices ({_ranges(unlike)}) look"
+            if record["slices"] > 1
+            else "This image looks"
+        )
+        lines.append(f"{which} like none of the examples: what is found there is less sure than expected.")
+    return lines
+
+
+def _expectation(found: dict) -> str:
+    text = f"{found['dice']:.2f}" + (f" ± {found['spread']:.2f}" if found["units"] > 1 else "")
+    text += f" from {found['units']} pictures or volumes left out in turn"
+    before = found.get("without_adapting")
+    return f"{text} ({before['dice']:.2f} without adapting)." if before else f"{text}."
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Whole numbers in ascending order as text: 3-7, 9."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
 def _job(options: argparse.Namespace):
     from InContextSegLib.inference.settings import PRESETS, InferenceSettings  # noqa: PLC0415
-    from InContextSegLib.jobs import Model, SegmentJob, Source  # noqa: PLC0415
+    from InContextSegLib.jobs import SegmentJob, Source  # noqa: PLC0415
+    from InContextSegLib.loading import Model  # noqa: PLC0415
 
     own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
     own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
-    own |= {"rehearse": options.rehearsal}
+    own |= {"rehearse": options.rehearsal, "adapt_seconds": options.adapt}
     chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}
     return SegmentJob(
         image=options.image,
@@ -137,11 +175,12 @@ def _job(options: argparse.Namespace):
         probabilities=options.probabilities,
         overwrite=options.overwrite,
         device=options.device,
+        cache=cache_folder() / "adapted",
     )
 
 
 def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.jobs import choose_device  # noqa: PLC0415
+    from InContextSegLib.loading import choose_device  # noqa: PLC0415
     from InContextSegLib.training.recipe import Recipe  # noqa: PLC0415
     from InContextSegLib.training.trainer import train  # noqa: PLC0415
 
@@ -154,7 +193,7 @@ def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     from InContextSegLib.adaptation_study import run_adaptation_study  # noqa: PLC0415
     from InContextSegLib.interactive_study import run_interactive_study  # noqa: PLC0415
-    from InContextSegLib.jobs import Model  # noqa: PLC0415
+    from InContextSegLib.loading import Model  # noqa: PLC0415
     from InContextSegLib.study import Run, Study, chosen_sets, run_study  # noqa: PLC0415
 
     study = chosen_sets(from_mapping(Study, read_toml(options.study), str(options.study)), options.sets)
@@ -164,7 +203,7 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     model = Model(options.model, options.weights)
     how = {"draws": options.draws, "seed": options.seed, "device": options.device}
     run = Run(options.data, options.output, model, **how, colour=options.colour, rehearse=options.rehearsal)
-    if options.adapt is not None:
+    if options.adapt:
         return run_adaptation_study(study, run, report, options.adapt)
     if options.clicks:
         return run_interactive_study(study, run, report, options.first)

@@ -21,7 +21,8 @@ from InContextSegLib.files import json_text, make_folder, write_text
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.inference.rehearsal import Rehearsal, rehearse
-from InContextSegLib.jobs import across_slices, choose_device, load_model
+from InContextSegLib.jobs import across_slices
+from InContextSegLib.loading import choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.slicing import Intensities, Scale, SlicePlan, stored_axis

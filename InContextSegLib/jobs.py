@@ -11,12 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from InContextSegLib.catalog import CatalogEntry, cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
-from InContextSegLib.errors import InputError, OutputError, WeightsError
+from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.files import (
     WRITABLE,
     check_fits,
@@ -28,13 +26,11 @@ from InContextSegLib.files import (
     write_volume,
 )
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.rehearsal import rehearse, sizes_for
+from InContextSegLib.inference.prepare import Task, prepare
+from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.models import SliceSegmenter, build
-from InContextSegLib.models.universeg import UniverSeg
-from InContextSegLib.models.weights import load_weights
+from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
@@ -56,17 +52,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Model:
-    """Which network segments: a catalogue entry, and weights of one's own in place of the entry's."""
-
-    name: str = "default"
-    weights: Path | None = None
-
-
-@dataclass(frozen=True)
 class SegmentJob:
     """One target to segment. Output files are named after `output`, see `outputs`.
 
+    `cache` is a folder where what the network learns from the examples is kept; None: nowhere.
     `colour` says how colours become grey; None: as separates the labels of the examples best, see `colour_mix`.
 
     Raises:
@@ -87,6 +76,7 @@ class SegmentJob:
     probabilities: bool = False
     overwrite: bool = False
     device: str = "auto"
+    cache: Path | None = None
 
     def __post_init__(self):
         if not self.output.name:
@@ -130,11 +120,28 @@ def run(job: SegmentJob, report: Report) -> dict:
         "labels": {label.name: _amount(mask, label) for label in session.labels},
         "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
         "given_slices": list(prediction.given),
+        "slices": volume.geometry.shape[SlicePlan.of(volume.geometry, prediction.next_axis).array_axis],
+        "unlike_slices": list(prediction.unlike),
+        "doubtful": [doubt.record for doubt in session.foresight.doubtful] if session.foresight else [],
+        "expected": _foreseen(session),
         "seconds": round(time.monotonic() - started, 2),
         "colour": mix.record,
         "provenance": prediction.provenance,
     }
     return _write(job, record, volume, replace(prediction, mask=mask), session.labels)
+
+
+def _foreseen(session: Session) -> dict[str, dict]:
+    """By label name the Dice to expect, and the same without adapting where the network adapted."""
+    if session.foresight is None:
+        return {}
+    expected, before = session.foresight.expected, session.foresight.before
+    return {
+        label.name: expected[label.value].record
+        | ({"without_adapting": before[label.value].record} if label.value in before else {})
+        for label in session.labels
+        if label.value in expected
+    }
 
 
 def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
@@ -148,39 +155,6 @@ def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
         name = f"{stem}_probability_{label.value}{_float_ending(ending)}"
         beside[f"probability {label.value}"] = job.output.with_name(name)
     return beside | {"record": job.output.with_name(f"{stem}.json")}
-
-
-def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
-    """The network with its weights, what to say about them, and the size of its input in pixels.
-
-    Raises:
-        InputError: if there is no such model.
-        WeightsError: if the weights are missing, changed or unsafe, or belong to another model.
-    """
-    entry = find(model.name)
-    path, sha256 = model.weights, None
-    if path is None:
-        path = ensure(entry, cache_folder(), fetch=partial(_never_fetch, entry))
-        sha256 = pinned_sha256(entry, cache_folder())
-    state = load_weights(path, sha256)
-    try:
-        # Weights of one's own may be of other widths than the entry's.
-        segmenter = build(entry) if model.weights is None else UniverSeg.fitting(state).eval()
-        segmenter.load_state_dict(state)
-    except (RuntimeError, KeyError) as error:
-        raise WeightsError(
-            f"The weights {path} do not fit the model '{entry.name}'; name the model they belong to."
-        ) from error
-    provenance = {"entry": entry.name, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return segmenter, provenance, entry.capability.input_size
-
-
-def _never_fetch(entry: CatalogEntry, *_) -> None:
-    # Only `weights ensure` goes to the network, where the licence is shown.
-    raise WeightsError(
-        f"The weights of '{entry.name}' are not on this computer; fetch them with 'incontextseg weights ensure "
-        f"{entry.name}' (licence: {entry.licence})."
-    )
 
 
 def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolume], report: Report) -> Session:
@@ -204,18 +178,21 @@ def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolu
             " and ".join(axis for axis in axes if axis != drawn),
             drawn,
         )
-    device, rehearsal = choose_device(job.device), None
-    if job.settings.rehearse:
-        first = cut(pairs, axes[:1], size, job)[0]
-        rehearsal = rehearse(
-            CachedSegmenter(segmenter, device),
-            lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, job)[0],
-            sizes_for(target, axes[0], size, len(first.labels)),
-            job.settings.supports,
-            report,
-        )
-        size = rehearsal.support.size
-    return Session(segmenter, cut(pairs, axes, size, job), job.intensities, provenance, device, rehearsal)
+    device = choose_device(job.device)
+    first = cut(pairs, axes[:1], size, job)[0]
+    task = Task(
+        cut=lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, job)[0],
+        sizes=sizes_for(target, axes[0], size, len(first.labels)) if job.settings.rehearse else (size,),
+        weights_sha256=provenance["weights_sha256"],
+        folder=job.cache,
+    )
+    ready = prepare(segmenter, device, task, job.settings, report)
+    if ready.adaptation:
+        provenance = provenance | {"adaptation": ready.adaptation.record}
+    support = ready.rehearsal.support if ready.rehearsal else first
+    # Pictures have no axis, and serve along the first one only.
+    supports = [support, *(cut(pairs, axes, support.size, job)[1:] if axes[1:] else ())]
+    return Session(ready.segmenter, supports, job.intensities, provenance, device, ready.rehearsal, ready.foresight)
 
 
 def _wanted_labels(wanted: Sequence[Label] | None, path: Path) -> np.ndarray:
@@ -278,23 +255,6 @@ def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:
 def _stand_alone(labels: Volume, axis: str) -> bool:
     labelled = any_along(labels.array, SlicePlan.of(labels.geometry, axis).array_axis)
     return not (labelled[1:] & labelled[:-1]).any()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a CUDA GPU where there is one, else the CPU.
-
-    Raises:
-        InputError: if the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
-        raise InputError(f"Asked to compute on '{name}', which is no device; use auto, cpu, cuda or cuda:NUMBER.")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and int(number or 0) >= count:
-        raise InputError(f"Asked to compute on '{name}', but torch finds {count} CUDA GPUs here; use --device cpu.")
-    return torch.device(name if kind == "cuda" else "cpu")
 
 
 def _shows(pair: LabelledVolume, volume: Volume) -> bool:

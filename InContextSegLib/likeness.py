@@ -1,5 +1,6 @@
 """How alike pictures are, by what they look like and by where in the body they lie."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,10 @@ _THUMBNAIL = 16
 _BINS = 32
 # Spread (in units of the whole range) below which distances count as equal.
 _LEAST_SPREAD = 0.01
+FEWEST = 3
+# Times the largest distance among the examples: on thirteen data sets, 8 or 16 examples, at most one test picture in
+# fifty lay beyond it, and four out of five pictures of another data set (docs/benchmarks.md).
+FAR = 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,42 @@ class Appearance:
         """
         unlike = np.sqrt(np.mean((self.thumbnails - one.thumbnails[0]) ** 2, axis=1))
         return unlike, np.mean(np.abs(self.cumulative_grey - one.cumulative_grey[0]), axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """What examples cover: how far the nearest one is from a picture, against how far they are from one another.
+
+    Attributes:
+        limit: the largest distance of an example to the nearest one of another unit; nan with fewer than `FEWEST`
+            units, which tell nothing about what is usual.
+    """
+
+    appearance: Appearance
+    limit: float
+
+    @classmethod
+    def of(cls, appearance: Appearance, units: Sequence[str]) -> "Coverage":
+        """Of examples, of which those of one unit (a picture or a volume) are not compared."""
+        names = np.array(units)
+        if len(set(units)) < FEWEST:
+            return cls(appearance, math.nan)
+        nearest = [
+            np.add(*appearance.distances(appearance.at([index])))[names != name].min()
+            for index, name in enumerate(names)
+        ]
+        return cls(appearance, max(float(max(nearest)), _LEAST_SPREAD))
+
+    def outside(self, images: Float[np.ndarray, "n h w"]) -> list[int]:
+        """The pictures that resemble no example; one of a single grey value (nothing is there) never counts."""
+        if math.isnan(self.limit):
+            return []
+        found = Appearance.of(images)
+        return [
+            index
+            for index, image in enumerate(images)
+            if np.ptp(image) > 0 and np.add(*self.appearance.distances(found.at([index]))).min() > FAR * self.limit
+        ]
 
 
 def unlikeness(

@@ -20,7 +20,8 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.rehearsal import rehearse, sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
+from InContextSegLib.jobs import across_slices
+from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis

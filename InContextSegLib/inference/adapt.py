@@ -31,6 +31,7 @@ TRIED_STEPS = 2  # to see how long one takes
 # Work of one judgement, per second of the budget: examples times supports times pictures of 128 x 128.
 JUDGED_PER_SECOND = 35
 FEWEST_JUDGED, MOST_JUDGED = 4, 16
+MOST_SHOWN = 8  # to the adapted network, which has learnt from fewer
 LEAST_GAIN = 0.005  # of mean Dice
 NOTHING_TO_JUDGE = "no label is shown by two pictures or volumes, of which one could predict the other"
 
@@ -93,9 +94,10 @@ def adapt(
         Cancelled: from `report`.
     """
     started = time.monotonic()
+    shown = min(rehearsal.shown, MOST_SHOWN)
     base, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
-    indices = _to_judge(leave, rehearsal, settings)
-    judged = partial(tried, leave=leave, indices=indices, count=rehearsal.shown, report=report)
+    indices = _to_judge(leave, shown, settings)
+    judged = partial(tried, leave=leave, indices=indices, count=shown, report=report)
     trials = judged(lambda index: base)
     judging_seconds = time.monotonic() - started
     shifts = {value: rehearsal.shifts.get(value, 0.0) for value in indices}
@@ -128,11 +130,26 @@ def adapt(
         differences=differences(segmenter, soup),
         helped=True,
         why=f"examples it had not learnt from were segmented better (Dice {gain:+.3f})",
-        rehearsal=replace(rehearsal, shifts=dict(rehearsal.shifts) | shifts),
+        rehearsal=replace(rehearsal, shown=shown, shifts=dict(rehearsal.shifts) | shifts),
         trials=trials,
         steps=course.steps,
         seconds=time.monotonic() - started,
     )
+
+
+def foresee(
+    segmenter: nn.Module, device: torch.device, rehearsal: Rehearsal, report: Report
+) -> tuple[tuple[Trial, ...], dict[int, Expected]]:
+    """The examples segmented by one another, and by label value the Dice to expect of a network as it is.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    network, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
+    tries = {label.value: to_try(leave, label.value) for label in leave.support.labels}
+    tries = {value: indices for value, indices in tries.items() if indices}
+    trials = tried(lambda index: network, leave, tries, rehearsal.shown, report)
+    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value in tries})
 
 
 def differences(segmenter: nn.Module, adapted: nn.Module) -> dict[str, Tensor]:
@@ -196,10 +213,10 @@ def _leave_out(rehearsal: Rehearsal) -> LeaveOut:
     return LeaveOut(rehearsal.support, rehearsal.support, units(rehearsal.support))
 
 
-def _to_judge(leave: LeaveOut, rehearsal: Rehearsal, settings: AdaptSettings) -> dict[int, list[int]]:
+def _to_judge(leave: LeaveOut, shown: int, settings: AdaptSettings) -> dict[int, list[int]]:
     """For every label the examples to leave out, few enough that judging leaves time for learning."""
-    labels, shown = leave.support.labels, min(rehearsal.shown, len(leave.units) - 1)
-    work_of_one = max(1, shown) * len(labels) * (leave.support.size / 128) ** 2
+    labels, shown = leave.support.labels, max(1, min(shown, len(leave.units) - 1))
+    work_of_one = shown * len(labels) * (leave.support.size / 128) ** 2
     count = int(np.clip(settings.seconds * JUDGED_PER_SECOND / work_of_one, FEWEST_JUDGED, MOST_JUDGED))
     chosen = {label.value: to_try(leave, label.value, count) for label in labels}
     return {value: indices for value, indices in chosen.items() if indices}

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ from safetensors import SafetensorError
 
 from InContextSegLib.errors import OutputError, WeightsError
 from InContextSegLib.files import make_folder
-from InContextSegLib.inference.adapt import Adaptation, AdaptSettings
+from InContextSegLib.inference.adapt import Adaptation
 from InContextSegLib.inference.expectation import Expected, Trial
 from InContextSegLib.inference.leave_out import units
 from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.weights import load_weights, save_weights
 from InContextSegLib.support import SupportSet
 
@@ -27,23 +27,30 @@ VERSION = 1  # of the file and of how networks adapt; another one is another key
 BUDGET_BYTES = 256 << 20
 
 
-def key_of(support: SupportSet, weights_sha256: str, rehearsal: Rehearsal, settings: AdaptSettings) -> str:
-    """SHA-256 (hex) of all that an adaptation depends on: examples, which belong together, weights and settings."""
+def key_of(support: SupportSet, sizes: Sequence[int], weights_sha256: str, settings: InferenceSettings) -> str:
+    """SHA-256 (hex) of all that an adaptation depends on: examples and which belong together, weights, settings.
+
+    Args:
+        support: the examples at the first of `sizes`.
+    """
     names = list(units(support))
     about = {
         "version": VERSION,
         "support": support.fingerprint,
         "together": [names.index(name) for name in names],
         "weights": weights_sha256,
-        "shown": rehearsal.shown,
-        "shifts": {str(value): round(shift, 6) for value, shift in sorted(rehearsal.shifts.items())},
-        "settings": [settings.seconds, settings.seed, settings.steps],
+        "sizes": list(sizes),
+        "settings": [settings.supports, settings.rehearse, settings.adapt_seconds, settings.seed],
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def remembered(
-    folder: Path, key: str, rehearsal: Rehearsal, adapt_now: Callable[[], Adaptation], budget_bytes: int = BUDGET_BYTES
+    folder: Path,
+    key: str,
+    cut: Callable[[int], SupportSet],
+    adapt_now: Callable[[], Adaptation],
+    budget_bytes: int = BUDGET_BYTES,
 ) -> Adaptation:
     """The adaptation under a key: read from the folder, or computed now and kept there.
 
@@ -53,7 +60,7 @@ def remembered(
     path = folder / f"{key}.safetensors"
     if path.is_file():
         try:
-            found = load_adaptation(path, key, rehearsal)
+            found = load_adaptation(path, key, cut)
             path.touch()
             return found
         except (WeightsError, OSError) as error:
@@ -76,8 +83,7 @@ def save_adaptation(path: Path, key: str, adaptation: Adaptation) -> None:
     """
     about = adaptation.record | {
         "key": key,
-        "shown": adaptation.rehearsal.shown,
-        "shifts": {str(value): shift for value, shift in adaptation.rehearsal.shifts.items()},
+        "rehearsal": _flat(adaptation.rehearsal),
         "trials": [[each.value, each.index, each.overlap.tolist(), each.separation] for each in adaptation.trials],
         "exact": {
             way: {str(value): [each.dice, each.spread, each.units] for value, each in found.items()}
@@ -88,8 +94,11 @@ def save_adaptation(path: Path, key: str, adaptation: Adaptation) -> None:
     save_weights(path, adaptation.differences or {"nothing": torch.zeros(1)}, {"adaptation": json.dumps(about)})
 
 
-def load_adaptation(path: Path, key: str, rehearsal: Rehearsal) -> Adaptation:
+def load_adaptation(path: Path, key: str, cut: Callable[[int], SupportSet]) -> Adaptation:
     """Read an adaptation of the examples, network and settings that a key stands for.
+
+    Args:
+        cut: makes the examples at a size.
 
     Raises:
         WeightsError: if the file is damaged, no adaptation, or one of other examples, weights or settings.
@@ -102,12 +111,13 @@ def load_adaptation(path: Path, key: str, rehearsal: Rehearsal) -> Adaptation:
             raise WeightsError(
                 f"{path} was learnt from other examples, other weights or with other settings; adapt anew."
             )
+        rehearsal = _rehearsal(about["rehearsal"], cut)
         names = units(rehearsal.support)
         return Adaptation(
             differences=tensors if about["helped"] else {},
             helped=about["helped"],
             why=about["why"],
-            rehearsal=replace(rehearsal, shifts={int(value): shift for value, shift in about["shifts"].items()}),
+            rehearsal=rehearsal,
             before=_expectations(about["exact"]["before"]),
             after=_expectations(about["exact"]["after"]),
             trials=tuple(
@@ -119,6 +129,21 @@ def load_adaptation(path: Path, key: str, rehearsal: Rehearsal) -> Adaptation:
         )
     except (KeyError, ValueError, TypeError, IndexError, SafetensorError) as error:
         raise WeightsError(f"{path} holds no adaptation of a network, or a damaged one; adapt anew.") from error
+
+
+def _flat(rehearsal: Rehearsal) -> dict:
+    return {
+        "size": rehearsal.support.size,
+        "shown": rehearsal.shown,
+        "shifts": list(rehearsal.shifts.items()),
+        "dice": list(rehearsal.dice.items()),
+        "tried": [[*choice, score] for choice, score in rehearsal.tried.items()],
+    }
+
+
+def _rehearsal(about: dict, cut: Callable[[int], SupportSet]) -> Rehearsal:
+    tried = {(size, shown): score for size, shown, score in about["tried"]}
+    return Rehearsal(cut(about["size"]), about["shown"], dict(about["shifts"]), dict(about["dice"]), tried)
 
 
 def _expectations(found: dict[str, list]) -> dict[int, Expected]:

@@ -31,6 +31,7 @@ class Prediction:
         probabilities: per label value, float16 (k, j, i); empty unless asked for.
         next_slice, next_axis: the slice index, along that axis, whose labelling would settle most.
         given: slice indices along that axis that were themselves among the examples.
+        unlike: slice indices along that axis that look like none of the examples.
         provenance: how all of this was computed.
     """
 
@@ -40,6 +41,7 @@ class Prediction:
     next_slice: int
     next_axis: str
     given: tuple[int, ...]
+    unlike: tuple[int, ...]
     provenance: dict
 
 

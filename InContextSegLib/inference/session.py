@@ -13,8 +13,11 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
+from InContextSegLib.inference.leave_out import units
+from InContextSegLib.inference.prepare import Foresight
 from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.likeness import Coverage
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
@@ -51,6 +54,7 @@ class Session:
         provenance: what to say about the network (catalogue entry, weights' sha256).
         device: where the network computes; it is moved there.
         rehearsal: what the examples taught about themselves, if they were asked.
+        foresight: what they lead to expect, if that was asked.
     """
 
     def __init__(
@@ -61,13 +65,15 @@ class Session:
         provenance: Mapping[str, str],
         device: torch.device,
         rehearsal: Rehearsal | None = None,
+        foresight: Foresight | None = None,
     ):
         self.network = CachedSegmenter(segmenter, device)
         self.supports = {support.axis: support for support in supports}
         self.labels = supports[0].labels
         self.size = supports[0].size
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
-        self.rehearsal = rehearsal
+        self.rehearsal, self.foresight = rehearsal, foresight
+        self._coverages: dict[str, Coverage] = {}
 
     @torch.inference_mode()
     def segment(
@@ -209,8 +215,16 @@ class Session:
             next_slice=most_worth_labelling(unsettled, plan, axes[0].known),
             next_axis=plan.axis,
             given=tuple(plan.slice_index(number) for number in axes[0].known),
+            unlike=tuple(sorted(plan.slice_index(number) for number in self._unlike(axes[0]))),
             provenance=self._provenance([axis.plan.axis for axis in axes], settings),
         )
+
+    def _unlike(self, axis: _Axis) -> list[int]:
+        """Numbers of the slices that resemble no example."""
+        support = axis.support
+        if support.axis not in self._coverages:
+            self._coverages[support.axis] = Coverage.of(support.appearance, units(support))
+        return self._coverages[support.axis].outside(axis.images[:, 0].cpu().numpy())
 
     def _provenance(self, axes: list[str], settings: InferenceSettings) -> dict:
         return {
@@ -221,6 +235,7 @@ class Session:
             "settings": settings.to_mapping() | {"axes": axes},
             "intensities": {"window": self.intensities.window},
             "rehearsal": self.rehearsal.record if self.rehearsal else None,
+            "foresight": self.foresight.record if self.foresight else None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
                 axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}

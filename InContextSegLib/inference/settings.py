@@ -6,7 +6,7 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.slicing import AXES
 
 AUTO_AXIS = "auto"
-ADAPT_SECONDS = 15.0
+ADAPT_SECONDS, MOST_SECONDS = 15.0, 24 * 3600.0
 # Of the budget; a quick computer takes no more, so that it learns the same every time.
 STEPS_PER_SECOND = 4
 FEWEST_STEPS = 3  # one for each fold and one for all examples
@@ -30,8 +30,8 @@ class AdaptSettings:
     steps: int | None = None
 
     def __post_init__(self):
-        if not 1 <= self.seconds <= 24 * 3600:
-            raise InputError(f"Adapting takes from 1 to 86400 seconds, but {self.seconds:g} were asked for.")
+        if not 1 <= self.seconds <= MOST_SECONDS:
+            raise InputError(f"Adapting takes from 1 to {MOST_SECONDS:g} seconds, but {self.seconds:g} were asked for.")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"Adapting takes at least 1 step, but {self.steps} were asked for.")
 

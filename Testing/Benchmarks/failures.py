@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, load_model
+from InContextSegLib.loading import Model, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.study import Run, Study, cases, chosen_sets, opened_session, wanted_labels
 

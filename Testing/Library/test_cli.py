@@ -17,7 +17,7 @@ import torch
 from fake_segmenter import SIZE, Threshold, grid, saved, scan, use
 from PIL import Image
 
-from InContextSegLib import catalog, cli, files, jobs
+from InContextSegLib import catalog, cli, files, jobs, loading
 from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import CatalogEntry, Weights, find
 from InContextSegLib.cli import main
@@ -287,7 +287,7 @@ def test_weights_with_another_hash_are_refused(folder, capfd, monkeypatch):
         weights=Weights(file="default.safetensors", sha256="1" * 64), citation="", arguments=entry.arguments, **fields
     )
     monkeypatch.setattr(catalog, "EMBEDDED_FOLDER", folder)
-    monkeypatch.setattr(jobs, "find", lambda name: changed_entry)
+    monkeypatch.setattr(loading, "find", lambda name: changed_entry)
     refused(capfd, folder, words(folder), 4, "should have sha256 " + "1" * 64)
 
 
@@ -341,7 +341,7 @@ SLOW = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fake_segmenter import Threshold
-from InContextSegLib import jobs
+from InContextSegLib import jobs, loading
 from InContextSegLib.cli import main
 
 class Slow(Threshold):
@@ -350,7 +350,7 @@ class Slow(Threshold):
         time.sleep(0.3)
         return super().encode(images)
 
-jobs.load_model = lambda model: (Slow(), {{}}, {SIZE})
+jobs.load_model = lambda model: (Slow(), {{"weights_sha256": "0"}}, {SIZE})
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from InContextSegLib.catalog import find
 from InContextSegLib.config import from_mapping, read_toml
-from InContextSegLib.jobs import Model
+from InContextSegLib.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.study import Run, Study, chosen_sets, run_study
 

@@ -13,7 +13,7 @@ from InContextSegLib import interactive_study as module
 from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.interactive_study import run_interactive_study
-from InContextSegLib.jobs import Model
+from InContextSegLib.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.study import DataSet, Run, Study
 

@@ -17,7 +17,8 @@ from InContextSegLib.catalog import find
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.files import read_volume, write_volume
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, SegmentJob, Source, across_slices, choose_device, drawn_axis, load_model, run
+from InContextSegLib.jobs import SegmentJob, Source, across_slices, drawn_axis, run
+from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.models import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report

@@ -13,7 +13,7 @@ from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import Cancelled, InputError, OutputError
 from InContextSegLib.files import write_volume
-from InContextSegLib.jobs import Model
+from InContextSegLib.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.study import DataSet, Run, Study, chosen_sets, own_slices, run_study
 from InContextSegLib.volume import Kind, Volume

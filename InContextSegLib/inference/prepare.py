@@ -1,0 +1,110 @@
+"""What is done with the examples of a task before its first target: rehearse, adapt, foresee how good it will be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from InContextSegLib.inference.adapt import Adaptation, adapt, foresee
+from InContextSegLib.inference.adapted import key_of, remembered
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.doubt import Doubt, doubtful
+from InContextSegLib.inference.expectation import Expected
+from InContextSegLib.inference.rehearsal import Rehearsal, rehearse
+from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
+from InContextSegLib.progress import Report
+from InContextSegLib.support import SupportSet
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The examples of a task as they can be had.
+
+    Attributes:
+        cut: makes the examples at a size, in the same order.
+        sizes: of network images in pixels that are worth trying, the usual one first.
+        weights_sha256: of the network's weights.
+        folder: where what was learnt is kept; None: nowhere.
+    """
+
+    cut: Callable[[int], SupportSet]
+    sizes: Sequence[int]
+    weights_sha256: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Foresight:
+    """What is known about a task before its first target.
+
+    Attributes:
+        expected: by label value the Dice to expect.
+        before: the same without adapting, where the network adapted.
+        doubtful: examples that disagree with the others.
+    """
+
+    expected: Mapping[int, Expected]
+    before: Mapping[int, Expected]
+    doubtful: tuple[Doubt, ...]
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {
+            "expected": {str(value): each.record for value, each in self.expected.items()},
+            "without_adapting": {str(value): each.record for value, each in self.before.items()},
+            "doubtful": [each.record for each in self.doubtful],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked)."""
+
+    segmenter: nn.Module
+    rehearsal: Rehearsal | None = None
+    foresight: Foresight | None = None
+    adaptation: Adaptation | None = None
+
+
+def prepare(
+    segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Prepared:
+    """Do what the settings ask for before the first target.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    if settings.adapt_seconds:
+        compute = partial(_adapted, segmenter, device, task, settings, report)
+        if task.folder is None:
+            adaptation = compute()
+        else:
+            key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
+            adaptation = remembered(task.folder, key, task.cut, compute)
+        before = adaptation.before if adaptation.helped else {}
+        foresight = Foresight(adaptation.expected, before, doubtful(adaptation.trials, adaptation.rehearsal))
+        return Prepared(adaptation.applied(segmenter), adaptation.rehearsal, foresight, adaptation)
+    if settings.rehearse:
+        rehearsal = _rehearsed(segmenter, device, task, settings, report)
+        trials, expectations = foresee(segmenter, device, rehearsal, report)
+        return Prepared(segmenter, rehearsal, Foresight(expectations, {}, doubtful(trials, rehearsal)))
+    return Prepared(segmenter)
+
+
+def _adapted(
+    segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Adaptation:
+    rehearsal = _rehearsed(segmenter, device, task, settings, report)
+    return adapt(segmenter, device, rehearsal, AdaptSettings(settings.adapt_seconds, settings.seed), report)
+
+
+def _rehearsed(
+    segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Rehearsal:
+    if not settings.rehearse:
+        return Rehearsal(task.cut(task.sizes[0]), settings.supports)
+    return rehearse(CachedSegmenter(segmenter, device), task.cut, task.sizes, settings.supports, report)
