@@ -8,15 +8,18 @@ examples. Where the copies did not do better than the network they came from, it
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Event
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from InContextSegLib.errors import Cancelled
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.expectation import Expected, Trial, expected, scores_of, to_try, tried
 from InContextSegLib.inference.leave_out import LeaveOut, best_threshold, shift_of, units
@@ -28,6 +31,7 @@ from InContextSegLib.progress import Report
 # By measurement (docs/benchmarks.md, "Adapting").
 FOLDS, SHARE_IN_FOLDS = 2, 0.5
 TRIED_STEPS = 2  # to see how long one takes
+TICK_SECONDS, SECONDS_TO_END = 0.1, 0.2
 # Work of one judgement, per second of the budget: examples times supports times pictures of 128 x 128.
 JUDGED_PER_SECOND = 35
 FEWEST_JUDGED, MOST_JUDGED = 4, 16
@@ -105,16 +109,14 @@ def adapt(
     if not indices or not any(each.requires_grad for each in segmenter.parameters()):
         return replace(unchanged, seconds=time.monotonic() - started)
 
-    course = _Course(leave, device, settings, report, started + settings.seconds - judging_seconds)
-    course.plan(segmenter)
-    copies, judges, everything = [], {}, range(len(leave.units))
-    folds = _folds(leave.units, settings.seed)
-    for number, fold in enumerate(folds, start=1):
-        copies.append(deepcopy(segmenter))
-        others = [index for index in everything if index not in fold]
-        course.take(copies[-1], others, SHARE_IN_FOLDS / len(folds), until=SHARE_IN_FOLDS * number / len(folds))
-        judges |= dict.fromkeys(fold, CachedSegmenter(copies[-1], device))
-    trials = judged(judges.__getitem__)
+    course = _Course(leave, device, settings, report)
+    course.plan(segmenter, started + settings.seconds - judging_seconds)
+    everything, folds = range(len(leave.units)), _folds(leave.units, settings.seed)
+    copies = course.take(
+        [deepcopy(segmenter) for _ in folds], [[index for index in everything if index not in fold] for fold in folds]
+    )
+    judges = [CachedSegmenter(copy, device) for copy in copies]
+    trials = judged(lambda index: next(judge for judge, fold in zip(judges, folds, strict=True) if index in fold))
     shifts = {value: shift_of(best_threshold(scores_of(trials, value).mean(axis=0))) for value in indices}
     tested = replace(unchanged, after=_expected(trials, shifts))
     gain = _mean(tested.after) - _mean(tested.before)
@@ -123,8 +125,8 @@ def adapt(
         return replace(tested, why=why, steps=course.steps, seconds=time.monotonic() - started)
 
     soup = _soup(copies)
-    course.deadline = started + settings.seconds
-    course.take(soup, everything, 1 - SHARE_IN_FOLDS, until=1.0)
+    course.deadline = started + settings.seconds - SECONDS_TO_END
+    soup = _soup(course.take([soup, deepcopy(soup)], [everything] * 2))
     return replace(
         tested,
         differences=differences(segmenter, soup),
@@ -167,46 +169,72 @@ def with_differences(segmenter: nn.Module, added: Mapping[str, Tensor]) -> nn.Mo
 
 
 class _Course:
-    """Steps of training, as many as are planned and there is time for.
+    """Steps of training, as many as are planned and there is time for, by copies of a network that learn side by side.
+
+    Each copy has its own thread and its own share of the processor's: steps are small, and two threads that wait for
+    one another at every operation get less done, on a busy computer far less.
 
     Attributes:
-        steps: done so far.
+        steps: done so far by all copies.
         deadline: of `time.monotonic`.
     """
 
-    def __init__(self, leave: LeaveOut, device: torch.device, settings: AdaptSettings, report: Report, deadline: float):
-        self.steps, self.deadline = 0, deadline
-        self._settings, self._report = settings, report
-        self._new_lessons = partial(Lessons, leave, device, settings.seed)
-        self._lessons = self._new_lessons()
+    def __init__(self, leave: LeaveOut, device: torch.device, settings: AdaptSettings, report: Report):
+        self.steps, self.deadline = 0, math.inf
+        self._settings, self._report, self._device = settings, report, device
+        self._lessons = [Lessons(leave, device, FOLDS * settings.seed + number) for number in range(FOLDS)]
+        self._planned = settings.most_steps
+        self._stopped = Event()
 
-    def plan(self, segmenter: nn.Module) -> None:
-        """See how long a step takes, and plan as many as there is time for."""
-        self._planned = self._settings.most_steps
-        if self._settings.steps is None:
-            trial, lessons, seconds = deepcopy(segmenter), self._new_lessons(), []
-            for _ in range(TRIED_STEPS):
-                since = time.monotonic()
-                lessons.train(trial, range(len(lessons.leave.units)), 1, math.inf, self._cancellable)
-                seconds.append(time.monotonic() - since)
-            affordable = (self.deadline - time.monotonic()) / min(seconds)
-            self._planned = int(np.clip(affordable, FEWEST_STEPS, self._planned))
-        self._begun = time.monotonic()
+    def plan(self, segmenter: nn.Module, deadline: float) -> None:
+        """See how long a step takes, and plan as many as there is time for; half of the time until the judgement."""
+        if self._settings.steps is not None:
+            return
+        trials = [deepcopy(segmenter) for _ in self._lessons]
+        seconds = []
+        for _ in range(TRIED_STEPS):
+            since = time.monotonic()
+            self._side_by_side([partial(self._tried, *each) for each in enumerate(trials)])
+            seconds.append((time.monotonic() - since) / len(trials))
+        now = time.monotonic()
+        self._planned = int(np.clip((deadline - now) / min(seconds), FEWEST_STEPS, self._planned))
+        self.deadline = now + (deadline - now) * SHARE_IN_FOLDS
 
-    def take(self, network: nn.Module, among: Sequence[int], share: float, until: float) -> None:
-        """Train a network in place by a share of the steps, until that part of the time has passed at the latest."""
-        deadline = math.inf
-        if self._settings.steps is None:
-            deadline = self._begun + until * (self.deadline - self._begun)
-        steps = max(1, round(share * self._planned))
-        self.steps += self._lessons.train(network, among, steps, deadline, self._step_done)
+    def take(self, networks: list[nn.Module], among: Sequence[Sequence[int]]) -> list[nn.Module]:
+        """Train each network on its own examples by half of the planned steps; the same networks."""
+        steps = max(1, round(SHARE_IN_FOLDS * self._planned / len(networks)))
+        works = [
+            partial(lessons.train, network, indices, steps, self.deadline, self._step_done)
+            for lessons, network, indices in zip(self._lessons, networks, among, strict=True)
+        ]
+        self._side_by_side(works)
+        return networks
+
+    def _tried(self, number: int, network: nn.Module) -> None:
+        everything = range(len(self._lessons[number].leave.units))
+        Lessons(self._lessons[number].leave, self._device, 0).train(network, everything, 1, math.inf, lambda step: None)
+
+    def _side_by_side(self, works: Sequence[Callable[[], object]]) -> None:
+        threads = max(1, torch.get_num_threads() // len(works))
+        # A GPU is kept busy by one copy at a time, and a lone thread too.
+        alone = self._device.type != "cpu" or torch.get_num_threads() == 1
+        workers = 1 if alone else len(works)
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            waiting = {pool.submit(work) for work in works}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=TICK_SECONDS)
+                    self._report.step(self.steps, max(self.steps, self._planned), "the network adapts to the examples")
+                    for each in done:
+                        each.result()
+            finally:
+                self._stopped.set()  # for the others, where one of them failed or the report was cancelled
+        self._stopped.clear()
 
     def _step_done(self, step: int) -> None:
-        done = self.steps + step
-        self._report.step(done, max(done, self._planned), "the network adapts to the examples")
-
-    def _cancellable(self, step: int) -> None:
-        self._report.step(0, self._planned, "the network adapts to the examples")
+        self.steps += 1
+        if self._stopped.is_set():
+            raise Cancelled("Cancelled while the network adapted.")
 
 
 def _leave_out(rehearsal: Rehearsal) -> LeaveOut:

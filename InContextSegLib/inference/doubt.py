@@ -41,8 +41,8 @@ class Doubt:
     @property
     def why(self) -> str:
         return (
-            f"its label {self.value} fits neither the other examples (Dice {self.dice:.2f}, usual {self.usual:.2f}) nor "
-            "the edges of its image as well as theirs do; it may be another image's or unfinished"
+            f"its label {self.value} fits the other examples (Dice {self.dice:.2f}, usual {self.usual:.2f}) and the "
+            "edges of its image less than theirs do; it may be another image's or unfinished"
         )
 
     @property

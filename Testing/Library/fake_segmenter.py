@@ -7,7 +7,7 @@ import torch
 
 from InContextSegLib import jobs
 from InContextSegLib.files import write_volume
-from InContextSegLib.support import Label
+from InContextSegLib.support import Example, Label, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume
 
 SIZE = 32
@@ -135,3 +135,42 @@ def saved(folder, name, image, labels):
     for path, volume in zip(paths, (image, labels), strict=True):
         write_volume(path, volume)
     return paths
+
+
+class Learner(Threshold):
+    """Finds what is brighter than a level that it can learn; it begins a little too high for `FAINT` things."""
+
+    FAINT = 0.62
+
+    def __init__(self, level=0.63):
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(level))
+
+    def segment(self, embedding, context):
+        self.calls += 1
+        return (embedding.images - self.level) * 20
+
+
+class Spoilt(Learner):
+    """Right as it is, though not quite sure; whatever it learns makes it blind."""
+
+    def __init__(self):
+        super().__init__(0.5)
+        self.twist = torch.nn.Parameter(torch.tensor(0.0))
+
+    def segment(self, embedding, context):
+        return super().segment(embedding, context) + self.twist - (self.twist.detach() * 5000) ** 2
+
+
+def square(number, brightness=Learner.FAINT, value=1, size=SIZE, position=None, source=None):
+    """An example: a square of that brightness on black, in another place for every number, and its label."""
+    image, labels = np.zeros((size, size), np.float32), np.zeros((size, size), np.uint16)
+    place = slice(2 + number % 5 * 3, 14 + number % 5 * 3), slice(4 + number % 3 * 3, 16 + number % 3 * 3)
+    image[place], labels[place] = brightness, value
+    return Example(image, labels, position, source or f"picture{number}")
+
+
+def squares(count, **how):
+    """A support set of so many squares, with one label."""
+    examples = tuple(square(number, **how) for number in range(count))
+    return SupportSet(examples, (LABEL,), "axial", examples[0].image.shape[0])
