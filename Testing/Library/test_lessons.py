@@ -1,0 +1,85 @@
+"""Episodes out of the user's own examples."""
+
+import math
+
+import numpy as np
+import torch
+from fake_segmenter import LABEL, Learner, square, squares
+
+from InContextSegLib.augment import moved
+from InContextSegLib.inference.leave_out import LeaveOut, units
+from InContextSegLib.inference.lessons import CROP_PX, EPISODES, SHOWN, Lessons
+from InContextSegLib.support import SupportSet
+
+CPU = torch.device("cpu")
+
+
+def lessons_of(support, seed=0):
+    return Lessons(LeaveOut(support, support, units(support)), CPU, seed)
+
+
+def test_a_step_has_so_many_episodes_of_so_many_supports():
+    query, wanted, images, masks = lessons_of(squares(8)).draw(range(8))
+    size = squares(1).size
+    assert query.shape == wanted.shape == (EPISODES, 1, size, size)
+    assert images.shape == masks.shape == (EPISODES, SHOWN, 1, size, size)
+    assert set(np.unique(wanted)) | set(np.unique(masks)) <= {0.0, 1.0}
+    assert query.min() >= 0 and query.max() <= 1
+
+
+def test_of_large_pictures_the_same_part_is_seen_of_image_and_mask():
+    support = squares(4, size=128, brightness=1.0)
+    query, wanted, images, masks = lessons_of(support).draw(range(4))
+    assert query.shape[-1] == images.shape[-1] == CROP_PX
+    bright = torch.cat([query, images.flatten(0, 1)]) > 0.5
+    agree = (bright == (torch.cat([wanted, masks.flatten(0, 1)]) > 0.5)).float().mean()
+    assert agree > 0.98
+
+
+def test_only_the_examples_named_are_used_and_none_is_its_own_support():
+    support = squares(8)
+    lessons = lessons_of(support)
+    for _ in range(30):
+        _, (query, *supports) = lessons._episode([1, 3, 4, 6])
+        assert {query, *supports} <= {1, 3, 4, 6} and query not in supports
+
+
+def test_a_lone_example_serves_as_its_own_support():
+    _, indices = lessons_of(squares(3))._episode([2])
+    assert indices == [2] * (1 + SHOWN)
+
+
+def test_slices_of_one_volume_do_not_support_one_another_where_there_are_others():
+    examples = [square(n, position=n / 6, source=f"case{n % 2}.nii.gz axial {n}") for n in range(6)]
+    lessons = lessons_of(SupportSet(tuple(examples), (LABEL,), "axial", 32))
+    for _ in range(20):
+        _, (query, *supports) = lessons._episode(list(range(6)))
+        assert all(other % 2 != query % 2 for other in supports)
+
+
+def test_some_support_shows_the_label_where_one_can():
+    examples = [square(n, value=1 if n in (2, 5) else 2) for n in range(9)]
+    lessons = lessons_of(SupportSet(tuple(examples), (LABEL,), "axial", 32))
+    for _ in range(30):
+        _, (query, *supports) = lessons._episode(list(range(9)))
+        assert {2, 5} - {query} & set(supports) or query in (2, 5)
+        assert any(other in (2, 5) for other in supports)
+
+
+def test_training_stops_at_its_deadline_and_tells_every_step():
+    told = []
+    lessons = lessons_of(squares(4))
+    assert lessons.train(Learner(), range(4), 3, math.inf, told.append) == 3 and told == [1, 2, 3]
+    assert lessons.train(Learner(), range(4), 3, 0.0, told.append) == 0
+
+
+def test_what_is_moved_is_moved_together_and_nothing_at_strength_0():
+    images = torch.stack([torch.from_numpy(square(n, 1.0).image.copy()) for n in range(3)])[:, None]
+    masks = (images > 0.5).float()
+    generator = torch.Generator().manual_seed(0)
+    same, also = moved(images, masks, 0.0, generator)
+    torch.testing.assert_close(same, images)
+    torch.testing.assert_close(also, masks)
+    changed, mask = moved(images, masks, 1.0, generator)
+    assert not torch.equal(mask, masks)
+    assert ((changed > 0.5).float() == mask).float().mean() > 0.98
