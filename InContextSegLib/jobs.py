@@ -188,7 +188,7 @@ def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolu
     )
     ready = prepare(segmenter, device, task, job.settings, report)
     if ready.adaptation:
-        provenance = provenance | {"adaptation": ready.adaptation.record}
+        provenance = provenance | {"adaptation": ready.record}
     support = ready.rehearsal.support if ready.rehearsal else first
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, job)[1:] if axes[1:] else ())]

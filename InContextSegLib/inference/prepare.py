@@ -68,6 +68,12 @@ class Prepared:
     rehearsal: Rehearsal | None = None
     foresight: Foresight | None = None
     adaptation: Adaptation | None = None
+    key: str = ""
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output: what was learnt, and the name of the file that holds it."""
+        return {"key": self.key} | self.adaptation.record if self.adaptation else {}
 
 
 def prepare(
@@ -80,14 +86,11 @@ def prepare(
     """
     if settings.adapt_seconds:
         compute = partial(_adapted, segmenter, device, task, settings, report)
-        if task.folder is None:
-            adaptation = compute()
-        else:
-            key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
-            adaptation = remembered(task.folder, key, task.cut, compute)
+        key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
+        adaptation = remembered(task.folder, key, task.cut, compute) if task.folder else compute()
         before = adaptation.before if adaptation.helped else {}
         foresight = Foresight(adaptation.expected, before, doubtful(adaptation.trials, adaptation.rehearsal))
-        return Prepared(adaptation.applied(segmenter), adaptation.rehearsal, foresight, adaptation)
+        return Prepared(adaptation.applied(segmenter), adaptation.rehearsal, foresight, adaptation, key)
     if settings.rehearse:
         rehearsal = _rehearsed(segmenter, device, task, settings, report)
         trials, expectations = foresee(segmenter, device, rehearsal, report)
