@@ -34,7 +34,7 @@ SLICES_IN_ALL = 36  # of the test patients of a set of volumes
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class SetTask:
     """The examples of one set, and for every test case its name and pictures: one, or slices of one volume."""
 
     support: tuple[LabelledVolume, ...]
@@ -62,7 +62,7 @@ def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float)
     for done, each in enumerate(study.sets):
         for count in study.supports:
             report.step(done, len(study.sets), f"{each.name}, {count} examples")
-            task = _task(each, study, run, count)
+            task = task_of(each, study, run, count)
             if task is None:
                 continue
             sessions, adaptation = _sessions(task, each, model, count, run, settings)
@@ -74,12 +74,12 @@ def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float)
     return _written(study, run, records, adaptations, {"model": model[1], "seconds": seconds})
 
 
-def _task(each: DataSet, study: Study, run: Run, count: int) -> _Task | None:
+def task_of(each: DataSet, study: Study, run: Run, count: int) -> SetTask | None:
     """None where a smaller number of examples has shown all there are."""
     volumes = split_volumes(each, study, run)
     if volumes is None:
         found = list(cases(each, study, run, count, study.supports))
-        return _Task(found[0].support, tuple((case.name, (case.pair,)) for case in found)) if found else None
+        return SetTask(found[0].support, tuple((case.name, (case.pair,)) for case in found)) if found else None
     learners, testers = volumes
     per_patient = max(1, -(-2 * count // len(learners)))
     pool = [picture for pair in learners for picture in slices_of(pair, per_patient)]
@@ -87,7 +87,7 @@ def _task(each: DataSet, study: Study, run: Run, count: int) -> _Task | None:
     if len(pool) <= max((fewer for fewer in study.supports if fewer < count), default=0):
         return None
     tests = [(pair.source, tuple(slices_of(pair, max(1, SLICES_IN_ALL // len(testers))))) for pair in testers]
-    return _Task(tuple(pool[index] for index in order[:count]), tuple(tests))
+    return SetTask(tuple(pool[index] for index in order[:count]), tuple(tests))
 
 
 def slices_of(pair: LabelledVolume, most: int) -> list[LabelledVolume]:
@@ -107,7 +107,7 @@ def slices_of(pair: LabelledVolume, most: int) -> list[LabelledVolume]:
 
 
 def _sessions(
-    task: _Task, each: DataSet, model: tuple, count: int, run: Run, settings: AdaptSettings
+    task: SetTask, each: DataSet, model: tuple, count: int, run: Run, settings: AdaptSettings
 ) -> tuple[dict[str, Session], Adaptation]:
     """A session for each of `WAYS`, and what came of adapting."""
     segmenter, provenance, size = model
@@ -160,7 +160,7 @@ def _matching(labels: np.ndarray, label: Label) -> np.ndarray:
     return (labels == label.value)[None, None]
 
 
-def _about(each: DataSet, count: int, task: _Task, adaptation: Adaptation) -> dict:
+def _about(each: DataSet, count: int, task: SetTask, adaptation: Adaptation) -> dict:
     names = {label.value: label.name for label in wanted_labels(each)}
     record = adaptation.record
 

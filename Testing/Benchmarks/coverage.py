@@ -1,0 +1,55 @@
+"""Is it noticed when a target looks like no example, and left alone when it does not?
+
+`python -m Testing.Benchmarks.coverage --data ../shared/data`: the examples of every set of the development study are
+shown the test pictures of their own set and of every other one. Prints a Markdown table.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+
+from InContextSegLib.adaptation_study import task_of
+from InContextSegLib.config import from_mapping, read_toml
+from InContextSegLib.inference.leave_out import units
+from InContextSegLib.likeness import Coverage
+from InContextSegLib.loading import Model
+from InContextSegLib.slicing import Intensities
+from InContextSegLib.study import Run, Study
+from InContextSegLib.support import SupportSet
+
+STUDY = Path(__file__).resolve().parents[2] / "Resources" / "Studies" / "development.toml"
+SIZE = 128
+
+
+def main() -> None:
+    """Print the share of pictures that count as unlike, of the own set and of the others."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, default=Path(os.environ.get("INCONTEXTSEG_DATA") or "../shared/data"))
+    asked = options.parse_args()
+    study = from_mapping(Study, read_toml(STUDY), str(STUDY))
+    run = Run(asked.data, Path(), Model())
+    print("| N | own test pictures called unlike | of sets without any | other sets' pictures called unlike |")
+    print("|---|---|---|---|")
+    for count in (4, 8, 16):
+        supports, tests = {}, {}
+        for each in study.sets:
+            if each.scheme == "own-slices":
+                continue
+            task = task_of(each, study, run, count)
+            supports[each.name] = SupportSet.from_images(task.support, SIZE, Intensities(each.window))
+            pairs = [pair for _, pictures in task.tests for pair in pictures]
+            tests[each.name] = SupportSet.from_images(pairs, SIZE, Intensities(each.window)).images()
+        own, foreign = [], []
+        for name, support in supports.items():
+            coverage = Coverage.of(support.appearance, units(support))
+            for other, images in tests.items():
+                (own if other == name else foreign).append(len(coverage.outside(images)) / len(images))
+        print(
+            f"| {count} | {np.mean(own):.1%} | {sum(share == 0 for share in own)} of {len(own)} | {np.mean(foreign):.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
