@@ -12,9 +12,9 @@ _BINS = 32
 # Spread (in units of the whole range) below which distances count as equal.
 _LEAST_SPREAD = 0.01
 FEWEST = 3
-# Times the largest distance among the examples: on thirteen data sets, 8 or 16 examples, at most one test picture in
-# fifty lay beyond it, and four out of five pictures of another data set (docs/benchmarks.md).
-FAR = 1.1
+# The fewer examples there are, the less their own distances say about what is usual: a picture is unlike all of them
+# beyond (1 + SLACK / units) times the largest (measured in docs/benchmarks.md).
+SLACK = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,8 @@ class Coverage:
     """What examples cover: how far the nearest one is from a picture, against how far they are from one another.
 
     Attributes:
-        limit: the largest distance of an example to the nearest one of another unit; nan with fewer than `FEWEST`
-            units, which tell nothing about what is usual.
+        limit: how far a picture may be: somewhat more than the largest distance of an example to the nearest one of
+            another unit; nan with fewer than `FEWEST` units, which tell nothing about what is usual.
     """
 
     appearance: Appearance
@@ -74,7 +74,7 @@ class Coverage:
             np.add(*appearance.distances(appearance.at([index])))[names != name].min()
             for index, name in enumerate(names)
         ]
-        return cls(appearance, max(float(max(nearest)), _LEAST_SPREAD))
+        return cls(appearance, (1 + SLACK / len(set(units))) * max(float(max(nearest)), _LEAST_SPREAD))
 
     def outside(self, images: Float[np.ndarray, "n h w"]) -> list[int]:
         """The pictures that resemble no example; one of a single grey value (nothing is there) never counts."""
@@ -84,7 +84,7 @@ class Coverage:
         return [
             index
             for index, image in enumerate(images)
-            if np.ptp(image) > 0 and np.add(*self.appearance.distances(found.at([index]))).min() > FAR * self.limit
+            if np.ptp(image) > 0 and np.add(*self.appearance.distances(found.at([index]))).min() > self.limit
         ]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.expectation import Expected, Trial, expected, scores_of, to_try, tried
+from InContextSegLib.inference.expectation import Expected, Trial, expected, in_turns, scores_of, to_try, tried
 from InContextSegLib.inference.leave_out import LeaveOut, best_threshold, shift_of, units
 from InContextSegLib.inference.lessons import Lessons
 from InContextSegLib.inference.rehearsal import Rehearsal
@@ -35,6 +35,7 @@ TICK_SECONDS, SECONDS_TO_END = 0.1, 0.2
 # Work of one judgement, per second of the budget: examples times supports times pictures of 128 x 128.
 JUDGED_PER_SECOND = 35
 FEWEST_JUDGED, MOST_JUDGED = 4, 16
+SHARE_FOR_JUDGING = 0.3  # of the time, before and behind the folds each, on a computer too slow for the number above
 MOST_SHOWN = 8  # to the adapted network, which has learnt from fewer
 LEAST_GAIN = 0.005  # of mean Dice
 NOTHING_TO_JUDGE = "no label is shown by two pictures or volumes, of which one could predict the other"
@@ -100,13 +101,14 @@ def adapt(
     started = time.monotonic()
     shown = min(rehearsal.shown, MOST_SHOWN)
     base, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
-    indices = _to_judge(leave, shown, settings)
-    judged = partial(tried, leave=leave, indices=indices, count=shown, report=report)
-    trials = judged(lambda index: base)
+    judged = partial(tried, leave=leave, count=shown, report=report)
+    latest = math.inf if settings.steps else started + SHARE_FOR_JUDGING * settings.seconds
+    trials = judged(lambda index: base, tries=_to_judge(leave, shown, settings), deadline=latest)
     judging_seconds = time.monotonic() - started
-    shifts = {value: rehearsal.shifts.get(value, 0.0) for value in indices}
+    tries = [(trial.value, trial.index) for trial in trials]
+    shifts = {value: rehearsal.shifts.get(value, 0.0) for value, _ in tries}
     unchanged = Adaptation({}, False, NOTHING_TO_JUDGE, rehearsal, _expected(trials, shifts), {}, trials, 0, 0.0)
-    if not indices or not any(each.requires_grad for each in segmenter.parameters()):
+    if not tries or not any(each.requires_grad for each in segmenter.parameters()):
         return replace(unchanged, seconds=time.monotonic() - started)
 
     course = _Course(leave, device, settings, report)
@@ -116,8 +118,9 @@ def adapt(
         [deepcopy(segmenter) for _ in folds], [[index for index in everything if index not in fold] for fold in folds]
     )
     judges = [CachedSegmenter(copy, device) for copy in copies]
-    trials = judged(lambda index: next(judge for judge, fold in zip(judges, folds, strict=True) if index in fold))
-    shifts = {value: shift_of(best_threshold(scores_of(trials, value).mean(axis=0))) for value in indices}
+    judge_of = {index: judge for judge, fold in zip(judges, folds, strict=True) for index in fold}
+    trials = judged(judge_of.__getitem__, tries=tries)
+    shifts = {value: shift_of(best_threshold(scores_of(trials, value).mean(axis=0))) for value in shifts}
     tested = replace(unchanged, after=_expected(trials, shifts))
     gain = _mean(tested.after) - _mean(tested.before)
     if gain < LEAST_GAIN:
@@ -148,10 +151,9 @@ def foresee(
         Cancelled: from `report`.
     """
     network, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
-    tries = {label.value: to_try(leave, label.value) for label in leave.support.labels}
-    tries = {value: indices for value, indices in tries.items() if indices}
+    tries = in_turns({label.value: to_try(leave, label.value) for label in leave.support.labels})
     trials = tried(lambda index: network, leave, tries, rehearsal.shown, report)
-    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value in tries})
+    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value, _ in tries})
 
 
 def differences(segmenter: nn.Module, adapted: nn.Module) -> dict[str, Tensor]:
@@ -176,15 +178,20 @@ class _Course:
 
     Attributes:
         steps: done so far by all copies.
-        deadline: of `time.monotonic`.
+        deadline: of `time.monotonic`, behind which no step begins.
     """
 
     def __init__(self, leave: LeaveOut, device: torch.device, settings: AdaptSettings, report: Report):
-        self.steps, self.deadline = 0, math.inf
+        self.deadline = math.inf
+        self._done = [0] * FOLDS
         self._settings, self._report, self._device = settings, report, device
         self._lessons = [Lessons(leave, device, FOLDS * settings.seed + number) for number in range(FOLDS)]
         self._planned = settings.most_steps
         self._stopped = Event()
+
+    @property
+    def steps(self) -> int:
+        return sum(self._done)
 
     def plan(self, segmenter: nn.Module, deadline: float) -> None:
         """See how long a step takes, and plan as many as there is time for; half of the time until the judgement."""
@@ -204,8 +211,8 @@ class _Course:
         """Train each network on its own examples by half of the planned steps; the same networks."""
         steps = max(1, round(SHARE_IN_FOLDS * self._planned / len(networks)))
         works = [
-            partial(lessons.train, network, indices, steps, self.deadline, self._step_done)
-            for lessons, network, indices in zip(self._lessons, networks, among, strict=True)
+            partial(self._lessons[n].train, networks[n], among[n], steps, self.deadline, partial(self._step_done, n))
+            for n in range(len(networks))
         ]
         self._side_by_side(works)
         return networks
@@ -231,8 +238,8 @@ class _Course:
                 self._stopped.set()  # for the others, where one of them failed or the report was cancelled
         self._stopped.clear()
 
-    def _step_done(self, step: int) -> None:
-        self.steps += 1
+    def _step_done(self, number: int, step: int) -> None:
+        self._done[number] += 1
         if self._stopped.is_set():
             raise Cancelled("Cancelled while the network adapted.")
 
@@ -241,13 +248,12 @@ def _leave_out(rehearsal: Rehearsal) -> LeaveOut:
     return LeaveOut(rehearsal.support, rehearsal.support, units(rehearsal.support))
 
 
-def _to_judge(leave: LeaveOut, shown: int, settings: AdaptSettings) -> dict[int, list[int]]:
-    """For every label the examples to leave out, few enough that judging leaves time for learning."""
+def _to_judge(leave: LeaveOut, shown: int, settings: AdaptSettings) -> list[tuple[int, int]]:
+    """Labels and the examples to leave out for them, few enough that judging leaves time for learning."""
     labels, shown = leave.support.labels, max(1, min(shown, len(leave.units) - 1))
     work_of_one = shown * len(labels) * (leave.support.size / 128) ** 2
     count = int(np.clip(settings.seconds * JUDGED_PER_SECOND / work_of_one, FEWEST_JUDGED, MOST_JUDGED))
-    chosen = {label.value: to_try(leave, label.value, count) for label in labels}
-    return {value: indices for value, indices in chosen.items() if indices}
+    return in_turns({label.value: to_try(leave, label.value, count) for label in labels})
 
 
 def _folds(names: Sequence[str], seed: int) -> list[set[int]]:

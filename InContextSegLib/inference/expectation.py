@@ -1,8 +1,10 @@
 """How good a segmentation will be: what the examples, each segmented by the others, say about the next picture."""
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Float
@@ -71,29 +73,38 @@ def to_try(leave: LeaveOut, value: int, at_most: int = AT_MOST) -> list[int]:
 def tried(
     network_for: Callable[[int], CachedSegmenter],
     leave: LeaveOut,
-    indices: dict[int, list[int]],
+    tries: Sequence[tuple[int, int]],
     count: int,
     report: Report,
+    deadline: float = math.inf,
 ) -> tuple[Trial, ...]:
     """Segment examples by the `count` others that resemble them most.
 
     Args:
         network_for: the network to ask about the example at an index; one that has not learnt from it.
-        indices: for every label value the examples to leave out.
+        tries: pairs of a label's value and the index of an example to leave out (`in_turns`).
+        deadline: of `time.monotonic`, behind which none but the first is begun.
 
     Raises:
         Cancelled: from `report`.
     """
-    trials, total = [], sum(map(len, indices.values()))
-    for value, chosen in indices.items():
-        for index in chosen:
-            report.step(len(trials), total, "each example is segmented by the others")
-            logits = leave.logits(network_for(index), value, index, count)
-            wanted = leave.truth.examples[index].labels == value
-            trials.append(
-                Trial(value, index, leave.units[index], leave.overlap(logits, value, index), _area(logits, wanted))
-            )
+    trials: list[Trial] = []
+    for value, index in tries:
+        if trials and time.monotonic() > deadline:
+            break
+        report.step(len(trials), len(tries), "each example is segmented by the others")
+        logits = leave.logits(network_for(index), value, index, count)
+        wanted = leave.truth.examples[index].labels == value
+        trials.append(
+            Trial(value, index, leave.units[index], leave.overlap(logits, value, index), _area(logits, wanted))
+        )
     return tuple(trials)
+
+
+def in_turns(indices: Mapping[int, Sequence[int]]) -> list[tuple[int, int]]:
+    """Pairs of a label's value and an example's index, the labels in turns: whatever is cut off leaves all of them."""
+    turns = zip_longest(*([(value, index) for index in chosen] for value, chosen in indices.items()))
+    return [pair for turn in turns for pair in turn if pair]
 
 
 def scores_of(trials: Sequence[Trial], value: int) -> Float[np.ndarray, "units thresholds"]:

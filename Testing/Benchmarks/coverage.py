@@ -46,9 +46,8 @@ def main() -> None:
             coverage = Coverage.of(support.appearance, units(support))
             for other, images in tests.items():
                 (own if other == name else foreign).append(len(coverage.outside(images)) / len(images))
-        print(
-            f"| {count} | {np.mean(own):.1%} | {sum(share == 0 for share in own)} of {len(own)} | {np.mean(foreign):.0%} |"
-        )
+        without = f"{sum(share == 0 for share in own)} of {len(own)}"
+        print(f"| {count} | {np.mean(own):.1%} | {without} | {np.mean(foreign):.0%} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from fake_segmenter import LABEL, Learner, square, squares
 
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.expectation import SLICES, Trial, expected, scores_of, to_try, tried
+from InContextSegLib.inference.expectation import SLICES, Trial, expected, in_turns, scores_of, to_try, tried
 from InContextSegLib.inference.leave_out import (
     THRESHOLDS,
     LeaveOut,
@@ -103,10 +103,20 @@ def test_a_right_answer_separates_the_label_from_the_rest_and_is_asked_of_the_ne
         asked.append(index)
         return networks[index]
 
-    trials = tried(network_for, leaving(support), {1: [0, 2]}, 2, Report())
+    trials = tried(network_for, leaving(support), [(1, 0), (1, 2)], 2, Report())
     assert asked == [0, 2]
     assert [each.separation for each in trials] == pytest.approx([1.0, 1.0], abs=1e-6) or trials[0].separation > 0.9
     assert all(dice(each.overlap)[0] == 1.0 for each in trials)
+
+
+def test_behind_the_deadline_one_is_tried_and_no_more():
+    network = CachedSegmenter(Learner(0.3), torch.device("cpu"))
+    trials = tried(lambda index: network, leaving(squares(4)), [(1, 0), (1, 1)], 2, Report(), deadline=0.0)
+    assert [each.index for each in trials] == [0]
+
+
+def test_labels_take_turns():
+    assert in_turns({1: [0, 1, 2], 2: [], 3: [5]}) == [(1, 0), (3, 5), (1, 1), (1, 2)]
 
 
 def test_spread_evenly_keeps_both_ends():
