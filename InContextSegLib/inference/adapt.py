@@ -104,17 +104,15 @@ def adapt(
     Raises:
         Cancelled: from `report`.
     """
-    started = time.monotonic()
-    shown = min(rehearsal.shown, MOST_SHOWN)
-    base, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
-    judged = partial(tried, leave=leave, count=shown, report=report)
+    started, shown = time.monotonic(), min(rehearsal.shown, MOST_SHOWN)
+    leave = _leave_out(rehearsal)
+    judge = _Judge(leave, shown, report, _to_judge(leave, shown, settings))
     latest = math.inf if settings.steps else started + SHARE_FOR_JUDGING * settings.seconds
-    trials = judged(lambda index: base, tries=_to_judge(leave, shown, settings), deadline=latest)
+    trials = judge.before(CachedSegmenter(segmenter, device), latest)
     judging_seconds = time.monotonic() - started
-    tries = [(trial.value, trial.index) for trial in trials]
-    shifts = {value: rehearsal.shifts.get(value, 0.0) for value, _ in tries}
-    unchanged = Adaptation({}, False, NOTHING_TO_JUDGE, rehearsal, _expected(trials, shifts), {}, trials, 0, 0.0)
-    if not tries or not any(each.requires_grad for each in segmenter.parameters()):
+    expectations = _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value, _ in judge.tries})
+    unchanged = Adaptation({}, False, NOTHING_TO_JUDGE, rehearsal, expectations, {}, trials, 0, 0.0)
+    if not trials or not any(each.requires_grad for each in segmenter.parameters()):
         return replace(unchanged, seconds=time.monotonic() - started)
 
     course = _Course(leave, device, settings, report)
@@ -122,36 +120,28 @@ def adapt(
     everything, folds = range(len(leave.units)), _folds(leave.units, settings.seed)
     copies = [deepcopy(segmenter) for _ in folds]
     rest = [[index for index in everything if index not in fold] for fold in folds]
-
-    def learnt() -> tuple[tuple[Trial, ...], dict[int, float], Adaptation]:
-        course.take(copies, rest)
-        judges = [CachedSegmenter(copy, device) for copy in copies]
-        judge_of = {index: judge for judge, fold in zip(judges, folds, strict=True) for index in fold}
-        found = judged(judge_of.__getitem__, tries=tries)
-        best = {value: shift_of(best_threshold(scores_of(found, value).mean(axis=0))) for value in shifts}
-        return found, best, replace(unchanged, after=_expected(found, best))
-
-    after_trials, after_shifts, tested = learnt()
-    again = tested.gain < _least_gain(tested)
+    course.take(copies, rest)
+    told = judge.after(copies, folds, unchanged)
+    again = told.gain < _least_gain(told)
     if again:
         # What is left of the time is a second chance for the same copies.
         course.allow_until(started + settings.seconds - judging_seconds)
-        after_trials, after_shifts, tested = learnt()
-    if tested.gain < _least_gain(tested):
-        why = f"examples it had not learnt from were segmented no better (Dice {tested.gain:+.3f})"
-        return replace(tested, why=why, steps=course.steps, seconds=time.monotonic() - started)
+        course.take(copies, rest)
+        told = judge.after(copies, folds, unchanged)
+    if told.gain < _least_gain(told):
+        why = f"examples it had not learnt from were segmented no better (Dice {told.gain:+.3f})"
+        kept = replace(unchanged, after=told.after, why=why, steps=course.steps)
+        return replace(kept, seconds=time.monotonic() - started)
 
     soup = _soup(copies)
     if not again:
         course.allow_until(started + settings.seconds - SECONDS_TO_END)
         soup = _soup(course.take([soup, deepcopy(soup)], [everything] * FOLDS))
     return replace(
-        tested,
+        told,
         differences=differences(segmenter, soup),
         helped=True,
-        why=f"examples it had not learnt from were segmented better (Dice {tested.gain:+.3f})",
-        rehearsal=replace(rehearsal, shown=shown, shifts=dict(rehearsal.shifts) | after_shifts),
-        trials=after_trials,
+        why=f"examples it had not learnt from were segmented better (Dice {told.gain:+.3f})",
         steps=course.steps,
         seconds=time.monotonic() - started,
     )
@@ -183,6 +173,36 @@ def with_differences(segmenter: nn.Module, added: Mapping[str, Tensor]) -> nn.Mo
     changed = deepcopy(segmenter)
     changed.load_state_dict({name: tensor + added[name].to(tensor) for name, tensor in own.items()})
     return changed.eval()
+
+
+class _Judge:
+    """Asks networks about examples they have not learnt from, always the same ones.
+
+    Attributes:
+        tries: pairs of a label's value and an example's index, as many as there was time for.
+    """
+
+    def __init__(self, leave: LeaveOut, shown: int, report: Report, tries: Sequence[tuple[int, int]]):
+        self.tries = list(tries)
+        self._shown, self._tried = shown, partial(tried, leave=leave, count=shown, report=report)
+
+    def before(self, network: CachedSegmenter, deadline: float) -> tuple[Trial, ...]:
+        """The trials of the network as it is, until a deadline of `time.monotonic`."""
+        trials = self._tried(lambda index: network, tries=self.tries, deadline=deadline)
+        self.tries = [(trial.value, trial.index) for trial in trials]
+        return trials
+
+    def after(self, copies: Sequence[nn.Module], folds: Sequence[set[int]], unchanged: Adaptation) -> Adaptation:
+        """What came of copies, each judged on its fold: expectations, and how an adapted network is best asked."""
+        device = next(copies[0].parameters()).device
+        asked = [(CachedSegmenter(copy, device), fold) for copy, fold in zip(copies, folds, strict=True)]
+        network_of = {index: network for network, fold in asked for index in fold}
+        trials = self._tried(network_of.__getitem__, tries=self.tries)
+        scores = {value: scores_of(trials, value).mean(axis=0) for value, _ in self.tries}
+        shifts = {value: shift_of(best_threshold(each)) for value, each in scores.items()}
+        rehearsal = unchanged.rehearsal
+        rehearsal = replace(rehearsal, shown=self._shown, shifts=dict(rehearsal.shifts) | shifts)
+        return replace(unchanged, after=_expected(trials, shifts), trials=trials, rehearsal=rehearsal)
 
 
 class _Course:
