@@ -15,6 +15,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.inference.style import Outcome, Style, judge
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
@@ -33,12 +34,13 @@ SAME_POSITION = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """A target along one axis: its plan, its slices at network size, its examples."""
+    """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style."""
 
     plan: SlicePlan
     images: Tensor
     support: SupportSet
     known: tuple[int, ...]
+    style: Outcome | None = None
 
 
 class Session:
@@ -68,6 +70,7 @@ class Session:
         self.size = supports[0].size
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         self.rehearsal = rehearsal
+        self.styles: dict[tuple[str, int], Style] = {}
 
     @torch.inference_mode()
     def segment(
@@ -89,6 +92,8 @@ class Session:
         if self.rehearsal:
             settings = replace(settings, supports=min(settings.supports, self.rehearsal.shown))
         axes = [self._axis(volume, name, box) for name in self._axis_names(settings)]
+        if settings.style:
+            axes = [self._styled(axis, settings, report) for axis in axes]
         steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
         total, done, maps = settings.draws * sum(steps.values()), 0, []
         for axis in axes:
@@ -121,6 +126,15 @@ class Session:
         images = plan.extract(volume, self.intensities.of(volume.array))
         support = self.supports[name]
         return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
+
+    def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
+        """The axis with the target's pictures in the style of the examples, where that helps."""
+        asked, shifts = (axis.plan.axis, settings.supports), self.rehearsal.shifts if self.rehearsal else {}
+        if asked not in self.styles:
+            self.styles[asked] = judge(self.network, axis.support, self.intensities, settings.supports, shifts, report)
+        positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
+        images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
+        return replace(axis, images=images, style=style)
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
@@ -177,10 +191,7 @@ class Session:
             generator = np.random.default_rng((settings.seed, draw))
             return tuple(sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist()))
         image = axis.images[number, 0].cpu().numpy()
-        # A single slice may come from anywhere in a patient.
-        lone = axis.plan.geometry.shape[axis.plan.array_axis] == 1
-        position = None if lone else float(axis.plan.positions[number])
-        return axis.support.select(image, position, count, generator)
+        return axis.support.select(image, _position(axis.plan, number), count, generator)
 
     def _shown(self, support: SupportSet, chosen: Sequence[int]) -> list[int]:
         """Numbers of the labels that some chosen example shows: what none shows is nowhere, and needs no network."""
@@ -209,10 +220,11 @@ class Session:
             next_slice=most_worth_labelling(unsettled, plan, axes[0].known),
             next_axis=plan.axis,
             given=tuple(plan.slice_index(number) for number in axes[0].known),
-            provenance=self._provenance([axis.plan.axis for axis in axes], settings),
+            provenance=self._provenance(axes, settings),
         )
 
-    def _provenance(self, axes: list[str], settings: InferenceSettings) -> dict:
+    def _provenance(self, cut: Sequence[_Axis], settings: InferenceSettings) -> dict:
+        axes = [axis.plan.axis for axis in cut]
         return {
             "incontextseg": __version__,
             "torch": torch.__version__,
@@ -221,6 +233,7 @@ class Session:
             "settings": settings.to_mapping() | {"axes": axes},
             "intensities": {"window": self.intensities.window},
             "rehearsal": self.rehearsal.record if self.rehearsal else None,
+            "style": {axis.plan.axis: axis.style.record for axis in cut} if settings.style else None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
                 axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}
@@ -245,6 +258,11 @@ class _Progress:
 
 def _flip(draw: int) -> tuple[int, ...]:
     return FLIPS[draw % len(FLIPS)]
+
+
+def _position(plan: SlicePlan, number: int) -> float | None:
+    """Where a slice lies along its axis; a single slice may come from anywhere in a patient."""
+    return None if plan.geometry.shape[plan.array_axis] == 1 else float(plan.positions[number])
 
 
 def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:

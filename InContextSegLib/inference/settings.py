@@ -21,6 +21,7 @@ class InferenceSettings:
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
         rehearse: let the examples predict one another first, which chooses how many to show, image size and thresholds.
+        style: bring a target from another scanner to the style of the examples, where they say that it helps.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.
@@ -34,6 +35,7 @@ class InferenceSettings:
     seed: int = 0
     slices_at_once: int = 4
     rehearse: bool = False
+    style: bool = False
 
     def __post_init__(self):
         for name in ("supports", "draws", "slices_at_once"):
