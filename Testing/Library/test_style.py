@@ -87,6 +87,15 @@ def test_the_same_target_comes_out_the_same():
     np.testing.assert_array_equal(first, again)
 
 
+def test_light_from_one_side_is_evened_out_though_the_mean_grey_is_the_usual():
+    ground = np.full((SIZE, SIZE), 0.4, np.float32)
+    light = (1 + 0.4 * np.cos(2 * np.pi * np.arange(SIZE) / SIZE)).astype(np.float32)[None]
+    flat = support_of(*(replace(example(n), image=ground + np.float32(0.01 * n)) for n in range(4)))
+    found, outcome = adapted(ground * light, support=flat)
+    assert outcome.applied
+    assert found[0].std() < 0.6 * (ground * light).std()
+
+
 def test_all_slices_of_a_target_are_changed_by_one_prompt():
     """A slice that is darker than its neighbour stays so: that is the patient, not the scanner."""
     found, _ = adapted(picture(1, gain=0.6), picture(1, gain=0.4))
