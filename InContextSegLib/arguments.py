@@ -157,6 +157,12 @@ def _segment_how(command: argparse.ArgumentParser) -> None:
         help=f"let the network learn from the examples first, for so long (auto: {ADAPT_SECONDS:g} s); kept only if it "
         "segments examples better that it has not learnt from (default: the preset's; best: auto, else off)",
     )
+    how.add_argument(
+        "--style",
+        action=argparse.BooleanOptionalAction,
+        help="bring a target from another scanner to the low frequencies of the examples, if these say that it helps "
+        "(default: no)",
+    )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")
     how.add_argument("--model", default="default", help="see 'incontextseg weights list'")

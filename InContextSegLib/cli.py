@@ -158,7 +158,7 @@ def _job(options: argparse.Namespace):
 
     own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
     own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
-    own |= {"rehearse": options.rehearsal, "adapt_seconds": options.adapt}
+    own |= {"rehearse": options.rehearsal, "adapt_seconds": options.adapt, "style": options.style}
     chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}
     return SegmentJob(
         image=options.image,

@@ -98,7 +98,7 @@ def rehearse(
         Cancelled: from `report`.
     """
     first = cut(sizes[0])
-    trials = {label.value: _left_out(first, label.value) for label in first.labels}
+    trials = {label.value: left_out(first, label.value) for label in first.labels}
     trials = {value: indices for value, indices in trials.items() if indices}
     if not trials:
         return Rehearsal(first, shown)
@@ -138,7 +138,7 @@ def _mean_dice(
     )
 
 
-def _left_out(support: SupportSet, value: int) -> list[int]:
+def left_out(support: SupportSet, value: int) -> list[int]:
     """Examples to leave out for a label, evenly spread over those that show it and, fewer, those that do not."""
     showing = [index for index, example in enumerate(support.examples) if (example.labels == value).any()]
     if len({origin(support.examples[index]) for index in showing}) < FEWEST:

@@ -17,6 +17,7 @@ from InContextSegLib.inference.leave_out import units
 from InContextSegLib.inference.prepare import Foresight
 from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.inference.style import Outcome, Style, judge
 from InContextSegLib.likeness import Coverage
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
@@ -36,12 +37,13 @@ SAME_POSITION = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """A target along one axis: its plan, its slices at network size, its examples."""
+    """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style."""
 
     plan: SlicePlan
     images: Tensor
     support: SupportSet
     known: tuple[int, ...]
+    style: Outcome | None = None
 
 
 class Session:
@@ -74,6 +76,7 @@ class Session:
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         self.rehearsal, self.foresight = rehearsal, foresight
         self._coverages: dict[str, Coverage] = {}
+        self.styles: dict[tuple[str, int], Style] = {}
 
     @torch.inference_mode()
     def segment(
@@ -95,6 +98,8 @@ class Session:
         if self.rehearsal:
             settings = replace(settings, supports=min(settings.supports, self.rehearsal.shown))
         axes = [self._axis(volume, name, box) for name in self._axis_names(settings)]
+        if settings.style:
+            axes = [self._styled(axis, settings, report) for axis in axes]
         steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
         total, done, maps = settings.draws * sum(steps.values()), 0, []
         for axis in axes:
@@ -127,6 +132,15 @@ class Session:
         images = plan.extract(volume, self.intensities.of(volume.array))
         support = self.supports[name]
         return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
+
+    def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
+        """The axis with the target's pictures in the style of the examples, where that helps."""
+        asked, shifts = (axis.plan.axis, settings.supports), self.rehearsal.shifts if self.rehearsal else {}
+        if asked not in self.styles:
+            self.styles[asked] = judge(self.network, axis.support, self.intensities, settings.supports, shifts, report)
+        positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
+        images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
+        return replace(axis, images=images, style=style)
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
@@ -183,10 +197,7 @@ class Session:
             generator = np.random.default_rng((settings.seed, draw))
             return tuple(sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist()))
         image = axis.images[number, 0].cpu().numpy()
-        # A single slice may come from anywhere in a patient.
-        lone = axis.plan.geometry.shape[axis.plan.array_axis] == 1
-        position = None if lone else float(axis.plan.positions[number])
-        return axis.support.select(image, position, count, generator)
+        return axis.support.select(image, _position(axis.plan, number), count, generator)
 
     def _shown(self, support: SupportSet, chosen: Sequence[int]) -> list[int]:
         """Numbers of the labels that some chosen example shows: what none shows is nowhere, and needs no network."""
@@ -216,7 +227,7 @@ class Session:
             next_axis=plan.axis,
             given=tuple(plan.slice_index(number) for number in axes[0].known),
             unlike=tuple(sorted(plan.slice_index(number) for number in self._unlike(axes[0]))),
-            provenance=self._provenance([axis.plan.axis for axis in axes], settings),
+            provenance=self._provenance(axes, settings),
         )
 
     def _unlike(self, axis: _Axis) -> list[int]:
@@ -226,7 +237,8 @@ class Session:
             self._coverages[support.axis] = Coverage.of(support.appearance, units(support))
         return self._coverages[support.axis].outside(axis.images[:, 0].cpu().numpy())
 
-    def _provenance(self, axes: list[str], settings: InferenceSettings) -> dict:
+    def _provenance(self, cut: Sequence[_Axis], settings: InferenceSettings) -> dict:
+        axes = [axis.plan.axis for axis in cut]
         return {
             "incontextseg": __version__,
             "torch": torch.__version__,
@@ -236,6 +248,7 @@ class Session:
             "intensities": {"window": self.intensities.window},
             "rehearsal": self.rehearsal.record if self.rehearsal else None,
             "foresight": self.foresight.record if self.foresight else None,
+            "style": {axis.plan.axis: axis.style.record for axis in cut} if settings.style else None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
                 axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}
@@ -260,6 +273,11 @@ class _Progress:
 
 def _flip(draw: int) -> tuple[int, ...]:
     return FLIPS[draw % len(FLIPS)]
+
+
+def _position(plan: SlicePlan, number: int) -> float | None:
+    """Where a slice lies along its axis; a single slice may come from anywhere in a patient."""
+    return None if plan.geometry.shape[plan.array_axis] == 1 else float(plan.positions[number])
 
 
 def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:

@@ -54,6 +54,7 @@ class InferenceSettings:
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
         rehearse: let the examples predict one another first, which chooses how many to show, image size and thresholds.
         adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
+        style: bring a target from another scanner to the style of the examples, where they say that it helps.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.
@@ -68,6 +69,7 @@ class InferenceSettings:
     slices_at_once: int = 4
     rehearse: bool = False
     adapt_seconds: float = 0.0
+    style: bool = False
 
     def __post_init__(self):
         for name in ("supports", "draws", "slices_at_once"):

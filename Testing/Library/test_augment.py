@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from InContextSegLib.augment import blurred, chosen, enlarged, scanner_shift, smooth_noise, stretched, uniform
+from InContextSegLib.augment import (
+    SHIFTS,
+    another_scanner,
+    blurred,
+    chosen,
+    enlarged,
+    scanner_shift,
+    smooth_noise,
+    stretched,
+    uniform,
+)
 
 SIGMAS = torch.tensor([0.3, 1.1])
 
@@ -107,6 +117,30 @@ def test_another_scanner_stays_within_0_and_1(grey):
     assert torch.isfinite(result).all()
     assert result.min() >= 0
     assert result.max() <= 1
+
+
+def ramp(height=24, width=31):
+    return torch.linspace(0.1, 0.9, width).expand(2, height, width)
+
+
+def test_another_scanner_changes_all_slices_of_a_volume_alike():
+    one, other = another_scanner(ramp(), 1.0, seeded(), ("contrast", "field", "resolution"))
+    assert torch.equal(one, other)
+    assert (one - ramp()[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_every_change_of_scanner_grows_with_its_strength_and_repeats_for_a_seed(shift):
+    weak, strong, again = (another_scanner(ramp(), strength, seeded(), (shift,)) for strength in (0.2, 1.0, 1.0))
+    assert torch.equal(strong, again) and strong.shape == ramp().shape
+    assert torch.allclose(another_scanner(ramp(), 0.0, seeded(), (shift,)), ramp(), atol=1e-6)
+    assert 0 < (weak - ramp()).abs().mean() < (strong - ramp()).abs().mean()
+
+
+def test_another_contrast_keeps_the_order_of_greys_and_a_lower_resolution_loses_fine_stripes():
+    assert (another_scanner(ramp(), 1.0, seeded(), ("contrast",)).diff(dim=-1) > 0).all()
+    stripes = (torch.arange(30) % 2).float().expand(1, 30, 30)
+    assert another_scanner(stripes, 1.0, seeded(), ("resolution",))[0, 10:20, 10:20].std() < 0.1
 
 
 def test_the_same_generator_gives_the_same_result_and_another_another():
