@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--targets", type=int, default=2, help="of every kind")
     parser.add_argument("--preset", default="normal")
+    parser.add_argument("--adapt", default="off", help="auto, off or seconds")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     print("| data | examples | label | cases | Dice | HD95 mm | seconds per volume |\n|---|---|---|---|---|---|---|")
@@ -75,7 +76,7 @@ def segment(target, support, truth, extra, kind, options):
     """Run the command, check the output's geometry with SimpleITK and nibabel, and return its record and mask."""
     output = options.output / f"{kind}_{target.name}"
     command = [sys.executable, "-m", "InContextSegLib", "segment", "--image", target, "--support", *support]
-    command += ["--output", output, "--preset", options.preset, "--overwrite", "--json", "--quiet", *extra]
+    command += ["--output", output, "--preset", options.preset, "--adapt", options.adapt, "--overwrite", "--json", "--quiet", *extra]
     done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
     mask, image = SimpleITK.ReadImage(str(output)), SimpleITK.ReadImage(str(target))
     for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
