@@ -284,7 +284,7 @@ class _Course:
 
 
 def _leave_out(rehearsal: Rehearsal) -> LeaveOut:
-    return LeaveOut(rehearsal.support, rehearsal.support, units(rehearsal.support))
+    return LeaveOut(rehearsal.support, rehearsal.truth or rehearsal.support, units(rehearsal.support))
 
 
 def _to_judge(leave: LeaveOut, shown: int, settings: AdaptSettings) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from InContextSegLib.support import SupportSet
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the file and of how networks adapt; another one is another key
+VERSION = 2  # of the file and of how networks adapt; another one is another key
 BUDGET_BYTES = 256 << 20
 
 

@@ -42,6 +42,7 @@ class Rehearsal:
         shifts: what to add to the logits of a label (by its value) before the sigmoid; 0 where none is named.
         dice: mean Dice at which the examples predicted one another, for every label that could be tried.
         tried: mean Dice over these labels for every size and number that were tried.
+        truth: the examples at the largest size, on which answers are compared; None: at the size of `support`.
     """
 
     support: SupportSet
@@ -49,6 +50,7 @@ class Rehearsal:
     shifts: Mapping[int, float] = field(default_factory=dict)
     dice: Mapping[int, float] = field(default_factory=dict)
     tried: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    truth: SupportSet | None = None
 
     @property
     def mean_dice(self) -> float:
@@ -100,9 +102,9 @@ def rehearse(
     first = cut(sizes[0])
     trials = {label.value: left_out(first, label.value) for label in first.labels}
     trials = {value: indices for value, indices in trials.items() if indices}
-    if not trials:
-        return Rehearsal(first, shown)
     truth = first if len(sizes) == 1 else cut(sizes[-1])
+    if not trials:
+        return Rehearsal(first, shown, truth=truth)
     counts = [shown, *(count for count in FEWER if count < min(shown, len(first) - 1))]
     choices = [(sizes[0], count) for count in counts] + [(size, None) for size in sizes[1:]]
     best: Rehearsal | None = None
@@ -117,7 +119,7 @@ def rehearse(
             scores = _mean_dice(network, stage, value, indices, count)
             best_one = best_threshold(scores)
             shifts[value], found[value] = shift_of(best_one), float(scores[best_one])
-        one = Rehearsal(stage.support, count, shifts, found, tried)
+        one = Rehearsal(stage.support, count, shifts, found, tried, truth)
         tried[size, count] = one.mean_dice
         if best is None or gains(one.mean_dice, best.mean_dice):
             best = one

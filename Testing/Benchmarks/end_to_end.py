@@ -76,7 +76,18 @@ def segment(target, support, truth, extra, kind, options):
     """Run the command, check the output's geometry with SimpleITK and nibabel, and return its record and mask."""
     output = options.output / f"{kind}_{target.name}"
     command = [sys.executable, "-m", "InContextSegLib", "segment", "--image", target, "--support", *support]
-    command += ["--output", output, "--preset", options.preset, "--adapt", options.adapt, "--overwrite", "--json", "--quiet", *extra]
+    command += [
+        "--output",
+        output,
+        "--preset",
+        options.preset,
+        "--adapt",
+        options.adapt,
+        "--overwrite",
+        "--json",
+        "--quiet",
+        *extra,
+    ]
     done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
     mask, image = SimpleITK.ReadImage(str(output)), SimpleITK.ReadImage(str(target))
     for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):

@@ -16,7 +16,7 @@ from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import STEPS_PER_SECOND, AdaptSettings, InferenceSettings
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.progress import Report
-from InContextSegLib.support import SupportSet
+from InContextSegLib.support import Example, SupportSet
 
 CPU = torch.device("cpu")
 
@@ -167,3 +167,24 @@ def test_several_labels_are_judged_each_for_itself():
     told = adapted(Learner(), support)
     assert set(told.before) == set(told.after) == {1, 2}
     assert np.isfinite([each.dice for each in told.before.values()]).all()
+
+
+def test_answers_are_compared_on_the_finest_pixels_at_hand():
+    """A label that is finer at twice the size than the network's pixels can follow."""
+    coarse = squares(6)
+    fine = SupportSet(
+        tuple(
+            Example(
+                each.image.repeat(2, 0).repeat(2, 1),
+                each.labels.repeat(2, 0).repeat(2, 1) * (np.indices((64, 64)).sum(axis=0) % 2).astype(np.uint16),
+                None,
+                each.source,
+            )
+            for each in coarse.examples
+        ),
+        coarse.labels,
+        "axial",
+        64,
+    )
+    _, expected = foresee(Learner(0.3), CPU, Rehearsal(coarse, 4, truth=fine), Report())
+    assert expected[1].dice == pytest.approx(2 / 3, abs=0.05)
