@@ -38,7 +38,7 @@ JUDGED_PER_SECOND = 35
 FEWEST_JUDGED, MOST_JUDGED = 4, 16
 SHARE_FOR_JUDGING = 0.3  # of the time, before and behind the folds each, on a computer too slow for the number above
 MOST_SHOWN = 8  # to the adapted network, which has learnt from fewer
-LEAST_GAIN = 0.08  # of mean Dice, over the number of pictures or volumes tried
+LEAST_GAIN = 0.08  # of mean Dice, over one less than the number of pictures or volumes tried
 NOTHING_TO_JUDGE = "no label is shown by two pictures or volumes, of which one could predict the other"
 
 
@@ -129,7 +129,8 @@ def adapt(
         course.take(copies, rest)
         told = judge.after(copies, folds, unchanged)
     if told.gain < _least_gain(told):
-        why = f"examples it had not learnt from were segmented no better (Dice {told.gain:+.3f})"
+        needed = f"Dice {told.gain:+.3f}, at least {_least_gain(told):+.3f} was needed"
+        why = f"examples it had not learnt from were not segmented better by enough ({needed})"
         kept = replace(unchanged, after=told.after, why=why, steps=course.steps)
         return replace(kept, seconds=time.monotonic() - started)
 
@@ -308,8 +309,11 @@ def _expected(trials: Sequence[Trial], shifts: Mapping[int, float]) -> dict[int,
 
 
 def _least_gain(tested: Adaptation) -> float:
-    """The gain from which the copies count as better: the fewer were tried, the more of it may be chance."""
-    return LEAST_GAIN / float(np.mean([each.units for each in tested.before.values()]))
+    """The gain from which the copies count as better: the fewer were tried, the more of it may be chance.
+
+    At least two units were, or there would be nothing to predict one from.
+    """
+    return LEAST_GAIN / (float(np.mean([each.units for each in tested.before.values()])) - 1)
 
 
 def _soup(networks: Sequence[nn.Module]) -> nn.Module:

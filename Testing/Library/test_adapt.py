@@ -9,7 +9,8 @@ import torch
 from fake_segmenter import LABEL, Learner, Spoilt, Threshold, square, squares
 
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.inference.adapt import adapt, differences, foresee, with_differences
+from InContextSegLib.inference.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
+from InContextSegLib.inference.expectation import Expected
 from InContextSegLib.inference.leave_out import LeaveOut, units
 from InContextSegLib.inference.lessons import Lessons
 from InContextSegLib.inference.rehearsal import Rehearsal
@@ -38,10 +39,21 @@ def test_a_network_learns_to_find_what_it_just_missed():
 def test_a_network_that_gets_no_better_stays_as_it_was():
     network = Spoilt()
     told = adapted(network, squares(6))
-    assert not told.helped and "no better" in told.why
+    assert not told.helped and "not segmented better by enough (Dice -1.000, at least +0.016" in told.why
     assert told.applied(network) is network and told.differences == {}
     assert told.before[1].dice == 1.0 > told.after[1].dice
     assert told.expected is told.before
+
+
+def test_the_fewer_were_tried_the_more_they_must_gain():
+    def judged(gain, units):
+        before, after = Expected(0.5, 0.1, units), Expected(0.5 + gain, 0.1, units)
+        rehearsal = Rehearsal(squares(2), 4)
+        return Adaptation({}, False, "", rehearsal, {1: before}, {1: after}, (), 0, 0.0)
+
+    assert judged(0.06, 16).gain == pytest.approx(0.06)
+    assert _least_gain(judged(0.06, 2)) == pytest.approx(0.08)
+    assert _least_gain(judged(0.06, 17)) == pytest.approx(0.005)
 
 
 @pytest.mark.parametrize("count", [2, 3])
