@@ -14,7 +14,7 @@ from InContextSegLib.support import Example
 
 FEWEST = 5  # with fewer examples of a label none can be told from the usual spread
 # Robust standard deviations by which an example falls behind the others, in the mean of both witnesses. With this one
-# right example in fifty is named, and a planted wrong one in five cases out of six (docs/benchmarks.md).
+# right example in forty is named, and most label maps that belong to another patient (docs/benchmarks.md).
 DOUBTFUL = 1.75
 LEAST, MOST = -1.0, 6.0  # of one witness: neither may outvote the other altogether
 LEAST_SPREAD = {"separation": 0.3, "edges": 0.1}
