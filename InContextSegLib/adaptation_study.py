@@ -81,12 +81,15 @@ def task_of(each: DataSet, study: Study, run: Run, count: int) -> SetTask | None
         found = list(cases(each, study, run, count, study.supports))
         return SetTask(found[0].support, tuple((case.name, (case.pair,)) for case in found)) if found else None
     learners, testers = volumes
+    if not learners or not testers:
+        return None
     per_patient = max(1, -(-2 * count // len(learners)))
     pool = [picture for pair in learners for picture in slices_of(pair, per_patient)]
     order = np.random.default_rng((run.seed, count)).permutation(len(pool))
     if len(pool) <= max((fewer for fewer in study.supports if fewer < count), default=0):
         return None
-    tests = [(pair.source, tuple(slices_of(pair, max(1, SLICES_IN_ALL // len(testers))))) for pair in testers]
+    each_shows = max(1, SLICES_IN_ALL // len(testers))
+    tests = [(pair.source, tuple(slices_of(pair, each_shows))) for pair in testers if pair.labels.array.any()]
     return SetTask(tuple(pool[index] for index in order[:count]), tuple(tests))
 
 
@@ -285,7 +288,7 @@ def _table(study: Study, summaries: list[dict], means: list[dict], adaptations: 
     for row in means:
         cells = " | ".join(cell(Summary(**row[way])) for way in (*WAYS, "gain"))
         lines.append(f"| **mean of {row['sets']} sets** | | | {row['supports']} | {cells} | |")
-    seconds = [each["seconds"] for each in adaptations]
+    seconds = [each["seconds"] for each in adaptations] or [0.0]
     lines += ["", f"Adapting took {min(seconds):.1f} to {max(seconds):.1f} s, in the mean {np.mean(seconds):.1f} s."]
     return "\n".join(lines) + "\n"
 

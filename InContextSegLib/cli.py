@@ -135,7 +135,7 @@ def _foreseen(record: dict) -> list[str]:
 
 def _expectation(found: dict) -> str:
     text = f"{found['dice']:.2f}" + (f" ± {found['spread']:.2f}" if found["units"] > 1 else "")
-    text += f" from {found['units']} pictures or volumes left out in turn"
+    text += f" from {found['units']} pictures, slices or volumes left out in turn"
     before = found.get("without_adapting")
     return f"{text} ({before['dice']:.2f} without adapting)." if before else f"{text}."
 
@@ -203,6 +203,8 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     model = Model(options.model, options.weights)
     how = {"draws": options.draws, "seed": options.seed, "device": options.device}
     run = Run(options.data, options.output, model, **how, colour=options.colour, rehearse=options.rehearsal)
+    if options.adapt and options.clicks:
+        raise InputError("Clicks and adapting are measured one at a time; leave out --clicks or --adapt.")
     if options.adapt:
         return run_adaptation_study(study, run, report, options.adapt)
     if options.clicks:

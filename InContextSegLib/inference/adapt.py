@@ -25,7 +25,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.expectation import Expected, Trial, expected, in_turns, scores_of, to_try, tried
 from InContextSegLib.inference.leave_out import LeaveOut, best_threshold, shift_of, units
 from InContextSegLib.inference.lessons import Lessons
-from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.inference.rehearsal import FEWEST, Rehearsal
 from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
 from InContextSegLib.progress import Report
 
@@ -39,6 +39,7 @@ FEWEST_JUDGED, MOST_JUDGED = 4, 16
 SHARE_FOR_JUDGING = 0.3  # of the time, before and behind the folds each, on a computer too slow for the number above
 MOST_SHOWN = 8  # to the adapted network, which has learnt from fewer
 LEAST_GAIN = 0.08  # of mean Dice, over one less than the number of pictures or volumes tried
+LEARNING = "the network adapts to the examples"
 NOTHING_TO_JUDGE = "no label is shown by two pictures or volumes, of which one could predict the other"
 
 
@@ -54,6 +55,7 @@ class Adaptation:
         before, after: by label value the Dice to expect, without and with what was learnt.
         trials: the examples segmented by the others, by the network that is to be used.
         steps: that were trained.
+        cut_short: whether there was too little time to learn enough to tell that it does not help.
     """
 
     differences: Mapping[str, Tensor]
@@ -65,6 +67,7 @@ class Adaptation:
     trials: tuple[Trial, ...]
     steps: int
     seconds: float
+    cut_short: bool = False
 
     @property
     def expected(self) -> Mapping[int, Expected]:
@@ -110,9 +113,10 @@ def adapt(
     latest = math.inf if settings.steps else started + SHARE_FOR_JUDGING * settings.seconds
     trials = judge.before(CachedSegmenter(segmenter, device), latest)
     judging_seconds = time.monotonic() - started
-    expectations = _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value, _ in judge.tries})
-    unchanged = Adaptation({}, False, NOTHING_TO_JUDGE, rehearsal, expectations, {}, trials, 0, 0.0)
-    if not trials or not any(each.requires_grad for each in segmenter.parameters()):
+    unchanged = Adaptation(
+        {}, False, NOTHING_TO_JUDGE, rehearsal, _expected(trials, _best_shifts(trials)), {}, trials, 0, 0.0
+    )
+    if not unchanged.before or not any(each.requires_grad for each in segmenter.parameters()):
         return replace(unchanged, seconds=time.monotonic() - started)
 
     course = _Course(leave, device, settings, report)
@@ -122,16 +126,16 @@ def adapt(
     rest = [[index for index in everything if index not in fold] for fold in folds]
     course.take(copies, rest)
     told = judge.after(copies, folds, unchanged)
-    again = told.gain < _least_gain(told)
+    again = told.gain < _least_gain(told) and course.allow_until(started + settings.seconds - judging_seconds)
     if again:
         # What is left of the time is a second chance for the same copies.
-        course.allow_until(started + settings.seconds - judging_seconds)
         course.take(copies, rest)
         told = judge.after(copies, folds, unchanged)
-    if told.gain < _least_gain(told):
+    if told.gain < _least_gain(told) or not course.steps:
         needed = f"Dice {told.gain:+.3f}, at least {_least_gain(told):+.3f} was needed"
         why = f"examples it had not learnt from were not segmented better by enough ({needed})"
-        kept = replace(unchanged, after=told.after, why=why, steps=course.steps)
+        short = course.steps < settings.most_steps // 4
+        kept = replace(unchanged, after=told.after, why=why, steps=course.steps, cut_short=short)
         return replace(kept, seconds=time.monotonic() - started)
 
     soup = _soup(copies)
@@ -159,7 +163,7 @@ def foresee(
     network, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
     tries = in_turns({label.value: to_try(leave, label.value) for label in leave.support.labels})
     trials = tried(lambda index: network, leave, tries, rehearsal.shown, report)
-    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value, _ in tries})
+    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value in _best_shifts(trials)})
 
 
 def differences(segmenter: nn.Module, adapted: nn.Module) -> dict[str, Tensor]:
@@ -199,8 +203,7 @@ class _Judge:
         asked = [(CachedSegmenter(copy, device), fold) for copy, fold in zip(copies, folds, strict=True)]
         network_of = {index: network for network, fold in asked for index in fold}
         trials = self._tried(network_of.__getitem__, tries=self.tries)
-        scores = {value: scores_of(trials, value).mean(axis=0) for value, _ in self.tries}
-        shifts = {value: shift_of(best_threshold(each)) for value, each in scores.items()}
+        shifts = _best_shifts(trials)
         rehearsal = unchanged.rehearsal
         rehearsal = replace(rehearsal, shown=self._shown, shifts=dict(rehearsal.shifts) | shifts)
         return replace(unchanged, after=_expected(trials, shifts), trials=trials, rehearsal=rehearsal)
@@ -220,7 +223,9 @@ class _Course:
         self._deadline = math.inf
         self._done = [0] * FOLDS
         self._settings, self._report, self._device = settings, report, device
-        self._lessons = [Lessons(leave, device, FOLDS * settings.seed + number) for number in range(FOLDS)]
+        first = Lessons(leave, device, FOLDS * settings.seed)
+        self._lessons = [first, *(first.with_seed(FOLDS * settings.seed + number) for number in range(1, FOLDS))]
+        self._step_seconds = 0.0
         self._planned = settings.most_steps
         self._stopped = Event()
 
@@ -238,44 +243,60 @@ class _Course:
             since = time.monotonic()
             self._side_by_side([partial(self._tried, *each) for each in enumerate(trials)])
             seconds.append((time.monotonic() - since) / len(trials))
-        now = time.monotonic()
-        self._planned = int(np.clip((deadline - now) / min(seconds), FEWEST_STEPS, self._planned))
+        now, self._step_seconds = time.monotonic(), min(seconds)
+        self._planned = int(np.clip((deadline - now) / self._step_seconds, FEWEST_STEPS, self._planned))
         self.allow_until(now + (deadline - now) * SHARE_IN_FOLDS)
 
-    def allow_until(self, deadline: float) -> None:
-        """Begin no step behind that time (of `time.monotonic`), unless a number of steps was asked for."""
+    def allow_until(self, deadline: float) -> bool:
+        """Begin no step behind that time (of `time.monotonic`), unless a number of steps was asked for.
+
+        Returns:
+            Whether there is time for a step of every copy.
+        """
         if self._settings.steps is None:
             self._deadline = deadline
+        return time.monotonic() + self._step_seconds * len(self._lessons) < self._deadline
 
     def take(self, networks: list[nn.Module], among: Sequence[Sequence[int]]) -> list[nn.Module]:
         """Train each network on its own examples by half of the planned steps; the same networks."""
-        steps = max(1, round(SHARE_IN_FOLDS * self._planned / len(networks)))
+        steps, now = max(1, round(SHARE_IN_FOLDS * self._planned / len(networks))), time.monotonic()
+        # Copies that learn one after the other share the time.
+        ends = [
+            now + (self._deadline - now) * (n + 1) / len(networks) if self._alone else self._deadline
+            for n in range(len(networks))
+        ]
         works = [
-            partial(self._lessons[n].train, networks[n], among[n], steps, self._deadline, partial(self._step_done, n))
+            partial(self._lessons[n].train, networks[n], among[n], steps, ends[n], partial(self._step_done, n))
             for n in range(len(networks))
         ]
         self._side_by_side(works)
         return networks
 
     def _tried(self, number: int, network: nn.Module) -> None:
-        everything = range(len(self._lessons[number].leave.units))
-        Lessons(self._lessons[number].leave, self._device, 0).train(network, everything, 1, math.inf, lambda step: None)
+        lessons = self._lessons[number].with_seed(0)
+        lessons.train(network, range(len(lessons.leave.units)), 1, math.inf, lambda step: None)
+
+    @property
+    def _alone(self) -> bool:
+        """A GPU is kept busy by one copy at a time, and a lone thread too."""
+        return self._device.type != "cpu" or torch.get_num_threads() == 1
 
     def _side_by_side(self, works: Sequence[Callable[[], object]]) -> None:
-        threads = max(1, torch.get_num_threads() // len(works))
-        # A GPU is kept busy by one copy at a time, and a lone thread too.
-        alone = self._device.type != "cpu" or torch.get_num_threads() == 1
-        workers = 1 if alone else len(works)
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            waiting = {pool.submit(work) for work in works}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, timeout=TICK_SECONDS)
-                    self._report.step(self.steps, max(self.steps, self._planned), "the network adapts to the examples")
-                    for each in done:
-                        each.result()
-            finally:
-                self._stopped.set()  # for the others, where one of them failed or the report was cancelled
+        all_threads = torch.get_num_threads()
+        workers, threads = (1, all_threads) if self._alone else (len(works), max(1, all_threads // len(works)))
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+                waiting = {pool.submit(work) for work in works}
+                try:
+                    while waiting:
+                        done, waiting = wait(waiting, timeout=TICK_SECONDS)
+                        self._report.step(self.steps, max(self.steps, self._planned), LEARNING)
+                        for each in done:
+                            each.result()
+                finally:
+                    self._stopped.set()  # for the others, where one of them failed or the report was cancelled
+        finally:
+            torch.set_num_threads(all_threads)  # what a thread sets, later threads of the process inherit
         self._stopped.clear()
 
     def _step_done(self, number: int, step: int) -> None:
@@ -302,6 +323,19 @@ def _folds(names: Sequence[str], seed: int) -> list[set[int]]:
     order = np.random.default_rng(seed).permutation(len(different))
     parts = [{different[place] for place in order[first::FOLDS]} for first in range(FOLDS)]
     return [{index for index, name in enumerate(names) if name in part} for part in parts]
+
+
+def _best_shifts(trials: Sequence[Trial]) -> dict[int, float]:
+    """By label value the shift that suits the trials best, chosen alike before and after adapting.
+
+    With few units chance decides, so there is none; of less than two units nothing is known, not even a Dice.
+    """
+    shifts = {}
+    for value in dict.fromkeys(trial.value for trial in trials):
+        scores = scores_of(trials, value)
+        if len(scores) >= 2:
+            shifts[value] = shift_of(best_threshold(scores.mean(axis=0))) if len(scores) >= FEWEST else 0.0
+    return shifts
 
 
 def _expected(trials: Sequence[Trial], shifts: Mapping[int, float]) -> dict[int, Expected]:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from InContextSegLib.support import SupportSet
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the file and of how networks adapt; another one is another key
+VERSION = 3  # of the file and of how networks adapt; another one is another key
 BUDGET_BYTES = 256 << 20
 
 
@@ -55,17 +57,20 @@ def remembered(
     """The adaptation under a key: read from the folder, or computed now and kept there.
 
     The files unused for longest go when all of them take more than the budget. What cannot be read, or not be kept, is
-    said in the log, and the adaptation is computed.
+    said in the log, and the adaptation is computed. One that had too little time to tell is not kept.
     """
     path = folder / f"{key}.safetensors"
-    if path.is_file():
-        try:
+    try:
+        if path.is_file():
             found = load_adaptation(path, key, cut)
-            path.touch()
+            with suppress(OSError):
+                path.touch()  # used now; where that cannot be noted the file serves all the same
             return found
-        except (WeightsError, OSError) as error:
-            log.warning("%s The network adapts again.", error)
+    except (WeightsError, OSError) as error:
+        log.warning("What was learnt from these examples earlier cannot be used, the network adapts again: %s", error)
     adaptation = adapt_now()
+    if adaptation.cut_short:
+        return adaptation
     try:
         make_folder(folder)
         save_adaptation(path, key, adaptation)
@@ -127,7 +132,7 @@ def load_adaptation(path: Path, key: str, cut: Callable[[int], SupportSet]) -> A
             steps=about["steps"],
             seconds=about["seconds"],
         )
-    except (KeyError, ValueError, TypeError, IndexError, SafetensorError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, SafetensorError) as error:
         raise WeightsError(f"{path} holds no adaptation of a network, or a damaged one; adapt anew.") from error
 
 
@@ -151,7 +156,8 @@ def _expectations(found: dict[str, list]) -> dict[int, Expected]:
 
 
 def _forget_oldest(folder: Path, budget_bytes: int) -> None:
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    ours = (path for path in folder.glob("*.safetensors") if re.fullmatch("[0-9a-f]{64}", path.stem))
+    files = sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)
     used = 0
     for path in files:
         used += path.stat().st_size

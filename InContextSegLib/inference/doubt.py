@@ -59,7 +59,7 @@ class Doubt:
 
 
 def doubtful(trials: Sequence[Trial], rehearsal: Rehearsal) -> tuple[Doubt, ...]:
-    """Examples whose label is an outlier, the worst first; of a label that few examples show none can be told.
+    """Pictures whose label is an outlier, the worst first; of a label that few pictures show none can be told.
 
     Two witnesses: how well the answer of the others separates the labelled pixels from the rest (log odds of the area
     under the ROC curve; Dice would be low for every example of a structure that is hard to find), and how much of an
@@ -68,9 +68,10 @@ def doubtful(trials: Sequence[Trial], rehearsal: Rehearsal) -> tuple[Doubt, ...]
     found = []
     for value in dict.fromkeys(trial.value for trial in trials):
         own = [trial for trial in trials if trial.value == value and not np.isnan(trial.separation)]
-        if len(own) < FEWEST:
-            continue
         examples = [rehearsal.support.examples[trial.index] for trial in own]
+        # Slices near the end of a structure are unlike the others too, and were not measured: only pictures are judged.
+        if len(own) < FEWEST or any(example.position is not None for example in examples):
+            continue
         threshold = threshold_of(rehearsal.shifts.get(value, 0.0))
         scores = [float(dice(trial.overlap)[threshold]) for trial in own]
         area = np.clip([trial.separation for trial in own], 1e-4, 1 - 1e-4)

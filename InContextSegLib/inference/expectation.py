@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.leave_out import LeaveOut, dice, spread_evenly, threshold_of
+from InContextSegLib.inference.leave_out import LeaveOut, dice, threshold_of
 from InContextSegLib.progress import Report
 
 AT_MOST = 16  # pictures or slices tried for every label, unless told otherwise
@@ -51,23 +51,37 @@ class Expected:
 
 
 def to_try(leave: LeaveOut, value: int, at_most: int = AT_MOST) -> list[int]:
-    """Examples to leave out for a label: all, as far as they are not too many, evenly spread over the units.
+    """Examples to leave out for a label, in an order of chance: the first few of them speak for all.
 
-    Pictures without the label are among them in their own proportion, as they will be among the targets. Labels that
-    fewer than two units show cannot be tried: there would be nothing to predict them from.
+    Pictures with and without the label are among them in their own proportion, as they will be among the targets; of a
+    volume two slices with the label for every one without, from the middle of either kind outwards. Labels that fewer
+    than two units show cannot be tried: there would be nothing to predict them from.
     """
     members: dict[str, list[int]] = {}
     for index, unit in enumerate(leave.units):
         members.setdefault(unit, []).append(index)
-    showing = {unit for unit, own in members.items() if any(_shows(leave, value, index) for index in own)}
-    if len(showing) < 2:
+    showing = {unit: [index for index in own if _shows(leave, value, index)] for unit, own in members.items()}
+    if sum(bool(own) for own in showing.values()) < 2:
         return []
     each = max(1, min(SLICES, at_most // len(members)))
-    chosen = [index for own in members.values() for index in spread_evenly(own, each)]
-    chosen = sorted(chosen) if len(chosen) <= at_most else spread_evenly(chosen, at_most)
-    if any(_shows(leave, value, index) for index in chosen):
-        return chosen
-    return spread_evenly([index for index in range(len(leave.units)) if _shows(leave, value, index)], at_most)
+    chosen = []
+    for unit, own in members.items():
+        empty = [index for index in own if index not in set(showing[unit])]
+        with_label = middles(showing[unit], each - min(len(empty), each // 3))
+        chosen.append(with_label + middles(empty, each - len(with_label)))
+    order = np.random.default_rng(len(chosen)).permutation(len(chosen))
+    turns = zip_longest(*(chosen[place] for place in order))
+    found = [index for turn in turns for index in turn if index is not None][:at_most]
+    # Where the label is rare it has to be among those tried.
+    if sum(_shows(leave, value, index) for index in found) < 2:
+        found = [own[len(own) // 2] for own in showing.values() if own][:at_most]
+    return found
+
+
+def middles(indices: Sequence[int], count: int) -> list[int]:
+    """At most `count` of them, each in the middle of an equal share."""
+    count = min(max(count, 0), len(indices))
+    return [indices[int((place + 0.5) * len(indices) / count)] for place in range(count)]
 
 
 def tried(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -47,6 +48,13 @@ class Lessons:
             label.value: {n for n, each in enumerate(examples) if (each.labels == label.value).any()}
             for label in leave.support.labels
         }
+
+    def with_seed(self, seed: int) -> "Lessons":
+        """The same examples, which are not copied, with chances of their own."""
+        other = copy(self)
+        other._chance = np.random.default_rng(seed)
+        other._generator = torch.Generator(self.device).manual_seed(seed)
+        return other
 
     def train(
         self,
@@ -104,10 +112,13 @@ class Lessons:
         showing = [index for index in among if index in self._showing[value]]
         queries = showing if showing and self._chance.random() < SHOWING else among
         query = int(self._chance.choice(queries))
-        others = [index for index in self.leave.others(query) if index in set(among)][:CANDIDATES]
+        present = set(among)
+        others = [index for index in self.leave.others(query) if index in present][:CANDIDATES]
         # A lone example has to serve as its own support, changed in another way.
         supports = self._chance.permutation(others or [query])[:SHOWN].tolist()
         able = [index for index in others if index in self._showing[value]]
+        if not able and query in self._showing[value]:
+            able = [query]  # a label asked for that no support shows would teach to ignore them
         if able and not set(supports) & set(able):
             supports[0] = able[0]
         supports += [int(self._chance.choice(supports)) for _ in range(SHOWN - len(supports))]

@@ -162,7 +162,8 @@ def _versions(
     positions = [support.examples[index].position for index in own]
     generator = torch.Generator().manual_seed(seed)
     shifted = another_scanner(pictures, SHIFT_STRENGTH, generator).numpy()
-    shifted = intensities.of(shifted).apply(shifted)
+    # A window is of the scanner's own values and has been applied; percentiles follow what the scanner makes of them.
+    shifted = np.clip(shifted, 0, 1) if intensities.window else intensities.of(shifted).apply(shifted)
     # Rows and columns without any content are padding, which no scanner sees.
     seen = pictures.amax(dim=0) > 0
     shifted = torch.from_numpy(shifted) * (seen.any(dim=1)[:, None] & seen.any(dim=0)[None])

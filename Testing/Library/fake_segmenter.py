@@ -138,9 +138,13 @@ def saved(folder, name, image, labels):
 
 
 class Learner(Threshold):
-    """Finds what is brighter than a level that it can learn; it begins a little too high for `FAINT` things."""
+    """Finds what is brighter than a level that it can learn; it begins a little too high for `FAINT` things.
+
+    It is so sure of itself that no threshold of its answer makes up for that.
+    """
 
     FAINT = 0.62
+    STEEPNESS = 400
 
     def __init__(self, level=0.63):
         super().__init__()
@@ -148,11 +152,13 @@ class Learner(Threshold):
 
     def segment(self, embedding, context):
         self.calls += 1
-        return (embedding.images - self.level) * 20
+        return (embedding.images - self.level) * self.STEEPNESS
 
 
 class Spoilt(Learner):
     """Right as it is, though not quite sure; whatever it learns makes it blind."""
+
+    STEEPNESS = 20
 
     def __init__(self):
         super().__init__(0.5)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from fake_segmenter import LABEL, Learner, Spoilt, Threshold, square, squares
 
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.inference import adapt as adapt_module
+from InContextSegLib.inference import lessons as lessons_module
 from InContextSegLib.inference.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
 from InContextSegLib.inference.expectation import Expected
-from InContextSegLib.inference.leave_out import LeaveOut, units
+from InContextSegLib.inference.leave_out import LeaveOut, dice, units
 from InContextSegLib.inference.lessons import Lessons
 from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import STEPS_PER_SECOND, AdaptSettings, InferenceSettings
@@ -75,6 +78,63 @@ def test_slices_of_one_volume_predict_one_another_but_those_of_two_volumes_do_no
 
     assert adapted(Learner(), slices(1)).before[1].units == 6
     assert adapted(Learner(), slices(2)).before[1].units == 2
+
+
+def test_no_copy_is_judged_on_what_it_learnt_from(monkeypatch):
+    """Every example lies in the fold of one copy, is kept from its lessons, and is segmented by it alone."""
+    learnt_from, judged_by = {}, {}
+    train, tried_by = Lessons.train, adapt_module._Judge.after
+
+    def trained(self, network, among, *others):
+        learnt_from.setdefault(id(network), set()).update(among)
+        return train(self, network, among, *others)
+
+    def after(self, copies, folds, unchanged):
+        for copy, fold in zip(copies, folds, strict=True):
+            judged_by[id(copy)] = set(fold)
+        return tried_by(self, copies, folds, unchanged)
+
+    monkeypatch.setattr(Lessons, "train", trained)
+    monkeypatch.setattr(adapt_module._Judge, "after", after)
+    adapted(Spoilt(), squares(6))
+    assert len(judged_by) == 2
+    assert sorted(index for fold in judged_by.values() for index in fold) == list(range(6))
+    for copy, fold in judged_by.items():
+        assert learnt_from[copy] and not learnt_from[copy] & fold
+
+
+def test_the_answer_for_an_example_is_that_of_its_own_copy():
+    support = squares(6)
+    judge = adapt_module._Judge(
+        LeaveOut(support, support, units(support)), 4, Report(), [(1, index) for index in range(6)]
+    )
+    blind, seeing = Learner(2.0), Learner(0.3)
+    unchanged = Adaptation({}, False, "", Rehearsal(support, 4), {}, {}, (), 0, 0.0)
+    told = judge.after([blind, seeing], [{0, 1, 2}, {3, 4, 5}], unchanged)
+    found = {trial.index: float(dice(trial.overlap)[0]) for trial in told.trials}
+    assert found == {0: 0.0, 1: 0.0, 2: 0.0, 3: 1.0, 4: 1.0, 5: 1.0}
+
+
+def test_a_better_threshold_is_no_merit_of_what_was_learnt(monkeypatch):
+    """The network is unsure of all; nothing is learnt, so nothing is gained."""
+    monkeypatch.setattr(lessons_module, "LEARNING_RATE", 0.0)
+    network = Learner(0.63)
+    network.STEEPNESS = 50  # 0.38 where the square is
+    told = adapted(network, squares(6))
+    assert told.before[1].dice == told.after[1].dice == 1.0
+    assert not told.helped
+
+
+def test_without_a_step_nothing_has_helped(monkeypatch):
+    monkeypatch.setattr(Lessons, "train", lambda *arguments: 0)
+    assert not adapted(Learner(), squares(6)).helped
+
+
+def test_the_number_of_threads_is_as_before():
+    before = torch.get_num_threads()
+    adapted(Learner(), squares(4), steps=8)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before == torch.get_num_threads()
 
 
 def test_a_network_without_parameters_has_nothing_to_learn():

@@ -16,6 +16,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.study import DataSet, Run, Study
 from InContextSegLib.support import LabelledVolume
 
+sessions = module._sessions
 FILES = ["adaptation.json", "cases.jsonl", "expected.png", "table.md"]
 
 
@@ -50,12 +51,16 @@ def test_pictures_are_scored_plain_before_and_after(tmp_path):
     assert "| a | cube |" in table and "Adapting took" in table
 
 
-def test_of_volumes_slices_are_taken_and_patients_kept_apart(tmp_path):
+def test_of_volumes_slices_are_taken_and_patients_kept_apart(tmp_path, monkeypatch):
     volumes(tmp_path, "v")
-    result, _ = run_in(tmp_path, DataSet("v", {"cube": 1}, groups=GROUPS))
-    patients = {line["case"] for line in lines_of(tmp_path)}
-    assert patients and all(line["supports"] == 4 for line in lines_of(tmp_path))
-    assert result["adaptations"][0]["shown"] == 4
+    seen = []
+    monkeypatch.setattr(module, "_sessions", lambda task, *rest: seen.append(task) or sessions(task, *rest))
+    run_in(tmp_path, DataSet("v", {"cube": 1}, groups=GROUPS))
+    (task,) = seen
+    learners, testers = {pair.source for pair in task.support}, {name for name, _ in task.tests}
+    assert learners and testers and not learners & testers
+    assert {line["case"] for line in lines_of(tmp_path)} == testers
+    assert len(task.support) == 4
 
 
 def test_slices_are_pictures_with_the_spacing_they_had(tmp_path):

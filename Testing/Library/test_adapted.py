@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,11 +108,29 @@ def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path, caplog)
     assert "is not kept" in caplog.text
 
 
-def test_the_files_unused_for_longest_go(tmp_path):
-    told = learnt()
-    for age, name in enumerate(("new", "middle", "old")):
-        save_adaptation(tmp_path / f"{name}.safetensors", name, told)
-        os.utime(tmp_path / f"{name}.safetensors", (1e9 - age, 1e9 - age))
-    size = (tmp_path / "new.safetensors").stat().st_size
-    remembered(tmp_path, "newest", cut, lambda: told, budget_bytes=math.ceil(2.5 * size))
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["new", "newest"]
+def test_the_files_unused_for_longest_go_and_no_file_of_anybody_else(tmp_path):
+    told, keys = learnt(), [letter * 64 for letter in "abc"]
+    for age, key in enumerate(keys):
+        save_adaptation(tmp_path / f"{key}.safetensors", key, told)
+        os.utime(tmp_path / f"{key}.safetensors", (1e9 - age, 1e9 - age))
+    save_adaptation(tmp_path / "mine.safetensors", "mine", told)
+    os.utime(tmp_path / "mine.safetensors", (1e8, 1e8))
+    size = (tmp_path / f"{keys[0]}.safetensors").stat().st_size
+    remembered(tmp_path, "d" * 64, cut, lambda: told, budget_bytes=math.ceil(2.5 * size))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a" * 64, "d" * 64, "mine"]
+
+
+def test_what_had_too_little_time_is_not_kept(tmp_path):
+    told = replace(learnt(Spoilt()), cut_short=True)
+    remembered(tmp_path, "key", cut, lambda: told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_touched_serves_all_the_same(tmp_path, monkeypatch):
+    save_adaptation(tmp_path / "key.safetensors", "key", learnt())
+
+    def refuse(path):
+        raise PermissionError("read only")
+
+    monkeypatch.setattr(type(tmp_path), "touch", refuse)
+    assert remembered(tmp_path, "key", cut, lambda: pytest.fail("adapted again")).helped
