@@ -66,6 +66,21 @@ def test_some_support_shows_the_label_where_one_can():
         assert any(other in (2, 5) for other in supports)
 
 
+def test_a_label_that_no_other_example_shows_is_asked_for_with_the_query_as_support():
+    """Else the network would learn to find what its supports do not show."""
+    examples = [square(n, value=1 if n == 3 else 2) for n in range(6)]
+    lessons = lessons_of(SupportSet(tuple(examples), (LABEL,), "axial", 32))
+    asked = [indices for _, indices in (lessons._episode(list(range(6))) for _ in range(30)) if indices[0] == 3]
+    assert asked and all(indices[1] == 3 for indices in asked)
+
+
+def test_lessons_of_another_seed_share_the_pictures_and_not_the_chances():
+    first = lessons_of(squares(8))
+    other = first.with_seed(5)
+    assert other._images is first._images
+    assert not torch.equal(first.draw(range(8))[0], other.draw(range(8))[0])
+
+
 def test_training_stops_at_its_deadline_and_tells_every_step():
     told = []
     lessons = lessons_of(squares(4))

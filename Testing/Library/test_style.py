@@ -254,3 +254,11 @@ def test_the_command_line_leaves_the_target_alone_unless_asked(words, wanted):
         ["segment", "--image", "a.nii", "--support", "b.nii", "c.nii", "--output", "d.nii", *words]
     )
     assert cli._job(options).settings.style is wanted
+
+
+def test_a_window_is_not_applied_a_second_time_to_what_it_has_brought_to_grey(monkeypatch):
+    shifting(monkeypatch, lambda images: images * 1.1)
+    support = support_of(*(example(n) for n in range(4)))
+    spectra = style._Spectra.of(support.without([0]))
+    versions = style._versions(support, [0], Intensities((-160.0, 240.0)), spectra, seed=0)
+    np.testing.assert_allclose(versions[style.SHIFTED][0], np.clip(picture(0) * 1.1, 0, 1), atol=1e-6)
