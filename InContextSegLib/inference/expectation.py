@@ -66,7 +66,8 @@ def to_try(leave: LeaveOut, value: int, at_most: int = AT_MOST) -> list[int]:
     each = max(1, min(SLICES, at_most // len(members)))
     chosen = []
     for unit, own in members.items():
-        empty = [index for index in own if index not in set(showing[unit])]
+        shown = set(showing[unit])
+        empty = [index for index in own if index not in shown]
         with_label = middles(showing[unit], each - min(len(empty), each // 3))
         chosen.append(with_label + middles(empty, each - len(with_label)))
     order = np.random.default_rng(len(chosen)).permutation(len(chosen))
