@@ -20,13 +20,13 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.rehearsal import Rehearsal, rehearse, sizes_for
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
-from InContextSegLib.jobs import across_slices
 from InContextSegLib.loading import choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.scatter import Dot, draw_expected
 from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
 from InContextSegLib.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
 from InContextSegLib.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.tasks import across_slices
 from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 WAYS = ("plain", "before", "after")

@@ -21,13 +21,13 @@ from InContextSegLib.files import json_text, make_folder, write_text
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.inference.rehearsal import Rehearsal, rehearse
-from InContextSegLib.jobs import across_slices
 from InContextSegLib.loading import choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.slicing import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
 from InContextSegLib.support import Label
+from InContextSegLib.tasks import across_slices
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,21 +26,15 @@ from InContextSegLib.files import (
     write_volume,
 )
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.prepare import Task, prepare
-from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, slab
-from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
-from InContextSegLib.support import Label, LabelledVolume, SliceChoice, SupportSet, paired_files
-from InContextSegLib.volume import Geometry, Kind, Volume, any_along
+from InContextSegLib.slicing import Box, SlicePlan
+from InContextSegLib.support import Label, LabelledVolume, paired_files
+from InContextSegLib.tasks import Brief, keep_given, open_session, shows
+from InContextSegLib.volume import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
-
-# A volume counts as sliced along one direction from this ratio of its coarsest to its next spacing on.
-ANISOTROPIC = 1.2
 
 
 @dataclass(frozen=True)
@@ -52,10 +46,9 @@ class Source:
 
 
 @dataclass(frozen=True)
-class SegmentJob:
+class SegmentJob(Brief):
     """One target to segment. Output files are named after `output`, see `outputs`.
 
-    `cache` is a folder where what the network learns from the examples is kept; None: nowhere.
     `colour` says how colours become grey; None: as separates the labels of the examples best, see `colour_mix`.
 
     Raises:
@@ -65,18 +58,11 @@ class SegmentJob:
     image: Path
     sources: tuple[Source, ...]
     output: Path
-    settings: InferenceSettings = field(default_factory=InferenceSettings)
-    model: Model = field(default_factory=Model)
-    intensities: Intensities = field(default_factory=Intensities)
     colour: ColourMix | None = None
-    labels: tuple[Label, ...] | None = None
-    support_slices: SliceChoice = "auto"
     slice_range: tuple[int, int] | None = None
     box: Box | None = None
     probabilities: bool = False
     overwrite: bool = False
-    device: str = "auto"
-    cache: Path | None = None
 
     def __post_init__(self):
         if not self.output.name:
@@ -107,14 +93,14 @@ def run(job: SegmentJob, report: Report) -> dict:
     volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
     pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
-    pairs = [replace(pair, may_be_finished=not _shows(pair, volume)) for pair in pairs]
+    pairs = [replace(pair, may_be_finished=not shows(pair, volume)) for pair in pairs]
     session = open_session(job, volume.geometry, pairs, report)
     _check_outputs(job, outputs(job, session.labels))
     box = job.box if job.slice_range is None else slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     # Examples cut from pictures serve along the first axis only, whatever was asked for.
     settings = replace(job.settings, axes=tuple(session.supports))
     prediction = session.segment(volume, settings, report, box, job.probabilities)
-    mask = _keep_given(prediction, volume, pairs, box)
+    mask = keep_given(prediction, volume, pairs, box)
     record = {
         "target": {"path": str(job.image), "shape_kji": list(volume.geometry.shape)},
         "labels": {label.name: _amount(mask, label) for label in session.labels},
@@ -157,44 +143,6 @@ def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
     return beside | {"record": job.output.with_name(f"{stem}.json")}
 
 
-def open_session(job: SegmentJob, target: Geometry, pairs: Sequence[LabelledVolume], report: Report) -> Session:
-    """Load the network and cut the examples of a job, read from its sources, whose target lies on `target`.
-
-    Where the settings say so, the examples predict one another first and decide the size at which they are cut.
-
-    Raises:
-        Cancelled: from `report`.
-        InputError, WeightsError: in one sentence.
-    """
-    segmenter, provenance, size = load_model(job.model)
-    axes = job.settings.axes
-    drawn = drawn_axis(pairs)
-    if axes == (AUTO_AXIS,):
-        axes = (drawn or across_slices(target),)
-    if drawn and axes != (drawn,):
-        log.warning(
-            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose --axis %s.",
-            drawn,
-            " and ".join(axis for axis in axes if axis != drawn),
-            drawn,
-        )
-    device = choose_device(job.device)
-    first = cut(pairs, axes[:1], size, job)[0]
-    task = Task(
-        cut=lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, job)[0],
-        sizes=sizes_for(target, axes[0], size, len(first.labels)) if job.settings.rehearse else (size,),
-        weights_sha256=provenance["weights_sha256"],
-        folder=job.cache,
-    )
-    ready = prepare(segmenter, device, task, job.settings, report)
-    if ready.adaptation:
-        provenance = provenance | {"adaptation": ready.record}
-    support = ready.rehearsal.support if ready.rehearsal else first
-    # Pictures have no axis, and serve along the first one only.
-    supports = [support, *(cut(pairs, axes, support.size, job)[1:] if axes[1:] else ())]
-    return Session(ready.segmenter, supports, job.intensities, provenance, device, ready.rehearsal, ready.foresight)
-
-
 def _wanted_labels(wanted: Sequence[Label] | None, path: Path) -> np.ndarray:
     labels = read_volume(path, Kind.LABELS).array
     return labels if wanted is None else np.where(np.isin(labels, [label.value for label in wanted]), labels, 0)
@@ -216,97 +164,6 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
         LabelledVolume(read_volume(image, mix=mix), read_volume(labels, Kind.LABELS), str(image))
         for image, labels in files_of(source)
     ]
-
-
-def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, job: SegmentJob) -> list[SupportSet]:
-    """Examples along every axis; pictures (one slice) have no axis and serve along any one."""
-    if all(pair.image.geometry.shape[0] == 1 for pair in pairs):
-        support = SupportSet.from_images(pairs, size, job.intensities, job.labels)
-        return [replace(support, axis=axes[0])]
-    return [
-        SupportSet.from_volumes(pairs, axis, size, job.support_slices, job.intensities, job.labels) for axis in axes
-    ]
-
-
-def across_slices(geometry: Geometry) -> str:
-    """The axis across the thickest slices, along which people scroll and label; axial where none stands out."""
-    permutation, _ = geometry.anatomical_order()
-    if 1 in geometry.shape:
-        return AXES[permutation.index(geometry.shape.index(1))]
-    spacing = [geometry.spacing_mm[axis] for axis in permutation]
-    if max(spacing) < ANISOTROPIC * sorted(spacing)[1]:
-        return "axial"
-    return AXES[int(np.argmax(spacing))]
-
-
-def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:
-    """The axis along which people labelled single slices, none beside another; None where that is not plain.
-
-    Cut along another axis, such labels would be stripes, and pass for finished slices.
-    """
-    possible = set(AXES)
-    for pair in pairs:
-        if 1 in pair.labels.geometry.shape or not pair.labels.array.any():
-            return None
-        possible &= {axis for axis in AXES if _stand_alone(pair.labels, axis)}
-    return next(iter(possible)) if len(possible) == 1 else None
-
-
-def _stand_alone(labels: Volume, axis: str) -> bool:
-    labelled = any_along(labels.array, SlicePlan.of(labels.geometry, axis).array_axis)
-    return not (labelled[1:] & labelled[:-1]).any()
-
-
-def _shows(pair: LabelledVolume, volume: Volume) -> bool:
-    """Whether the labels belong to this very volume."""
-    return pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
-
-
-def _keep_given(
-    prediction: Prediction, volume: Volume, pairs: Sequence[LabelledVolume], box: Box | None = None
-) -> Volume:
-    """The mask, with the slices the user labelled in this very volume as the user labelled them, inside the box."""
-    own = [pair for pair in pairs if _shows(pair, volume)]
-    if not own or not prediction.given:
-        return prediction.mask
-    given = _given_part(prediction, own, box)
-    values = [int(value) for value in prediction.provenance["labels"]]
-    array = np.where(given, 0, prediction.mask.array)
-    drawn = np.zeros(array.shape, bool)
-    # The labels may be spread over several files, each with slices of its own.
-    for pair in own:
-        labelled = np.isin(pair.labels.array, values)
-        np.copyto(array, pair.labels.array, where=given & labelled, casting="same_kind")
-        drawn |= labelled
-    if given.all():
-        log.warning(
-            "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
-        )
-    elif not array[~drawn].any():
-        log.warning(
-            "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
-            "choose it with --axis.",
-            prediction.next_axis,
-        )
-    return Volume(array, volume.geometry, Kind.LABELS)
-
-
-def _given_part(prediction: Prediction, own: Sequence[LabelledVolume], box: Box | None) -> np.ndarray:
-    """(k, j, i) bool: the slices that the user labelled, in the direction in which they were drawn, inside the box.
-
-    Cut across that direction every slice of the object shows a stripe of the labels, and none is drawn to its end.
-    """
-    geometry = prediction.mask.geometry
-    name = drawn_axis(own) or prediction.next_axis
-    axis = SlicePlan.of(geometry, name).array_axis
-    along = np.zeros(geometry.shape[axis], bool)
-    if name == prediction.next_axis:
-        along[list(prediction.given)] = True
-    else:
-        along = np.any([any_along(pair.labels.array, axis) for pair in own], axis=0)
-    inside = np.zeros(geometry.shape, bool)
-    inside[tuple(map(slice, *box)) if box else ...] = True
-    return inside & along.reshape([-1 if other == axis else 1 for other in range(3)])
 
 
 def _check_outputs(job: SegmentJob, paths: Mapping[str, Path]) -> None:

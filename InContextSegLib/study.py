@@ -20,12 +20,12 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.rehearsal import rehearse, sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import across_slices
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
 from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
+from InContextSegLib.tasks import across_slices
 from InContextSegLib.volume import Kind, Volume, any_along
 
 log = logging.getLogger(__name__)

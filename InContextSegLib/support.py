@@ -82,12 +82,16 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
-    """An image, its labels on the same grid, a name for messages; not `may_be_finished`: its gaps are unlabelled."""
+    """An image, its labels on the same grid, a name for messages; not `may_be_finished`: its gaps are unlabelled.
+
+    `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes.
+    """
 
     image: Volume
     labels: Volume
     source: str
     may_be_finished: bool = True
+    slices: SliceChoice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +167,7 @@ class SupportSet:
             if not same_grid(pair.image.geometry, pair.labels.geometry):
                 raise InputError(_mismatch(pair))
             plan = SlicePlan.of(pair.image.geometry, axis, size)
-            numbers = _chosen_slices(pair, plan, slices)
+            numbers = _chosen_slices(pair, plan, slices if pair.slices is None else pair.slices)
             examples += _cut(pair, plan, numbers, intensities)
         return cls(tuple(examples), _available(examples, labels), axis, size)
 

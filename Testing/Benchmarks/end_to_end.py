@@ -17,9 +17,9 @@ import SimpleITK
 
 from InContextSegLib.evaluation.metrics import evaluate_labels, summarise
 from InContextSegLib.files import read_volume, write_volume
-from InContextSegLib.jobs import across_slices
 from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.study import own_slices
+from InContextSegLib.tasks import across_slices
 from InContextSegLib.volume import Kind, Volume
 
 DATA = Path(os.environ.get("INCONTEXTSEG_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")

@@ -23,11 +23,12 @@ from InContextSegLib.evaluation.metrics import dice, summarise
 from InContextSegLib.files import read_volume
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Model, across_slices, choose_device, load_model
+from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.study import DataSet, Study, cell, chosen_sets, wanted_labels
 from InContextSegLib.support import LabelledVolume, SupportSet, paired_files
+from InContextSegLib.tasks import across_slices
 from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 STUDY = Path("Resources/Studies/development.toml")

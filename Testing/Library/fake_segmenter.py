@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from InContextSegLib import jobs
+from InContextSegLib import tasks
 from InContextSegLib.files import write_volume
 from InContextSegLib.support import Example, Label, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume
@@ -92,7 +92,7 @@ class Brush(Threshold):
 
 def use(monkeypatch, segmenter, size=SIZE):
     """Let every job load this network."""
-    monkeypatch.setattr(jobs, "load_model", lambda model: (segmenter, {"entry": "fake", "weights_sha256": "0"}, size))
+    monkeypatch.setattr(tasks, "load_model", lambda model: (segmenter, {"entry": "fake", "weights_sha256": "0"}, size))
     return segmenter
 
 

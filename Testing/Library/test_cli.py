@@ -17,7 +17,7 @@ import torch
 from fake_segmenter import SIZE, Threshold, grid, saved, scan, use
 from PIL import Image
 
-from InContextSegLib import catalog, cli, files, jobs, loading
+from InContextSegLib import catalog, cli, files, jobs, loading, tasks
 from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import CatalogEntry, Weights, find
 from InContextSegLib.cli import main
@@ -322,7 +322,7 @@ def test_an_unexpected_error_is_one_sentence_unless_debugging(folder, capfd, mon
     def fails(model):
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(jobs, "load_model", fails)
+    monkeypatch.setattr(tasks, "load_model", fails)
     sentence = refused(capfd, folder, words(folder), 1, "unexpected error (RuntimeError: first line)")
     assert "run again with --debug to see where; please report it" in sentence
     with pytest.raises(RuntimeError, match="first line"):
@@ -333,7 +333,7 @@ def test_an_impatient_ctrl_c_is_one_sentence_too(folder, capfd, monkeypatch):
     def interrupted(model):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "load_model", interrupted)
+    monkeypatch.setattr(tasks, "load_model", interrupted)
     refused(capfd, folder, words(folder), 130, "Cancelled.")
 
 
@@ -341,7 +341,7 @@ SLOW = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fake_segmenter import Threshold
-from InContextSegLib import jobs, loading
+from InContextSegLib import loading, tasks
 from InContextSegLib.cli import main
 
 class Slow(Threshold):
@@ -350,7 +350,7 @@ class Slow(Threshold):
         time.sleep(0.3)
         return super().encode(images)
 
-jobs.load_model = lambda model: (Slow(), {{"weights_sha256": "0"}}, {SIZE})
+tasks.load_model = lambda model: (Slow(), {{"weights_sha256": "0"}}, {SIZE})
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -405,7 +405,7 @@ def test_the_other_commands_refuse_in_one_sentence(folder, network, capfd, monke
     (folder / "Resources").symlink_to(ROOT / "Resources")
     (folder / "study.toml").write_text('name = "s"\nsupports = [1]\n[[sets]]\nname = "a"\nlabels = { x = 1 }\n')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("InContextSegLib.study.load_model", jobs.load_model, raising=False)
+    monkeypatch.setattr("InContextSegLib.study.load_model", tasks.load_model, raising=False)
     refused(capfd, folder, arguments, code, sentence)
 
 

@@ -17,12 +17,13 @@ from InContextSegLib.catalog import find
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.files import read_volume, write_volume
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import SegmentJob, Source, across_slices, drawn_axis, run
+from InContextSegLib.jobs import SegmentJob, Source, run
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.models import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.support import Label, LabelledVolume
+from InContextSegLib.tasks import across_slices, drawn_axis
 from InContextSegLib.volume import Kind, Volume
 
 FAST = {"supports": 4, "draws": 1}

@@ -62,7 +62,7 @@ def job(folder, output="mask", **others):
         folder / "target.nii.gz",
         (Source(folder / "images", folder / "labels"),),
         folder / "out" / f"{output}.nii.gz",
-        InferenceSettings(**settings),
+        settings=InferenceSettings(**settings),
         intensities=Intensities(WINDOW),
         cache=folder / "kept",
     )

@@ -36,7 +36,7 @@ def hues(tmp_path):
 def hue_job(folder, output="out/mask.png", **others):
     source = Source(folder / "images", folder / "labels")
     settings = InferenceSettings(supports=2, draws=1)
-    return SegmentJob(folder / "target.png", (source,), folder / output, settings, **others)
+    return SegmentJob(folder / "target.png", (source,), folder / output, settings=settings, **others)
 
 
 def test_a_structure_of_another_hue_is_found_and_the_mix_is_recorded(tmp_path, hues):
