@@ -1,4 +1,4 @@
-"""One batch asked of a worker, case by case: what it tells, how long it takes, and how it goes on where a worker died."""
+"""One batch asked of a worker, case by case: what it tells, how long it takes, and how it goes on after a death."""
 
 import json
 import time
