@@ -43,7 +43,7 @@ def places(array, affine, value):
 
 
 def loaded(scene, path):
-    import slicer  # noqa: PLC0415
+    import slicer
 
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
@@ -54,8 +54,8 @@ def loaded(scene, path):
 
 def shown(node, slicer, segment_id):
     """The voxels of a segment (k, j, i) and where they lie, as Slicer holds them."""
-    import vtk  # noqa: PLC0415
-    from vtk.util.numpy_support import vtk_to_numpy  # noqa: PLC0415
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
 
     image = slicer.vtkOrientedImageData()
     node.GetBinaryLabelmapRepresentation(segment_id, image)
@@ -91,7 +91,7 @@ def test_slicer_loads_segments_with_names_colours_and_place(scene, tmp_path, lef
 
 
 def _terminology(slicer, segment):
-    import vtk  # noqa: PLC0415
+    import vtk
 
     text = vtk.reference("")
     segment.GetTag("TerminologyEntry", text)
@@ -100,9 +100,9 @@ def _terminology(slicer, segment):
 
 def drawn(scene, geometry, parts):
     """A segmentation made in Slicer; `parts` by name, each (k, j, i) bool; overlapping ones get layers of their own."""
-    import slicer  # noqa: PLC0415
-    import vtk  # noqa: PLC0415
-    from vtk.util.numpy_support import numpy_to_vtk  # noqa: PLC0415
+    import slicer
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk
 
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     logic = slicer.vtkSlicerSegmentationsModuleLogic
