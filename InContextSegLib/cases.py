@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import READABLE, WRITABLE, ending_of
 from InContextSegLib.segnrrd import ENDING as SEGMENTATION
+from InContextSegLib.shared import exhausted
 
 FORMATS = (".nii.gz", SEGMENTATION, ".nrrd", ".nii", ".mha")
 
@@ -79,9 +80,17 @@ class Listed:
 
 
 def cases_of(listed: Iterable[Listed], folder: Path, ending: str) -> tuple[Case, ...]:
-    """The cases of these images, with outputs in `folder` named after the images; what comes twice counts once.
+    """The cases of these images, see `naming`."""
+    return exhausted(naming(listed, folder, ending))
+
+
+def naming(listed: Iterable[Listed], folder: Path, ending: str) -> Generator[None, None, tuple[Case, ...]]:
+    """Name the outputs in `folder` after their images, in short steps; what comes twice counts once.
 
     Images of one name get that of their folder in front ("patient1_mr", "patient2_mr"), and so on upward.
+
+    Returns:
+        The cases, in the order of the images.
 
     Raises:
         InputError: if there is no image, the ending is none of `FORMATS`, two outputs would have one name, or outputs
@@ -92,15 +101,19 @@ def cases_of(listed: Iterable[Listed], folder: Path, ending: str) -> tuple[Case,
     distinct = list(dict.fromkeys(listed))
     if not distinct:
         raise InputError("There is no image to segment; name files, a folder with images or a list of them.")
-    if ending != SEGMENTATION and any(each.image.parent.resolve() == folder.resolve() for each in distinct):
+    parents = {each.image.parent for each in distinct}
+    if ending != SEGMENTATION and folder.resolve() in {parent.resolve() for parent in parents}:
         raise InputError(
             f"The outputs would lie among the images in {folder}, and be taken for images the next time; choose "
             f"another folder for them, or the format {SEGMENTATION}."
         )
-    given = [(each.image, each.name) for each in distinct]
-    names = _distinct_names([image for image, name in given if name is None])
-    cases = [Case(image, folder / _file_name(name or names[image], ending)) for image, name in given]
-    _refuse_twins(cases)
+    names = yield from _distinct_names([each.image for each in distinct if each.name is None])
+    cases, taken = [], {}
+    for each in distinct:
+        case = Case(each.image, folder / _file_name(each.name or names[each.image], ending))
+        _refuse_twin(case, taken)
+        cases.append(case)
+        yield
     return tuple(cases)
 
 
@@ -198,26 +211,29 @@ def _file_name(name: str, ending: str) -> str:
     return name if ending_of(name) in WRITABLE else f"{name}{ending}"
 
 
-def _distinct_names(images: Sequence[Path]) -> dict[Path, str]:
+def _distinct_names(images: Sequence[Path]) -> Generator[None, None, dict[Path, str]]:
     """The stem of every image, with as many folders in front as tell those of one stem apart."""
-    names = {image: stem_of(image) for image in images}
-    deepest = max((len(image.parts) for image in images), default=0)
-    for depth in range(2, deepest + 1):
+    stems = {}
+    for image in images:
+        stems[image] = stem_of(image)
+        yield
+    names, alike, depth = dict(stems), list(images), 1
+    while alike:
         count = Counter(name.casefold() for name in names.values())
-        for image, name in names.items():
-            if count[name.casefold()] > 1 and len(image.parts) >= depth:
-                names[image] = "_".join((*image.parts[-depth:-1], stem_of(image)))
+        depth += 1
+        alike = [image for image in alike if count[names[image].casefold()] > 1 and len(image.parts) >= depth]
+        for image in alike:
+            names[image] = "_".join((*image.parts[-depth:-1], stems[image]))
+            yield
     return names
 
 
-def _refuse_twins(cases: Sequence[Case]) -> None:
+def _refuse_twin(case: Case, taken: dict[str, Case]) -> None:
     """No two cases share an output or a record; computers that take upper and lower case for the same count too."""
-    for what in ("output", "record"):
-        taken: dict[str, Case] = {}
-        for case in cases:
-            other = taken.setdefault(str(getattr(case, what)).casefold(), case)
-            if other is not case:
-                raise InputError(
-                    f"{other.image} and {case.image} would both be written to {getattr(case, what)}; give them "
-                    "different names in a .csv file (columns image,name)."
-                )
+    for path in (case.output, case.record):
+        other = taken.setdefault(str(path).casefold(), case)
+        if other is not case:
+            raise InputError(
+                f"{other.image} and {case.image} would both be written to {path}; give them different names in a .csv "
+                "file (columns image,name)."
+            )
