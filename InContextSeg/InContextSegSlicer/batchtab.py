@@ -18,7 +18,7 @@ from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.filedrop import FileDrop
 
 UI = Path(__file__).parent.parent / "Resources" / "UI" / "InContextSegBatch.ui"
-VOLUME, RESULT, STATUS = range(3)
+VOLUME, STATUS = range(2)
 TICK_MS = 15
 ROWS_AT_ONCE = 20
 ROW_PX, STATUS_PX = 22, 110
@@ -104,12 +104,11 @@ class BatchTab:
 
     def _prepareWidgets(self) -> None:
         table = self.ui.batchTable
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Volume"), _("Result"), _("Status")])
+        table.setColumnCount(2)
+        table.setHorizontalHeaderLabels([_("Volume"), _("Status")])
         table.verticalHeader().setVisible(False)
         table.verticalHeader().setDefaultSectionSize(ROW_PX)
-        for column in (VOLUME, RESULT):
-            table.horizontalHeader().setSectionResizeMode(column, qt.QHeaderView.Stretch)
+        table.horizontalHeader().setSectionResizeMode(VOLUME, qt.QHeaderView.Stretch)
         table.setColumnWidth(STATUS, STATUS_PX)
         self.ui.batchFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self.ui.batchFormatBox.addItem(_("Segmentation (.seg.nrrd)"), ".seg.nrrd")
@@ -249,8 +248,7 @@ class BatchTab:
         """A chore: what is known of the last batch belongs to other rows once the list changes."""
         known, self._run = len(self.statuses), None
         for row in range(known):
-            for column in (RESULT, STATUS):
-                self._put(row, column, "")
+            self._put(row, STATUS, "")
             if row % ROWS_AT_ONCE == 0:
                 yield
 
@@ -270,7 +268,7 @@ class BatchTab:
         yield
         cases = yield from naming(self._listed, folder, self.ui.batchFormatBox.currentData)
         for row, case in enumerate(cases):
-            self._put(row, RESULT, case.output.name, str(case.output))
+            self._put(row, VOLUME, case.image.name, f"{case.image}\n→ {case.output}")
             self._put(row, STATUS, _("waiting"))
             if row % ROWS_AT_ONCE == 0:
                 yield

@@ -97,7 +97,7 @@ def cells(tab, column):
 
 
 def tips(tab):
-    return [tab.ui.batchTable.item(row, 2).toolTip() for row in range(tab.ui.batchTable.rowCount)]
+    return [tab.ui.batchTable.item(row, 1).toolTip() for row in range(tab.ui.batchTable.rowCount)]
 
 
 def message(tab):
@@ -211,7 +211,7 @@ def test_the_worker_is_asked_for_every_volume_with_the_looks_of_the_segments(tab
     assert payload["task"] == TASK
     assert payload["overwrite"] is True
     assert payload["looks"] == [[1, [0.9, 0.5, 0.3], "TerminologyEntry:a|"]]
-    assert cells(tab, 1) == ["a.seg.nrrd", "b.seg.nrrd", "c ü.seg.nrrd"]
+    assert tab.ui.batchTable.item(0, 0).toolTip() == f"{folder / 'a.nii.gz'}\n→ {tmp_path / 'out' / 'a.seg.nrrd'}"
     assert not tab.ui.batchRunButton.enabled
     assert tab.ui.batchCancelButton.enabled
 
@@ -254,17 +254,17 @@ def test_every_case_shows_how_far_it_is(tab, worker, folder, tmp_path):
     started(tab, folder, tmp_path / "out")
     first, second, third = worker.cases
     worker.tell(first, "running", 37, 100, message="axial, draw 1 of 2")
-    assert cells(tab, 2) == ["37 %", "waiting", "waiting"]
+    assert cells(tab, 1) == ["37 %", "waiting", "waiting"]
     worker.tell(first, "done", seconds=12.4, millilitres={"liver": 1203.25})
     worker.tell(second, "failed", message="b.nii.gz is damaged.")
     worker.tell(third, "running", 1, 2)
     tab.refresh()
-    assert cells(tab, 2) == ["✓ done in 12 s", "✗ failed", "50 %"]
+    assert cells(tab, 1) == ["✓ done in 12 s", "✗ failed", "50 %"]
     assert tips(tab)[:2] == ["liver: 1203.2 ml", "b.nii.gz is damaged."]
     assert tab.ui.batchProgressBar.value == 250
     assert tab.ui.batchProgressBar.text == "2 of 3, about 6 s left"
     worker.finish(("done",), ("failed", "b.nii.gz is damaged."), ("skipped",))
-    assert cells(tab, 2)[2] == "✓ done before"
+    assert cells(tab, 1)[2] == "✓ done before"
     assert message(tab) == "1 done, 1 were done before, 1 failed."
     assert tab.ui.batchRunButton.enabled
     assert not tab.ui.batchProgressBar.visible
@@ -278,7 +278,7 @@ def test_cancelling_stops_the_request_and_what_is_done_stays(tab, worker, folder
     assert worker.cancelled == [42]
     worker.onFailed("Cancelled", "It was cancelled.")
     assert message(tab) == "Cancelled. 1 done, 0 were done before, 0 failed."
-    assert cells(tab, 2) == ["✓ done in 0 s", "waiting", "waiting"]
+    assert cells(tab, 1) == ["✓ done in 0 s", "waiting", "waiting"]
     tab.ui.batchRunButton.click()
     settle(tab)
     assert len(worker.cases) == 3, "the worker knows what is done"
@@ -306,7 +306,7 @@ def test_a_worker_that_died_goes_on_with_the_rest(tab, worker, folder, tmp_path)
     for _ in range(2):
         worker.tell(worker.cases[0], "running")
         worker.onFailed("WorkerDied", "The worker process ended.")
-    assert cells(tab, 2) == ["✗ failed", "waiting", "waiting"]
+    assert cells(tab, 1) == ["✗ failed", "waiting", "waiting"]
     assert tips(tab)[0].startswith("The worker process died twice with this case")
     assert len(worker.cases) == 2
     worker.onFailed("InputError", "The weights are gone.")
@@ -325,7 +325,7 @@ def test_adding_after_a_batch_forgets_what_is_shown_of_it(tab, worker, folder, t
     worker.finish(("done",), ("done",), ("done",))
     tab.add([str(tmp_path / "d.nii")])
     settle(tab)
-    assert cells(tab, 2) == ["", "", "", ""]
+    assert cells(tab, 1) == ["", "", "", ""]
 
 
 # Review
