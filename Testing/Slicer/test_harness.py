@@ -142,6 +142,11 @@ def test_what_nobody_has_is_missing():
         ctk.ctkNothing  # noqa: B018
 
 
+def test_what_came_with_qt_6_is_missing():
+    with pytest.raises(ValueError, match="came with Qt 6"):
+        qt.QCheckBox("x").connect("checkStateChanged(Qt::CheckState)", print)
+
+
 def test_constructors_take_no_keywords():
     with pytest.raises(TypeError, match="no keyword arguments"):
         qt.QPushButton(text="go")
