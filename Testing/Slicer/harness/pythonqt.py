@@ -226,8 +226,6 @@ class UiLoader(QtUiTools.QUiLoader):
         buffer.setData(QtCore.QByteArray(ElementTree.tostring(root)))
         buffer.open(QtCore.QIODevice.ReadOnly)
         widget = super().load(buffer, parent)
-        if widget is None:
-            raise RuntimeError(f"The .ui file cannot be loaded: {self.errorString()}.")
         for sender, signal, receiver, slot in wanted:
             self._named(widget, sender).connect(signal, self._named(widget, receiver), slot)
         widget.__dict__["_loader"] = self  # keeps the widgets it made
