@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from InContextSegLib.volume import AXES, Geometry, Kind, Volume, reorder
 WINDOWS = {"ct-soft": (-160, 240), "ct-bone": (-450, 1050), "ct-lung": (-1000, 400), "ct-brain": (0, 80)}
 
 Box = tuple[Sequence[int], Sequence[int]]  # (k, j, i) low inclusive, high exclusive
+SliceChoice = Literal["auto", "labelled", "all"] | int | tuple[int, ...]  # see `SupportSet.from_volumes`
 
 # Per axis: the anatomical directions (0 toward Superior, 1 toward Posterior, 2 toward Left) that slices, rows and
 # columns follow, and which of the three are turned round: a coronal or sagittal picture has the head at the top.

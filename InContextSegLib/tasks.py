@@ -14,8 +14,8 @@ from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
-from InContextSegLib.support import Label, LabelledVolume, SliceChoice, SupportSet
+from InContextSegLib.slicing import AXES, Box, Intensities, SliceChoice, SlicePlan
+from InContextSegLib.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
 
 log = logging.getLogger(__name__)
