@@ -32,7 +32,10 @@ def _causes() -> list[tuple[str, Failure]]:
     return [
         (
             r"no space left on device|errno 28\b|winerror 112\b|not enough space on the disk|disk quota exceeded",
-            Failure(_("The disk is full."), _("Free some gigabytes on the disk that holds Slicer, then try again.")),
+            Failure(
+                _("The disk is full."),
+                _("Free some gigabytes on the disk that holds Slicer and on the one for temporary files; then try again."),
+            ),
         ),
         (
             r"winerror 32\b|being used by another process",

@@ -5,6 +5,7 @@ see `outside.py` for how, and why. Nothing here waits: `Installer.poll` is calle
 """
 
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,9 +29,10 @@ PROTECTED = ("numpy", "scipy", "simpleitk", "vtk", "pillow", "pydicom", "dicomwe
 # Megabytes to download, and on the disk afterwards, with torch for: an NVIDIA card, a Mac, a plain processor.
 _TORCH_DOWNLOAD_MB = {"nvidia": 3000, "apple": 90, "": 250}
 _TORCH_DISK_MB = {"nvidia": 7500, "apple": 500, "": 1200}
-_SMALL_MB = {"safetensors": 0.5, "matplotlib": 10, "scipy": 36}
+_SMALL_MB = {"safetensors": 0.5}
 _EXTENSION_MB = 1
 _LOG_LINES = 5000
+_LOG_COLUMNS = 1000  # a full disk makes pip list thousands of files in one line
 
 
 class Run(Protocol):
@@ -94,7 +96,7 @@ class Installer:
         parts: what is missing.
         failure: why it has "failed".
         log: what pip wrote.
-        progress: how much of the present download is done, from 0 to 1; None where pip does not tell.
+        download: bytes done and to do of the file that is being downloaded; None where pip does not tell.
         cancelled: whether the last installation was stopped by the user.
     """
 
@@ -111,7 +113,7 @@ class Installer:
         self._began = 0.0
         self.parts: list[Part] = []
         self.log: list[str] = []
-        self.progress: float | None = None
+        self.download: tuple[int, int] | None = None
         self.failure: Failure | None = None
         self.cancelled = False
         self.state = "missing"
@@ -148,7 +150,7 @@ class Installer:
             return
         # Taken away first: an installation that crashes Slicer is not repeated at every start.
         self._settings.remove(RESUME_KEY)
-        self.cancelled, self.log, self.progress = False, [], None
+        self.cancelled, self.log, self.download = False, [], None
         self._began = self._clock()
         obstacle = self._obstacle()
         if obstacle:
@@ -246,16 +248,16 @@ class Installer:
         self._next()
 
     def _next(self) -> None:
-        self.progress = None
+        self.download = None
         self._run = self._steps.pop(0)()
 
     def _read(self, line: str) -> None:
         done = re.fullmatch(r"\s*Progress (\d+) of (\d+)\s*", line)
         if done:
-            self.progress = min(1.0, int(done[1]) / max(1, int(done[2])))
+            self.download = (int(done[1]), int(done[2]))
         elif line.strip():
-            self.progress = None if line.lstrip().startswith(("Installing", "Successfully")) else self.progress
-            self.log = [*self.log[-_LOG_LINES:], line.rstrip()]
+            self.download = None
+            self.log = [*self.log[-_LOG_LINES:], line.rstrip()[:_LOG_COLUMNS]]
 
     def _verify(self) -> None:
         after = self._outside.versions()
@@ -284,7 +286,7 @@ class Installer:
     def _finish(self, state: str) -> None:
         self._steps = []
         if self._constraints is not None:
-            self._constraints.unlink(missing_ok=True)
+            shutil.rmtree(self._constraints.parent, ignore_errors=True)
             self._constraints = None
         self.state = state
 
@@ -293,12 +295,14 @@ class Installer:
         parts = []
         if not isSatisfied(TORCH, installed):
             if self.needsExtension():
-                parts.append(Part(_("Extension PyTorch"), _("finds the PyTorch for this computer"), _EXTENSION_MB))
-            parts.append(Part("PyTorch", _("does the computing"), _TORCH_DOWNLOAD_MB[self._outside.graphicsCard()]))
-        for line in self._requirements:
-            if not isSatisfied(line, installed):
-                name = nameOf(line)
-                parts.append(Part(name, _("small helper of the network"), _SMALL_MB.get(name, 0.1)))
+                parts.append(Part(_("Extension PyTorch"), _("finds the right PyTorch"), _EXTENSION_MB))
+            parts.append(
+                Part("PyTorch", _("the engine that computes"), _TORCH_DOWNLOAD_MB[self._outside.graphicsCard()])
+            )
+        small = [nameOf(line) for line in self._requirements if not isSatisfied(line, installed)]
+        if small:
+            megabytes = sum(_SMALL_MB.get(name, 0.1) for name in small)
+            parts.append(Part(", ".join(small), _("small tools that it uses"), megabytes))
         return parts
 
     def _torchIsMissing(self) -> bool:
@@ -328,19 +332,21 @@ def isSatisfied(requirement: str, installed: Mapping[str, str]) -> bool:
 
 
 def writeConstraints(installed: Mapping[str, str]) -> Path:
-    """A file that tells pip to leave what Slicer came with as it is. The caller deletes it."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="incontextseg-", suffix="-constraints.txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.writelines(f"{name}=={installed[name]}\n" for name in PROTECTED if name in installed)
-    return Path(file.name)
+    """A file that tells pip to leave what Slicer came with as it is.
+
+    It has a folder to itself, in which pip may also put what it downloads; the caller deletes the folder.
+    """
+    file = Path(tempfile.mkdtemp(prefix="incontextseg-install-")) / "constraints.txt"
+    file.write_text("".join(f"{name}=={installed[name]}\n" for name in PROTECTED if name in installed), "utf-8")
+    return file
 
 
 def inUnits(megabytes: float) -> str:
     """A size somebody waits for: coarse."""
-    if megabytes >= 1000:
+    if megabytes >= 995:
         return _("{size} GB").format(size=f"{megabytes / 1000:.1f}".removesuffix(".0"))
-    return _("{size} MB").format(size=max(1, round(megabytes)))
+    step = 10 if megabytes >= 100 else 1
+    return _("{size} MB").format(size=max(1, step * round(megabytes / step)))
 
 
 def _replaced(broken: Mapping[str, str], after: Mapping[str, str]) -> Failure:

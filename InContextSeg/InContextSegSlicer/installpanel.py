@@ -114,10 +114,9 @@ class InstallPanel:
         self._showLog()
 
     def _showProgress(self) -> None:
-        fraction = self.installer.progress
-        self.ui.progressBar.setRange(0, 0 if fraction is None else 1000)
-        if fraction is not None:
-            self.ui.progressBar.setValue(round(1000 * fraction))
+        done, total = self.installer.download or (0, 0)
+        self.ui.progressBar.setRange(0, 1000 if total else 0)
+        self.ui.progressBar.setValue(1000 * done // total if total else 0)
 
     def _showLog(self) -> None:
         """Append what is new; the text follows its end as long as the user has not scrolled away from it."""
@@ -142,22 +141,31 @@ def viewOf(installer: Installer) -> View:
 
 def _missing(installer: Installer) -> View:
     size = inUnits(sum(part.megabytes for part in installer.parts))
-    text = _(
-        "InContextSeg computes with PyTorch, which Slicer does not bring along. It is downloaded from pytorch.org and"
-        " pypi.org into this Slicer only, and nothing that came with Slicer is changed. You can work on meanwhile."
+    if any(part.name == "PyTorch" for part in installer.parts):
+        headline = _("Before the first use, PyTorch has to be installed.")
+        text = _("InContextSeg computes with PyTorch, which Slicer does not bring along.")
+    else:
+        headline = _("Some small packages have to be installed.")
+        text = _("InContextSeg uses tools that Slicer does not bring along.")
+    about = _(
+        "What is listed here is downloaded from pytorch.org and pypi.org into this Slicer only; nothing that came with"
+        " Slicer is changed, and no image leaves this computer. You can work on meanwhile."
     )
-    if installer.needsExtension():
-        text += " " + _("Slicer has to be restarted once; the installation then goes on by itself.")
     if installer.cancelled:
-        text = _("The installation was stopped. No harm is done: it can be started again.") + " " + text
-    headline = _("One thing before you start: something has to be downloaded.")
-    return View(headline, text, primary=_("Install (about {size})").format(size=size), parts=True)
+        text = _("The installation was stopped. No harm is done: it can be started again.")
+    if installer.needsExtension():
+        about += " " + _("Slicer has to be restarted once; the installation then goes on by itself.")
+    return View(headline, f"{text} {about}", primary=_("Install (about {size})").format(size=size), parts=True)
 
 
 def _installing(installer: Installer) -> View:
     minutes, seconds = divmod(int(installer.seconds), 60)
     headline = _("Installing… {time}").format(time=f"{minutes}:{seconds:02d}")
-    return View(headline, _("You can work on in Slicer meanwhile, but leave it open."), running=True, log=True)
+    text = _("You can work on in Slicer meanwhile, but leave it open.")
+    if installer.download:
+        done, total = (inUnits(size / 1e6) for size in installer.download)
+        text += " " + _("This download: {done} of {total}.").format(done=done, total=total)
+    return View(headline, text, running=True, log=True)
 
 
 def _restart(installer: Installer) -> View:

@@ -8,7 +8,7 @@ Why three ways to install, each read in the sources of Slicer 5.12 and of the ex
 - torch goes through the extension PyTorch, but not through its ``installTorch``: that occupies the window until
   gigabytes are downloaded, cannot be cancelled, takes no constraints, and imports torch into Slicer. What it does is
   run ``light_the_torch`` with arguments that its logic makes; we ask the logic for them and run that in a process of
-  our own.
+  our own. Its temporary files lie beside the constraints, so that gigabytes do not stay behind when it is ended.
 - Should a future version of the extension no longer tell its arguments, its ``installTorch`` is called after all, with
   a warning that Slicer does not answer meanwhile.
 """
@@ -96,6 +96,7 @@ class SlicerOutside:
             return BlockingTorchRun(logic, version, constraints)
         process = PythonProcess(
             ["-m", "light_the_torch", *arguments, "-c", str(constraints), *_PATIENCE, *self._progressOption()],
+            environment=dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(constraints.parent)),
             merged=True,
         )
         process.start()
