@@ -57,7 +57,7 @@ def read_volume(path: str | Path, kind: Kind = Kind.INTENSITY, mix: ColourMix = 
     array, geometry = _load(path, kind)
     if array.ndim == 4:
         array = grey_values(array, kind, path, mix)
-    array = _as_labels(array, path) if kind is Kind.LABELS else _as_intensities(array, path)
+    array = as_labels(array, path) if kind is Kind.LABELS else as_intensities(array, path)
     return Volume(array, geometry, kind)
 
 
@@ -102,9 +102,9 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             raise _unfinished(temporary)
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
+def json_text(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
     """JSON that every reader accepts: what is undefined (nan or infinite) becomes null."""
-    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_defined(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def make_folder(path: str | Path) -> None:
@@ -116,7 +116,7 @@ def make_folder(path: str | Path) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"The folder {path} could not be made: {_reason(error)}.") from error
+        raise OutputError(f"The folder {path} could not be made: {reason_of(error)}.") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -155,7 +155,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{path} could not be written: {_reason(error)}.") from error
+        raise OutputError(f"{path} could not be written: {reason_of(error)}.") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -191,7 +191,7 @@ def _load(path: str | Path, kind: Kind) -> _Read:
         with _quiet_itk():
             return _read(location, series, kind)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}.") from error
+        raise InputError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
 def _read(path: Path, series: str | None, kind: Kind) -> _Read:
@@ -254,7 +254,7 @@ def _from_itk(image: sitk.Image, path: Path, colours: bool) -> _Read:
     return array.reshape(geometry.shape + ((channels,) if channels > 1 else ())), geometry
 
 
-def _as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
+def as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
     if array.dtype.kind in "iu":
         return array
     with np.errstate(over="ignore"):
@@ -271,7 +271,7 @@ def _as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
     return array
 
 
-def _as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
+def as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise InputError(f"{path} cannot be labels: it holds NaN or infinite voxels.")
@@ -328,7 +328,8 @@ def _unfinished(temporary: Path) -> OSError:
     return OSError(errno.EIO, "the file came out incomplete, perhaps because the disk was full for a moment")
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why a file could not be read or written, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

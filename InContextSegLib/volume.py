@@ -10,10 +10,14 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
 
+AXES = ("axial", "coronal", "sagittal")
+
 # Everything outside this file speaks RAS; ITK speaks LPS. The matrix is its own inverse.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # RAS directions of the array axes after `anatomical_order`: slices upward, rows to the back, columns to the left.
 _READING = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+# A volume counts as sliced along one direction from this ratio of its coarsest to its next spacing on.
+_ANISOTROPIC = 1.2
 _LABEL_TYPES = (np.uint8, np.uint16)
 # Sums of cosines closer than this count as a tie, so that rounding in a file cannot order image and labels differently.
 _TIE = 1e-4
@@ -151,6 +155,17 @@ class Volume:
         """The same voxels in the reading order of `Geometry.anatomical_order`; a view, nothing is copied."""
         order = self.geometry.anatomical_order()
         return Volume(reorder(self.array, *order), self.geometry.reordered(*order), self.kind)
+
+
+def across_slices(geometry: Geometry) -> str:
+    """The axis across the thickest slices, along which people scroll and label; axial where none stands out."""
+    permutation, _ = geometry.anatomical_order()
+    if 1 in geometry.shape:
+        return AXES[permutation.index(geometry.shape.index(1))]
+    spacing = [geometry.spacing_mm[axis] for axis in permutation]
+    if max(spacing) < _ANISOTROPIC * sorted(spacing)[1]:
+        return "axial"
+    return AXES[int(np.argmax(spacing))]
 
 
 def any_along(array: np.ndarray, axis: int) -> np.ndarray:

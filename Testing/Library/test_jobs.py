@@ -23,8 +23,8 @@ from InContextSegLib.models import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.support import Label, LabelledVolume
-from InContextSegLib.tasks import across_slices, drawn_axis
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.tasks import drawn_axis
+from InContextSegLib.volume import Kind, Volume, across_slices
 
 FAST = {"supports": 4, "draws": 1}
 
