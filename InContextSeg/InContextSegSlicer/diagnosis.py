@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .words import _
+from slicer.i18n import tr as _
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ def _causes() -> list[tuple[str, Failure]]:
             r"no space left on device|errno 28\b|winerror 112\b|not enough space on the disk|disk quota exceeded",
             Failure(
                 _("The disk is full."),
-                _("Free some gigabytes on the disk that holds Slicer and on the one for temporary files; then try again."),
+                _(
+                    "Free some gigabytes on the disk that holds Slicer and on the one for temporary files; then try again."
+                ),
             ),
         ),
         (

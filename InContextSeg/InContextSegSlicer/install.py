@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from slicer.i18n import tr as _
+
 from .diagnosis import Failure, explain
-from .words import _
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "InContextSegRequirements.txt"
 TORCH = "torch>=2.3"

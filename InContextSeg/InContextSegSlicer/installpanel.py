@@ -8,9 +8,9 @@ from pathlib import Path
 import qt
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from .install import Installer, inUnits
-from .words import _
 
 _UI = Path(__file__).resolve().parents[1] / "Resources" / "UI" / "InContextSegInstall.ui"
 _POLL_MS = 100

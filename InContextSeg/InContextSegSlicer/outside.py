@@ -25,10 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import slicer
+from slicer.i18n import tr as _
 
 from .install import canonical
 from .process import PythonProcess
-from .words import _
 
 EXTENSION = "PyTorch"
 # Without these pip tries for minutes before it admits that there is no network, and may wait for an answer.

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from InContextSegSlicer.diagnosis import explain
 from InContextSegSlicer.install import (
     PROTECTED,

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import qt
-from InContextSegSlicer.install import RESUME_KEY, Installer
-from InContextSegSlicer.installpanel import InstallPanel, describeDevice, expectedDevice
 from test_install import BROUGHT, SLICER, SMALL, TORCHES, FakeOutside, FakeSettings, Script
 from test_process import until
+
+from InContextSegSlicer.install import RESUME_KEY, Installer
+from InContextSegSlicer.installpanel import InstallPanel, describeDevice, expectedDevice
 
 DEVICES = [
     {"name": "cpu", "title": "AMD Ryzen 7", "memory_bytes": 16e9, "free_bytes": 9.5e9},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import qt
+
 from InContextSegSlicer.process import PythonProcess
 
 ROOT = Path(__file__).resolve().parents[2]
