@@ -15,7 +15,7 @@ from typing import Protocol
 
 from slicer.i18n import tr as _
 
-from .diagnosis import Failure, explain
+from InContextSegSlicer.diagnosis import Failure, explain
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "InContextSegRequirements.txt"
 TORCH = "torch>=2.3"
@@ -250,7 +250,15 @@ class Installer:
 
     def _next(self) -> None:
         self.download = None
-        self._run = self._steps.pop(0)()
+        try:
+            self._run = self._steps.pop(0)()
+        except ImportError as error:
+            self._fail(
+                Failure(
+                    _("Slicer's extension PyTorch cannot be loaded: {error}").format(error=error),
+                    _("Remove it in the Extensions Manager and install it again; then try again here."),
+                )
+            )
 
     def _read(self, line: str) -> None:
         done = re.fullmatch(r"\s*Progress (\d+) of (\d+)\s*", line)

@@ -322,6 +322,17 @@ def test_an_extension_that_cannot_be_had_is_a_failure_and_nothing_is_resumed(out
     assert not installer.mustResume()
 
 
+def test_an_extension_that_cannot_be_loaded_is_told(installer, outside, monkeypatch):
+    def broken(_requirement, _constraints):
+        raise ImportError("no module named qt.")
+
+    monkeypatch.setattr(outside, "startTorch", broken)
+    installer.start()
+    assert finish(installer)[-1] == "failed"
+    assert installer.failure.what == "Slicer's extension PyTorch cannot be loaded: no module named qt."
+    assert not outside.file.parent.exists()
+
+
 def test_nothing_is_resumed_where_everything_is_there(settings):
     settings.setValue(RESUME_KEY, True)
     assert not Installer(FakeOutside(SLICER | BROUGHT | TORCHES), settings, SMALL).mustResume()
