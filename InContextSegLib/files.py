@@ -255,6 +255,11 @@ def _from_itk(image: sitk.Image, path: Path, colours: bool) -> _Read:
 
 
 def as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """The array of a file or of that name as its integers or as float32, what is not finite set to the smallest value.
+
+    Raises:
+        InputError: if nothing in it is finite.
+    """
     if array.dtype.kind in "iu":
         return array
     with np.errstate(over="ignore"):
@@ -272,6 +277,13 @@ def as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """The array of a file or of that name as uint8 or uint16, which whole numbers from 0 to 65535 fit.
+
+    Raises:
+        InputError: if it holds anything else.
+    """
+    if array.dtype == np.uint8:
+        return array
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise InputError(f"{path} cannot be labels: it holds NaN or infinite voxels.")

@@ -2,7 +2,7 @@
 
 A request is {"id": number, "do": name, ...}, its fields those of the dataclass named in `REQUESTS`, perhaps with a
 "lane" in which the newest request replaces the others. Its answer is {"id": number, "is": what, ...}, where what is
-"progress" (done, total, message) any number of times, and at last "done", "cancelled" or "failed" (kind, message). First
+"progress" (done, total, message) any number of times, and last "done", "cancelled" or "failed" (kind, message). First
 of all comes {"is": "ready", "version": ..., "pid": ...}. No request depends on an earlier one: a worker that
 starts anew has lost nothing but time.
 """
@@ -190,7 +190,7 @@ def request_of(message: Mapping[str, Any]) -> Any:
         InputError: if there is no such request, or a field is unknown, missing or makes no sense.
     """
     wanted = message.get("do")
-    if wanted not in REQUESTS:
+    if not isinstance(wanted, str) or wanted not in REQUESTS:
         raise InputError(f"There is no request {wanted!r}; choose one of {', '.join(REQUESTS)}.")
     payload = {name: value for name, value in message.items() if name not in ("id", "do", "lane")}
     return from_mapping(REQUESTS[wanted], payload, f"request {wanted}")
