@@ -1,6 +1,8 @@
 """The installation without a window: every way it can go, with an outside that is invented."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -418,3 +420,20 @@ def test_the_requirements_are_those_of_the_library_without_what_slicer_brings():
     assert brought <= set(PROTECTED)
     for name, line in listed.items():
         assert line.startswith(f"{asked[name]},<"), "the lower end as in pyproject.toml, and an upper end"
+
+
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tqdm", "matplotlib", "beartype", "nibabel"):
+            raise ModuleNotFoundError(f"{name} is not installed")
+sys.meta_path.insert(0, Blocked())
+import InContextSegLib.worker, InContextSegLib.answers
+"""
+
+
+def test_the_worker_does_without_what_is_not_listed():
+    command = [sys.executable, "-c", WITHOUT]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
