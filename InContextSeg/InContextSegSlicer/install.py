@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .diagnosis import Failure, explain
-from .words import _
+from slicer.i18n import tr as _
+
+from InContextSegSlicer.diagnosis import Failure, explain
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "InContextSegRequirements.txt"
 TORCH = "torch>=2.3"
@@ -249,7 +250,15 @@ class Installer:
 
     def _next(self) -> None:
         self.download = None
-        self._run = self._steps.pop(0)()
+        try:
+            self._run = self._steps.pop(0)()
+        except ImportError as error:
+            self._fail(
+                Failure(
+                    _("Slicer's extension PyTorch cannot be loaded: {error}").format(error=error),
+                    _("Remove it in the Extensions Manager and install it again; then try again here."),
+                )
+            )
 
     def _read(self, line: str) -> None:
         done = re.fullmatch(r"\s*Progress (\d+) of (\d+)\s*", line)

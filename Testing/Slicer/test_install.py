@@ -1,6 +1,8 @@
 """The installation without a window: every way it can go, with an outside that is invented."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -322,6 +324,17 @@ def test_an_extension_that_cannot_be_had_is_a_failure_and_nothing_is_resumed(out
     assert not installer.mustResume()
 
 
+def test_an_extension_that_cannot_be_loaded_is_told(installer, outside, monkeypatch):
+    def broken(_requirement, _constraints):
+        raise ImportError("no module named qt.")
+
+    monkeypatch.setattr(outside, "startTorch", broken)
+    installer.start()
+    assert finish(installer)[-1] == "failed"
+    assert installer.failure.what == "Slicer's extension PyTorch cannot be loaded: no module named qt."
+    assert not outside.file.parent.exists()
+
+
 def test_nothing_is_resumed_where_everything_is_there(settings):
     settings.setValue(RESUME_KEY, True)
     assert not Installer(FakeOutside(SLICER | BROUGHT | TORCHES), settings, SMALL).mustResume()
@@ -407,3 +420,20 @@ def test_the_requirements_are_those_of_the_library_without_what_slicer_brings():
     assert brought <= set(PROTECTED)
     for name, line in listed.items():
         assert line.startswith(f"{asked[name]},<"), "the lower end as in pyproject.toml, and an upper end"
+
+
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tqdm", "matplotlib", "beartype", "nibabel"):
+            raise ModuleNotFoundError(f"{name} is not installed")
+sys.meta_path.insert(0, Blocked())
+import InContextSegLib.worker, InContextSegLib.answers
+"""
+
+
+def test_the_worker_does_without_what_is_not_listed():
+    command = [sys.executable, "-c", WITHOUT]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

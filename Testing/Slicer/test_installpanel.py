@@ -170,7 +170,12 @@ def test_leaving_the_module_for_good_ends_the_installation(panel, outside):
     outside.small = Script([["Collecting"]] * 1000, 0)
     panel.ui.primaryButton.click()
     panel.cleanup()
-    assert outside.small.killed
+    assert outside.small.killed and panel.installer.state == "stopping"
+
+
+def test_a_torch_that_does_not_start_is_told(panel):
+    panel.showTrouble("The worker process could not start; it said: DLL load failed; ask again.")
+    assert panel.ui.deviceLabel.text.startswith("PyTorch does not start: The worker process could not start")
 
 
 def test_where_torch_is_there_already_only_the_rest_is_offered(scene):
