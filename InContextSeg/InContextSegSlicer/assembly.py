@@ -1,11 +1,11 @@
 """Puts the parts of the panel together: process, client, controller, widgets."""
 
 import slicer
-from InContextSegLib.client import WorkerClient
-from InContextSegSlicer.process import QProcessTransport
 
+from InContextSegLib.client import WorkerClient
 from InContextSegSlicer.controller import Controller
 from InContextSegSlicer.panel import Panel
+from InContextSegSlicer.process import QProcessTransport
 from InContextSegSlicer.sliceviews import SliceViews
 
 

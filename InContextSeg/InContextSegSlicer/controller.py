@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
-from InContextSegLib.client import WorkerClient
-from InContextSegLib.protocol import Prepare, Preview, Segment
 
+from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
+from InContextSegLib.protocol import Prepare, Preview, Segment
 from InContextSegSlicer import bridge
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.handover import Handover

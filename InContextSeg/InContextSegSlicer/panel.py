@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError

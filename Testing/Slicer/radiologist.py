@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import slicer
-from Testing.Slicer.harness import app
 
 from InContextSegSlicer import bridge
+from Testing.Slicer.harness import app
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 180

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import slicer
-from Testing.Slicer.harness import app
 
 from InContextSegSlicer import bridge
+from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist, dice, finish, load, loadLabels, mask
 
 pytestmark = pytest.mark.timeout(600)
