@@ -4,6 +4,7 @@ torch comes through the extension PyTorch, the small rest through `slicer.packag
 see `outside.py` for how, and why. Nothing here waits: `Installer.poll` is called by a timer.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -343,9 +344,10 @@ def isSatisfied(requirement: str, installed: Mapping[str, str]) -> bool:
 def writeConstraints(installed: Mapping[str, str]) -> Path:
     """A file that tells pip to leave what Slicer came with as it is.
 
-    It has a folder to itself, in which pip may also put what it downloads; the caller deletes the folder.
+    It has a folder to itself, in which pip may also put what it downloads; the caller deletes the folder. Named like
+    the folders of workers, so that after a crash it is swept away with these.
     """
-    file = Path(tempfile.mkdtemp(prefix="incontextseg-install-")) / "constraints.txt"
+    file = Path(tempfile.mkdtemp(prefix=f"incontextseg-{os.getpid()}-")) / "constraints.txt"
     file.write_text("".join(f"{name}=={installed[name]}\n" for name in PROTECTED if name in installed), "utf-8")
     return file
 

@@ -1,14 +1,16 @@
 """The installation without a window: every way it can go, with an outside that is invented."""
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from InContextSegSlicer.diagnosis import explain
+from InContextSegLib.shared import SharedFolder
 from InContextSegSlicer.install import (
     PROTECTED,
     REQUIREMENTS,
@@ -119,6 +121,12 @@ class FakeSettings(dict):
         self.pop(key, None)
 
 
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path, monkeypatch):
+    """An installation that a test leaves unfinished leaves nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 @pytest.fixture
 def outside():
     return FakeOutside()
@@ -191,6 +199,15 @@ def test_pip_is_told_to_leave_alone_what_came_with_slicer(installer, outside):
     finish(installer)
     assert outside.constraints == ["numpy==2.4.0\nscipy==1.17.0\nsimpleitk==2.5.0rc2.dev7\npip==25.1\n"] * 2
     assert not outside.file.parent.exists()
+
+
+def test_what_a_crash_leaves_is_named_so_that_a_later_worker_sweeps_it_away(installer, outside, tmp_path):
+    installer.start()
+    folder = outside.file.parent
+    assert re.fullmatch(rf"incontextseg-{os.getpid()}-\w+", folder.name) and folder.parent == tmp_path
+    dead = folder.rename(tmp_path / f"incontextseg-{2**22 + 1}-x")  # no process has this number
+    SharedFolder.make(tmp_path)
+    assert not dead.exists()
 
 
 def test_the_log_moves_and_the_download_shows_how_far_it_is(installer, outside):
@@ -381,32 +398,6 @@ def test_a_version_that_is_too_old_is_missing():
 )
 def test_sizes_are_coarse(megabytes, text):
     assert inUnits(megabytes) == text
-
-
-LOGS = {
-    "OSError: [Errno 28] No space left on device": "disk is full",
-    "OSError: [WinError 112] There is not enough space on the disk": "disk is full",
-    "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/opt'": "may not write",
-    "PermissionError: [WinError 5] Access is denied: 'C:\\\\Program Files\\\\Slicer'": "may not write",
-    "PermissionError: [WinError 32] The file is being used by another process": "is in use",
-    "urllib3 ... SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]": "replaces certificates",
-    "ProxyError('Cannot connect to proxy.', OSError('Tunnel connection failed: 407 Proxy": "proxy",
-    "NewConnectionError: Failed to establish a new connection: [Errno -2] Name or service not known\n"
-    "ERROR: Could not find a version that satisfies the requirement einops (from versions: none)": "internet",
-    "pip._vendor.urllib3.exceptions.ReadTimeoutError: Read timed out.": "internet",
-    "ERROR: ResolutionImpossible: for help visit https://pip.pypa.io": "stand in each other's way",
-    "ERROR: No matching distribution found for torch>=2.3": "no version of a package",
-    "python-real: No module named pip": "has no pip",
-    "ERROR: something new": "stopped: ERROR: something new",
-    "": "stopped with code 2",
-}
-
-
-@pytest.mark.parametrize(("log", "words"), LOGS.items())
-def test_the_output_of_pip_is_put_into_plain_words(log, words):
-    failure = explain(log.split("\n"), 2)
-    assert words in failure.what
-    assert failure.advice
 
 
 def test_the_requirements_are_those_of_the_library_without_what_slicer_brings():

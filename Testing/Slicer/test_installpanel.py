@@ -1,6 +1,7 @@
 """The installation as it is seen: states, buttons, words, and pictures where a folder for them is named."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ CPU = {"version": "0.1.0", "torch": "2.13.0+cpu", "devices": DEVICES[:1], "chose
 WHEEL = "https://download.pytorch.org/whl/cpu/torch-2.13.0%2Bcpu-cp312-cp312-manylinux_2_28_x86_64.whl"
 PIP = ["Looking in indexes: https://pypi.org/simple", "Collecting torch>=2.3", f"  Downloading {WHEEL} (191.4 MB)"]
 FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path, monkeypatch):
+    """An installation that a test leaves unfinished leaves nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

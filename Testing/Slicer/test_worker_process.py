@@ -11,6 +11,7 @@ import qt
 from test_process import alive, until
 
 from InContextSegLib.client import WorkerClient
+from InContextSegSlicer.installpanel import describeDevice
 from InContextSegSlicer.process import QProcessTransport, pythonExecutable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,7 @@ def test_the_worker_tells_its_devices_from_behind_the_launcher(client):
     until(lambda: answers, 60)
     ((kind, answer),) = answers
     assert kind == "done" and answer["chosen"] in {device["name"] for device in answer["devices"]}
+    assert describeDevice(answer).startswith("Computes on ") and f"PyTorch {answer['torch']}." in describeDevice(answer)
     assert client.state == "ready"
     pids = processes(client)
     assert len(set(pids)) == 2 and all(map(alive, pids))
@@ -106,6 +108,7 @@ from Testing.Slicer.harness import app
 app.start()
 import qt
 from InContextSegLib.client import WorkerClient
+from InContextSegSlicer.installpanel import describeDevice
 from InContextSegSlicer.process import QProcessTransport
 from pathlib import Path
 client = WorkerClient(QProcessTransport, parent=Path({parent!r}))
