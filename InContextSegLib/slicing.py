@@ -9,9 +9,8 @@ import numpy as np
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.ruler import Ruler
-from InContextSegLib.volume import Geometry, Kind, Volume, reorder
+from InContextSegLib.volume import AXES, Geometry, Kind, Volume, reorder
 
-AXES = ("axial", "coronal", "sagittal")
 WINDOWS = {"ct-soft": (-160, 240), "ct-bone": (-450, 1050), "ct-lung": (-1000, 400), "ct-brain": (0, 80)}
 
 Box = tuple[Sequence[int], Sequence[int]]  # (k, j, i) low inclusive, high exclusive

@@ -17,12 +17,9 @@ from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, SliceChoice, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SupportSet
-from InContextSegLib.volume import Geometry, Kind, Volume, any_along
+from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
 
 log = logging.getLogger(__name__)
-
-# A volume counts as sliced along one direction from this ratio of its coarsest to its next spacing on.
-ANISOTROPIC = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +91,6 @@ def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: 
         SupportSet.from_volumes(pairs, axis, size, brief.support_slices, brief.intensities, brief.labels)
         for axis in axes
     ]
-
-
-def across_slices(geometry: Geometry) -> str:
-    """The axis across the thickest slices, along which people scroll and label; axial where none stands out."""
-    permutation, _ = geometry.anatomical_order()
-    if 1 in geometry.shape:
-        return AXES[permutation.index(geometry.shape.index(1))]
-    spacing = [geometry.spacing_mm[axis] for axis in permutation]
-    if max(spacing) < ANISOTROPIC * sorted(spacing)[1]:
-        return "axial"
-    return AXES[int(np.argmax(spacing))]
 
 
 def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:

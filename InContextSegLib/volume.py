@@ -10,13 +10,19 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
 
+AXES = ("axial", "coronal", "sagittal")
+
 # Everything outside this file speaks RAS; ITK speaks LPS. The matrix is its own inverse.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # RAS directions of the array axes after `anatomical_order`: slices upward, rows to the back, columns to the left.
 _READING = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+# A volume counts as sliced along one direction from this ratio of its coarsest to its next spacing on.
+_ANISOTROPIC = 1.2
 _LABEL_TYPES = (np.uint8, np.uint16)
 # Sums of cosines closer than this count as a tie, so that rounding in a file cannot order image and labels differently.
 _TIE = 1e-4
+# Voxels of two grids are the same where they lie this close together, in voxels; a header rounds positions.
+_OFF_LATTICE = 0.05
 
 Order = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
 
@@ -153,6 +159,17 @@ class Volume:
         return Volume(reorder(self.array, *order), self.geometry.reordered(*order), self.kind)
 
 
+def across_slices(geometry: Geometry) -> str:
+    """The axis across the thickest slices, along which people scroll and label; axial where none stands out."""
+    permutation, _ = geometry.anatomical_order()
+    if 1 in geometry.shape:
+        return AXES[permutation.index(geometry.shape.index(1))]
+    spacing = [geometry.spacing_mm[axis] for axis in permutation]
+    if max(spacing) < _ANISOTROPIC * sorted(spacing)[1]:
+        return "axial"
+    return AXES[int(np.argmax(spacing))]
+
+
 def any_along(array: np.ndarray, axis: int) -> np.ndarray:
     """(n,) bool: which slices along an array axis hold anything but 0."""
     return array.any(axis=tuple(other for other in range(array.ndim) if other != axis))
@@ -187,6 +204,21 @@ def resample(volume: Volume, geometry: Geometry) -> Volume:
     interpolator = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
     moved = sitk.Resample(source, grid, sitk.Transform(), interpolator, outside)
     return Volume(sitk.GetArrayFromImage(moved), geometry, volume.kind)
+
+
+def laid_onto(labels: Volume, geometry: Geometry) -> Volume:
+    """Labels on a grid of the same voxels, but of another extent or with axes swapped or reversed; 0 outside.
+
+    They come back as they are where the voxels are not the same.
+    """
+    if labels.geometry.matches(geometry):
+        return labels
+    step = np.linalg.inv(geometry.affine[:3, :3]) @ labels.geometry.affine[:3, :3]
+    whole = np.rint(step)
+    start = geometry.to_index(labels.geometry.to_world((0, 0, 0)))
+    off = np.abs(step - whole).max() * max(labels.geometry.shape) + np.abs(start - np.rint(start)).max()
+    a_permutation = (np.abs(whole).sum(axis=0) == 1).all() and (np.abs(whole).sum(axis=1) == 1).all()
+    return resample(labels, geometry) if a_permutation and off < _OFF_LATTICE else labels
 
 
 def itk_image(array: np.ndarray, geometry: Geometry) -> sitk.Image:

@@ -28,8 +28,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Intensities, SlicePlan
 from InContextSegLib.study import DataSet, Study, cell, chosen_sets, wanted_labels
 from InContextSegLib.support import LabelledVolume, SupportSet, paired_files
-from InContextSegLib.tasks import across_slices
-from InContextSegLib.volume import Geometry, Kind, Volume, any_along
+from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
 
 STUDY = Path("Resources/Studies/development.toml")
 # Patients passed over, in one group of tests, groups of tests, and patients to learn from at most. The first eight

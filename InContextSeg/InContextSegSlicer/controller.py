@@ -1,0 +1,344 @@
+"""What happens when: hands orders to the worker, follows their progress, and writes what comes back into the scene."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import slicer
+
+from InContextSegLib.client import WorkerClient
+from InContextSegLib.errors import InputError
+from InContextSegLib.protocol import Prepare, Preview, Segment
+from InContextSegSlicer import bridge, grid
+from InContextSegSlicer.chores import ChoreQueue
+from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.order import Order, taskOf
+from InContextSegSlicer.preview import SlicePreview
+
+IDLE, BUSY, FAILED = "idle", "busy", "failed"
+CANCELLED = "Cancelled"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is: `done` of `total` in words, and since when (by the controller's clock)."""
+
+    message: str
+    done: int = 0
+    total: int = 0
+    since: float = 0.0
+    stepsSince: int = 0
+
+
+@dataclass
+class Outcome:
+    """What is known after the last work, for the panel to show.
+
+    Attributes:
+        expected: by segment name, see `Expected.record` of the library.
+        doubtful: examples that disagree with the others, `example` is the key of its row.
+        axis, nextSlice: where labelling helps most.
+        unlike: slices that resemble no example.
+        labels: by segment name {"value", "voxels", "millilitres"}.
+    """
+
+    expected: Mapping[str, Mapping] = field(default_factory=dict)
+    doubtful: tuple[Mapping, ...] = ()
+    axis: str = ""
+    nextSlice: int | None = None
+    unlike: tuple[int, ...] = ()
+    labels: Mapping[str, Mapping] = field(default_factory=dict)
+    adaptation: Mapping = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Controller:
+    """One worker, one thing at a time, besides the preview, of which the latest wins.
+
+    `tick` is called by a timer; nothing else takes long. Whoever shows the controller sets `changed`, called whenever
+    something is worth showing, and `made`, called with a segmentation that was made for a result.
+
+    Args:
+        client: to the worker.
+        scene: whose nodes are read and written.
+        editorNode: whose overwrite mode, mask and intensity range hold.
+    """
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        scene: slicer.vtkMRMLScene,
+        editorNode: slicer.vtkMRMLSegmentEditorNode,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.client, self.scene = client, scene
+        self.handover = Handover(client)
+        self.writer = bridge.SegmentWriter(scene, editorNode)
+        self.preview = SlicePreview(scene)
+        self.chores, self._previewChores = ChoreQueue(clock), ChoreQueue(clock)
+        self.state, self.message = IDLE, ""
+        self.progress: Progress | None = None
+        self.outcome = Outcome()
+        self.uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
+        self.changed: Callable[[], None] = lambda: None
+        self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
+        self._clock = clock
+        self._request: int | None = None
+        self._previewing: Callable[[], None] | None = None
+
+    def tick(self) -> None:
+        """Do what is due: a few milliseconds."""
+        self.client.poll()
+        self.chores.tick()
+        if not self.chores:
+            self._previewChores.tick()
+
+    @property
+    def working(self) -> bool:
+        """Whether ticks should follow quickly."""
+        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self.preview.pending
+
+    def prepare(self, order: Order) -> None:
+        """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""
+
+        def asking():
+            task = yield from taskOf(order, self.handover)
+            target = yield from self.handover.volume(order.target)
+            self._ask("prepare", Prepare(task, target), self._prepared)
+
+        self._begin(asking(), "Looking at the examples")
+
+    def segment(self, order: Order) -> None:
+        """Segment the target and write the segments into the scene."""
+
+        def asking():
+            task = yield from taskOf(order, self.handover)
+            target = yield from self.handover.volume(order.target)
+            values = {name: value for value, name in task.labels}
+            request = Segment(task, target, order.box, order.sliceRange)
+            self._ask("segment", request, lambda answer: self._segmented(order, values, answer))
+
+        self._begin(asking(), "Handing over the volumes")
+
+    def ask(self, do: str, payload, onDone: Callable, message: str) -> None:
+        """Any other request that keeps the worker busy."""
+
+        def asking():
+            yield
+            self._ask(do, payload, lambda answer: self._finish(lambda: onDone(answer)))
+
+        self._begin(asking(), message)
+
+    def askAlongside(self, do: str, payload, on_progress=None, on_done=None, on_failed=None) -> int:
+        """A request that leaves the panel free for others; the worker takes them in turn."""
+        return self.client.ask(do, payload, on_progress=on_progress, on_done=on_done, on_failed=on_failed)
+
+    def cancel(self) -> None:
+        """Stop what is going on; what was there before stays as it was."""
+        if self.state != BUSY:
+            return
+        self.chores.drop()
+        if self._request is not None:
+            self.client.cancel(self._request)
+        else:
+            self._end(IDLE, "Cancelled; nothing was changed.")
+
+    def showPreview(self, order: Order, axis: str, index: int) -> None:
+        """Show what the network makes of one slice; a newer slice takes the place of an older one."""
+        self.preview.pending = True
+
+        def asking():
+            task = yield from taskOf(order, self.handover)
+            target = yield from self.handover.volume(order.target)
+            names = dict(task.labels)
+            self.client.ask(
+                "preview",
+                Preview(task, target, index, axis),
+                lane="preview",
+                on_progress=self._previewProgress,
+                on_done=lambda answer: self._previewed(order, names, answer),
+                on_failed=self._previewFailed,
+            )
+
+        self._previewChores.drop()
+        self._previewChores.add(asking(), lambda _: None, lambda error: self._previewFailed(None, _said(error)))
+
+    def hidePreview(self) -> None:
+        self._previewChores.drop()
+        self.preview.clear()
+
+    def undo(self) -> None:
+        """Take the last result back."""
+        self._begin(self._moved(self.writer.undo()), "Taking the result back")
+
+    def redo(self) -> None:
+        """Bring back what was taken back."""
+        self._begin(self._moved(self.writer.redo()), "Bringing the result back")
+
+    def _moved(self, chore: Generator) -> Generator:
+        yield from chore
+        self._end(IDLE, "")
+
+    def reset(self) -> None:
+        """Forget everything about a scene that is being closed; the worker lives on."""
+        self.cancel()
+        self.chores.drop()
+        self.hidePreview()
+        self.handover.keepOnly(())
+        self.writer.forget()
+        self.outcome, self.uncertainty = Outcome(), None
+        self.changed()
+
+    def close(self) -> None:
+        """End the worker and leave nothing behind."""
+        self.chores.drop()
+        self.hidePreview()
+        self.client.close()
+
+    def _begin(self, chore: Generator, message: str) -> None:
+        if self.state == BUSY:
+            return
+        self.state, self.message = BUSY, ""
+        self.progress = Progress(message, since=self._clock())
+        self._request = None
+        self.chores.add(chore, lambda _: None, lambda error: self._end(FAILED, _said(error)))
+        self.changed()
+
+    def _ask(self, do: str, payload, onDone: Callable) -> None:
+        self._request = self.client.ask(
+            do, payload, on_progress=self._progressed, on_done=onDone, on_failed=self._failed
+        )
+
+    def _progressed(self, done: int, total: int, message: str) -> None:
+        before = self.progress
+        if before is None or message != before.message or total != before.total:
+            before = Progress(message, since=self._clock(), stepsSince=done)
+        self.progress = replace(before, done=done, total=total, message=message)
+        self.changed()
+
+    def _failed(self, kind: str, message: str) -> None:
+        if kind == CANCELLED:
+            self._end(IDLE, "Cancelled; nothing was changed.")
+        else:
+            log.error("%s: %s", kind, message)
+            self._end(FAILED, message)
+
+    def _end(self, state: str, message: str) -> None:
+        self.state, self.message, self.progress, self._request = state, message, None, None
+        self.changed()
+
+    def _finish(self, last: Callable[[], None]) -> None:
+        self._end(IDLE, "")
+        last()
+
+    def _prepared(self, answer: Mapping) -> None:
+        self.outcome = Outcome(
+            expected=answer["expected"],
+            doubtful=tuple(answer["doubtful"]),
+            axis=answer["axis"],
+            adaptation=answer["adaptation"],
+            seconds=answer["seconds"],
+        )
+        self._end(IDLE, f"The examples were compared in {answer['seconds']:.0f} s.")
+
+    def _segmented(self, order: Order, values: Mapping[str, int], answer: Mapping) -> None:
+        self._request = None
+        self.progress = Progress("Writing the segments", since=self._clock())
+
+        def written(_):
+            self.outcome = Outcome(
+                expected=answer["expected"],
+                doubtful=tuple(answer["doubtful"]),
+                axis=answer["axis"],
+                nextSlice=answer["next_slice"],
+                unlike=tuple(answer["unlike"]),
+                labels=answer["labels"],
+                seconds=answer["seconds"],
+            )
+            self._end(IDLE, _summary(answer))
+
+        self.hidePreview()
+        self.chores.add(self._write(order, values, answer), written, lambda error: self._end(FAILED, _said(error)))
+        self.changed()
+
+    def _write(self, order: Order, values: Mapping[str, int], answer: Mapping) -> Generator:
+        target = order.target
+        output = order.output
+        if output is None:
+            output = bridge.ensureSegmentation(self.scene, target, f"{target.GetName()} segmentation")
+            self.made(output)
+        block = np.array(self.client.fetch(answer["block"]["array"]))
+        yield
+        ids = {}
+        for wanted in order.wanted:
+            if wanted.enabled:
+                ids[values[wanted.name]] = ensureLike(order, output, wanted.name, wanted.into)
+                yield
+        region = regionOf(order, output, answer)
+        corner = tuple(answer["block"]["corner_kji"])
+        yield from self.writer.write(target, output, block, corner, ids, order.existing, region)
+        if answer["uncertainty"] is not None:
+            spread = self.client.fetch(answer["uncertainty"]["array"])
+            self.uncertainty = yield from bridge.showUncertainty(
+                self.scene, target, spread, answer["uncertainty"]["corner_kji"], self.uncertainty
+            )
+
+    def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
+        self.preview.pending = False
+        block = np.array(self.client.fetch(answer["block"]["array"]))
+        self.preview.show(order, names, block, answer["block"]["corner_kji"])
+        self.message = ""
+        self.changed()
+
+    def _previewProgress(self, done: int, total: int, message: str) -> None:
+        if self.state != BUSY:
+            self.message = f"Preview: {message}"
+            self.changed()
+
+    def _previewFailed(self, kind: str | None, message: str) -> None:
+        if kind == CANCELLED:
+            return
+        self.preview.pending = False
+        self.preview.clear()
+        self.message = message
+        self.changed()
+
+
+def regionOf(order: Order, output: slicer.vtkMRMLSegmentationNode, answer: Mapping) -> bridge.Region:
+    """Where an answer may change the output: as far as was asked, and not on slices that the person drew in it."""
+    inside = order.box
+    if order.sliceRange is not None:
+        inside = grid.slab(order.target, answer["axis"], *order.sliceRange)
+    own = [row for row in order.examples if row.volume is order.target and row.segmentation is output]
+    drawn = {index for row in own if isinstance(row.slices, tuple) for index in row.slices}
+    kept = drawn.union(answer["given"]) if own else ()
+    return bridge.Region(inside, tuple(grid.slab(order.target, answer["axis"], index, index) for index in sorted(kept)))
+
+
+def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, into: str) -> str:
+    """The ID of a segment of the output, made with the looks of the example's where there is none."""
+    for row in order.examples:
+        segmentation = row.segmentation
+        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name) if segmentation else ""
+        if identifier:
+            made = bridge.ensureSegment(output, into)
+            bridge.copySegmentLook(segmentation, identifier, output, made, name=into)
+            return made
+    return bridge.ensureSegment(output, into)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, (InputError, OSError)):
+        return str(error)
+    log.error("Unexpected", exc_info=error)
+    return (
+        f"Something unexpected went wrong ({type(error).__name__}: {error}); the log has the details, please report it."
+    )
+
+
+def _summary(answer: Mapping) -> str:
+    amounts = [f"{name} {amount['millilitres']:.1f} ml" for name, amount in answer["labels"].items()]
+    return f"Done in {answer['seconds']:.0f} s: {', '.join(amounts)}."

@@ -1,0 +1,179 @@
+"""What is asked of the worker: the choices of the panel as one frozen value, and as a task in the worker's words."""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import slicer
+
+from InContextSegLib.errors import InputError
+from InContextSegLib.inference.settings import PRESETS, InferenceSettings
+from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec
+from InContextSegLib.slicing import SlicePlan
+from InContextSegLib.volume import Kind
+from InContextSegSlicer import bridge
+from InContextSegSlicer.examples import ExampleRow
+from InContextSegSlicer.handover import Handover
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A segment to produce.
+
+    Attributes:
+        name: as in the examples.
+        into: name of the segment that receives it.
+        enabled: whether it is to be produced.
+    """
+
+    name: str
+    into: str
+    enabled: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Everything a segmentation depends on, taken from the panel at one moment.
+
+    Attributes:
+        box: (k, j, i) low inclusive, high exclusive; None: everywhere.
+        sliceRange: first and last slice, both included.
+        window: grey values that become black and white.
+        existing: see `InContextSegParameterNode.existing`.
+    """
+
+    target: slicer.vtkMRMLScalarVolumeNode | None
+    output: slicer.vtkMRMLSegmentationNode | None
+    examples: tuple[ExampleRow, ...]
+    wanted: tuple[Wanted, ...]
+    settings: InferenceSettings = field(default_factory=InferenceSettings)
+    model: str = "default"
+    device: str = "auto"
+    window: tuple[float, float] | None = None
+    box: tuple | None = None
+    sliceRange: tuple[int, int] | None = None
+    existing: str = "made"
+
+    @property
+    def key(self) -> tuple:
+        """What the network's preparation depends on, besides the voxels themselves."""
+        rows = [
+            (each.key, *(node.GetID() if node else "" for node in (each.volume, each.segmentation)), each.slices)
+            for each in self.examples
+        ]
+        target = self.target.GetID() if self.target else ""
+        return (
+            target,
+            tuple(rows),
+            self.names,
+            self.settings,
+            self.model,
+            self.device,
+            self.window,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(wanted.name for wanted in self.wanted if wanted.enabled)
+
+    def check(self, needsTarget: bool = True) -> None:
+        """Say in one sentence what is missing.
+
+        Raises:
+            InputError: if there is no target, no example, or no segment is wanted.
+        """
+        if needsTarget and (self.target is None or self.target.GetImageData() is None):
+            raise InputError("No volume to segment is chosen; load one and choose it at the top.")
+        if not self.examples:
+            raise InputError("There are no labelled examples yet; add a volume with its segmentation, or files.")
+        if not self.names:
+            raise InputError("No segment is ticked; tick what is to be segmented.")
+        self._checkAxes()
+
+    def _checkAxes(self) -> None:
+        axes = {row.axis for row in self.examples if row.axis}
+        if len(axes) > 1:
+            raise InputError(
+                f"Slices were chosen in {' and '.join(sorted(axes))} views; use the slices of one kind of view only."
+            )
+        asked = self.settings.axes
+        if axes and asked not in (("auto",), tuple(axes)):
+            raise InputError(
+                f"The volume is to be cut into {asked[0]} slices, but example slices were chosen in the "
+                f"{axes.pop()} view; choose that axis, or 'auto'."
+            )
+
+    @property
+    def axis(self) -> str:
+        """Along which the volume is cut, as far as that is decided already; else "auto"."""
+        return next((row.axis for row in self.examples if row.axis), self.settings.axes[0])
+
+
+def settingsOf(preset: str, axis: str, adaptSeconds: float) -> InferenceSettings:
+    """The numbers behind the choices of the panel; no adapting where `adaptSeconds` is 0, whatever the preset."""
+    chosen = PRESETS[preset] | {"axes": (axis,), "adapt_seconds": adaptSeconds}
+    return InferenceSettings(**chosen)
+
+
+def namesIn(row: ExampleRow) -> tuple[str, ...]:
+    """Names of what an example shows."""
+    if row.fromFiles:
+        return tuple(name for _, name in row.names)
+    if not row.complete:
+        return ()
+    segmentation = row.segmentation.GetSegmentation()
+    return tuple(segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments()))
+
+
+def wantedSegments(rows: Sequence[ExampleRow], choices: Mapping[str, Mapping]) -> tuple[Wanted, ...]:
+    """Every segment that a used example shows, in the order of the examples.
+
+    Args:
+        choices: by name {"enabled": bool, "into": str}, as far as a person chose otherwise than all under own names.
+    """
+    names = dict.fromkeys(name for row in rows for name in namesIn(row))
+    return tuple(
+        Wanted(name, choices.get(name, {}).get("into") or name, choices.get(name, {}).get("enabled", True))
+        for name in names
+    )
+
+
+def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
+    """Hand over the examples and describe the task: a chore.
+
+    Raises:
+        InputError: if no example shows a wanted segment, or a volume cannot be used.
+    """
+    values = {name: number for number, name in enumerate(order.names, start=1)}
+    examples, patients = [], {}
+    for row in order.examples:
+        if set(namesIn(row)) & set(values):
+            # Rows of one volume are one patient, who is left out as a whole where the examples predict one another.
+            patient = patients.setdefault(row.imagePath or row.volume.GetID(), row.key)
+            example = yield from _example(row, patient, values, handover)
+            examples.append(example)
+    if not examples:
+        raise InputError(f"No example shows {' or '.join(values)}; add one that does, or tick other segments.")
+    return TaskSpec(
+        examples=tuple(examples),
+        labels=tuple((value, name) for name, value in values.items()),
+        settings=replace(order.settings, axes=(order.axis,)),
+        model=order.model,
+        window=order.window,
+        device=order.device,
+    )
+
+
+def _example(
+    row: ExampleRow, patient: str, values: Mapping[str, int], handover: Handover
+) -> Generator[None, None, ExampleRef]:
+    if row.fromFiles:
+        renamed = tuple((value, values[name]) for value, name in row.names if name in values)
+        image, labels = FileRef(row.imagePath, Kind.INTENSITY), FileRef(row.labelsPath, Kind.LABELS)
+        return ExampleRef(image, labels, patient, row.slices, renamed)
+    image: ArrayRef = yield from handover.volume(row.volume)
+    segmentation = row.segmentation.GetSegmentation()
+    ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
+    wanted = {each: values[name] for each, name in zip(ids, namesIn(row), strict=True) if name in values}
+    only = (SlicePlan.of(bridge.geometryOf(row.volume), row.axis).array_axis, row.slices) if row.axis else None
+    labels = yield from handover.labels(row.segmentation, wanted, row.volume, only)
+    return ExampleRef(image, labels, patient, row.slices)

@@ -1,0 +1,407 @@
+"""The panel: what a person sees and does, in terms of the controller."""
+
+import json
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from InContextSegLib.errors import InputError
+from InContextSegSlicer import bridge, grid
+from InContextSegSlicer.controller import BUSY, FAILED, Controller, Progress
+from InContextSegSlicer.examples import ExampleList, ExampleRow
+from InContextSegSlicer.exampletable import ExampleTable
+from InContextSegSlicer.installpanel import InstallPanel, describeDevice
+from InContextSegSlicer.modelchoice import ModelChoice
+from InContextSegSlicer.order import Order, settingsOf, taskOf, wantedSegments
+from InContextSegSlicer.segmenttable import SegmentTable
+from InContextSegSlicer.sliceviews import SliceViews
+
+# A choice has to stand this long before the preview follows it, so that three quick clicks are one change.
+SETTLED_S = 0.5
+
+CHOICES = {
+    "presetBox": ("preset", lambda: (("fast", _("Fast")), ("normal", _("Normal")), ("best", _("Best")))),
+    "axisBox": (
+        "axis",
+        lambda: (
+            ("auto", _("As the examples were drawn")),
+            ("axial", _("Axial")),
+            ("coronal", _("Coronal")),
+            ("sagittal", _("Sagittal")),
+        ),
+    ),
+    "existingBox": (
+        "existing",
+        lambda: (
+            ("made", _("Replace what InContextSeg made, keep what I drew")),
+            ("nothing", _("Keep everything and add")),
+            ("all", _("Replace everything")),
+        ),
+    ),
+}
+
+
+class Panel:
+    """Connects the widgets with the parameter node and the controller.
+
+    Args:
+        ui: the widgets by their names in the `.ui` file.
+        controller: does the work.
+        sliceViews: what is displayed.
+        install: says what is missing.
+
+    Attributes:
+        batch: the tab for many volumes, once it is there.
+    """
+
+    def __init__(
+        self,
+        ui,
+        controller: Controller,
+        sliceViews: SliceViews,
+        install: InstallPanel,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.ui, self.controller, self.views, self._clock = ui, controller, sliceViews, clock
+        self.install, self.batch = install, None
+        install.onComplete = self.enter
+        self.parameters = None
+        self.examples: ExampleList | None = None
+        self._order: Order | None = None
+        self._changedAt = 0.0
+        self._preparedKey = self._previewed = None
+        self._sentence = ""
+        self.exampleTable = ExampleTable(ui.examplesTable, self.say)
+        self.segmentTable = SegmentTable(ui.segmentsTable, self._choose)
+        self.models = ModelChoice(ui, controller, self._setParameter)
+        for box, (_name, items) in CHOICES.items():
+            for value, text in items():
+                getattr(ui, box).addItem(text, value)
+        ui.progressBar.setVisible(False)
+        controller.changed, controller.made = self.refresh, self.receive
+        self._connect()
+
+    def setParameterNode(self, parameters) -> None:
+        """Show another scene's choices; None: of a scene that is being closed."""
+        self.parameters = parameters
+        self.examples = ExampleList(parameters.parameterNode) if parameters is not None else None
+        self._preparedKey = self._previewed = None
+        self.ui.previewButton.setChecked(False)
+        self.modified()
+
+    def modified(self) -> None:
+        """A choice changed, or a node that it refers to."""
+        self._order = None
+        self._changedAt = self._clock()
+        self._sentence = ""
+        self.refresh()
+
+    def order(self) -> Order | None:
+        """What the panel asks for now; None without a scene."""
+        if self._order is None and self.parameters is not None:
+            self._order = self._ordered()
+        return self._order
+
+    def _ordered(self) -> Order:
+        chosen = self.parameters
+        rows = tuple(row for row in self.examples.rows() if row.enabled and row.complete)
+        target, region = chosen.target, chosen.region
+        box = grid.boxOf(region, target) if region is not None and target is not None else None
+        return Order(
+            target=target,
+            output=chosen.output,
+            examples=rows,
+            wanted=wantedSegments(rows, json.loads(chosen.segments)),
+            settings=settingsOf(chosen.preset, chosen.axis, chosen.adaptSeconds if chosen.adapt else 0.0),
+            model=chosen.model,
+            device=chosen.device,
+            window=(chosen.windowLow, chosen.windowHigh) if chosen.useWindow else None,
+            box=box,
+            sliceRange=(chosen.firstSlice, chosen.lastSlice) if chosen.useRange else None,
+            existing=chosen.existing,
+        )
+
+    def receive(self, output: slicer.vtkMRMLSegmentationNode) -> None:
+        """A segmentation was made for the result."""
+        self._setParameter("output", output)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence until the next choice."""
+        self._sentence = sentence
+        self.refresh()
+
+    def tick(self) -> None:
+        """Called by the timer."""
+        self.controller.tick()
+        self.exampleTable.tick()
+        self._followPreview()
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything that computing needs is installed."""
+        return self.install.installer.state == "complete"
+
+    def enter(self) -> None:
+        """The module is shown: see what is missing, and once nothing is, what there is to compute with."""
+        self.install.enter()
+        self.ui.installFrame.setVisible(not self.ready)
+        if self.ready:
+            self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
+        self.refresh()
+
+    def _showDevices(self, answer: Mapping) -> None:
+        self.models.showDevices(answer["devices"])
+        self.ui.deviceText.setText(describeDevice(answer, self.install.card))
+
+    def _showTrouble(self, kind: str, message: str) -> None:
+        if kind == "Missing":
+            self.install.showTrouble(message)
+            self.ui.installFrame.setVisible(True)
+        self.say(message)
+
+    def task(self) -> Generator:
+        """A chore: the task of the panel without its target, for whoever segments other volumes by it.
+
+        Raises:
+            InputError: for what is missing.
+        """
+        order = self.order()
+        order.check(needsTarget=False)
+        return taskOf(order, self.controller.handover)
+
+    def close(self) -> None:
+        """End the worker and whatever else runs; the panel is going away."""
+        self.install.cleanup()
+        self.controller.close()
+
+    @property
+    def busy(self) -> bool:
+        return self.controller.working or self.exampleTable.busy
+
+    def refresh(self) -> None:
+        """Show how things are."""
+        order, controller, ui = self.order(), self.controller, self.ui
+        busy = controller.state == BUSY
+        outcome = controller.outcome
+        self._showChoices()
+        self.exampleTable.show(self.examples, outcome.doubtful, bool(outcome.expected))
+        names = bridge.segmentNames(order.output).values() if order and order.output else ()
+        self.segmentTable.show(
+            order.wanted if order else (), order.examples if order else (), tuple(names), outcome.expected
+        )
+        free = not busy and order is not None
+        for name in ("addButton", "useSliceButton", "removeButton", "acceptButton"):
+            getattr(ui, name).setEnabled(free)
+        for name in ("segmentButton", "checkButton", "addFilesButton", "addFolderButton", "previewButton"):
+            getattr(ui, name).setEnabled((free or (name == "previewButton" and order is not None)) and self.ready)
+        ui.cancelButton.setEnabled(busy)
+        ui.undoButton.setEnabled(not busy and controller.writer.canUndo)
+        ui.redoButton.setEnabled(not busy and controller.writer.canRedo)
+        ui.nextSliceButton.setEnabled(outcome.nextSlice is not None)
+        self._showProgress(controller.progress)
+        ui.statusLabel.setText(self._sentence or controller.message)
+        if controller.uncertainty is not None and self.parameters is not None:
+            self.views.showOverlay(controller.uncertainty if self.parameters.showUncertainty else None)
+
+    def _showChoices(self) -> None:
+        if self.parameters is None:
+            return
+        for box, (name, _items) in CHOICES.items():
+            widget = getattr(self.ui, box)
+            index = widget.findData(getattr(self.parameters, name))
+            if widget.currentIndex != index:
+                wasBlocked = widget.blockSignals(True)
+                widget.setCurrentIndex(index)
+                widget.blockSignals(wasBlocked)
+        self.models.show(self.parameters.model, self.parameters.device)
+
+    def _showProgress(self, progress: Progress | None) -> None:
+        bar = self.ui.progressBar
+        bar.setVisible(progress is not None)
+        if progress is None:
+            return
+        bar.setRange(0, progress.total)
+        bar.setValue(progress.done)
+        bar.setFormat(f"{progress.message}{timeLeft(progress, self._clock())}")
+
+    def _connect(self) -> None:
+        ui = self.ui
+        buttons = {
+            "addButton": self.onAdd,
+            "useSliceButton": self.onUseSlice,
+            "addFilesButton": self.onAddFiles,
+            "addFolderButton": self.onAddFolder,
+            "removeButton": self.onRemove,
+            "checkButton": self.onCheck,
+            "segmentButton": self.onSegment,
+            "cancelButton": self.controller.cancel,
+            "undoButton": self.controller.undo,
+            "redoButton": self.controller.redo,
+            "nextSliceButton": self.onNextSlice,
+            "acceptButton": self.onAccept,
+        }
+        for name, slot in buttons.items():
+            getattr(ui, name).connect("clicked()", slot)
+        ui.previewButton.connect("toggled(bool)", self.onPreview)
+        for box, (name, _items) in CHOICES.items():
+            getattr(ui, box).connect(
+                "currentIndexChanged(int)",
+                lambda index, box=box, name=name: self._setParameter(name, getattr(ui, box).itemData(index)),
+            )
+
+    def _setParameter(self, name: str, value) -> None:
+        if self.parameters is not None:
+            setattr(self.parameters, name, value)
+
+    def _choose(self, choices: dict) -> None:
+        self._setParameter("segments", json.dumps(json.loads(self.parameters.segments) | choices))
+
+    def _checked(self, order: Order | None) -> bool:
+        """Whether an order can be carried out; says what is missing otherwise."""
+        try:
+            if order is not None:
+                order.check()
+            return order is not None
+        except InputError as error:
+            self.say(str(error))
+            return False
+
+    def onAdd(self) -> None:
+        volume = self.ui.exampleVolumeSelector.currentNode()
+        segmentation = self.ui.exampleSegmentationSelector.currentNode()
+        if volume is None or segmentation is None:
+            self.say(_("Choose a labelled volume and its segmentation beside the button first."))
+        else:
+            self.add(volume, segmentation)
+
+    def add(self, volume: slicer.vtkMRMLScalarVolumeNode, segmentation: slicer.vtkMRMLSegmentationNode) -> None:
+        """Add an example; of the target itself only the slices that are drawn now."""
+        row = ExampleRow(volume=volume, segmentation=segmentation)
+        if volume is not self.parameters.target:
+            self.examples.add(row)
+            return
+        # Its own result must not turn into an example unseen.
+        axis = self._axisName()
+        self.controller.chores.add(
+            grid.drawnSlices(volume, segmentation, axis),
+            lambda slices: self._addDrawn(replace(row, slices=slices, axis=axis)),
+            lambda error: self.say(str(error)),
+        )
+
+    def _addDrawn(self, row: ExampleRow) -> None:
+        if row.slices:
+            self.examples.add(row)
+        else:
+            self.say(_("The segmentation '{name}' is empty.").format(name=row.segmentation.GetName()))
+
+    def onUseSlice(self) -> None:
+        """The displayed slice of the target, as it is drawn in the segmentation chosen for examples, or the output."""
+        chosen = self.ui.exampleSegmentationSelector.currentNode()
+        self._teach(chosen or self.parameters.output)
+
+    def onAccept(self) -> None:
+        self._teach(self.parameters.output)
+
+    def _teach(self, segmentation) -> None:
+        target = self.parameters.target
+        if target is None or segmentation is None:
+            self.say(_("Choose the volume at the top, and the segmentation in which the slice is drawn."))
+            return
+        rows = [
+            row
+            for row in self.examples.rows()
+            if row.volume is target and row.segmentation is segmentation and row.axis
+        ]
+        axis = rows[0].axis if rows else self._axisName()
+        index = self.views.displayed(target, axis)
+        if index is None:
+            self.say(_("No {axis} view shows a slice of the volume; scroll to the slice first.").format(axis=axis))
+            return
+        slices = sorted({*(rows[0].slices if rows else ()), index})
+        self.examples.add(ExampleRow(volume=target, segmentation=segmentation, slices=tuple(slices), axis=axis))
+        self.say(_("{axis} slice {index} teaches now.").format(axis=axis.capitalize(), index=index))
+
+    def _axisName(self) -> str:
+        order = self.order()
+        if order.axis != "auto":
+            return order.axis
+        return self.controller.outcome.axis or grid.acrossSlices(order.target)
+
+    def onAddFiles(self) -> None:
+        image = qt.QFileDialog.getOpenFileName(None, _("Image of an example"))
+        labels = image and qt.QFileDialog.getOpenFileName(None, _("Its labels"))
+        if image and labels:
+            self.addFiles(image, labels)
+
+    def onAddFolder(self) -> None:
+        images = qt.QFileDialog.getExistingDirectory(None, _("Folder of the images"))
+        labels = images and qt.QFileDialog.getExistingDirectory(None, _("Folder of the labels, of the same names"))
+        if images and labels:
+            self.addFiles(images, labels)
+
+    def addFiles(self, images: str, labels: str) -> None:
+        """Add an image and its labels, or all of two folders; the worker reads what they hold."""
+
+        def described(answer):
+            for pair in answer["pairs"]:
+                names = tuple((value, name) for value, name in pair["labels"])
+                self.examples.add(ExampleRow(imagePath=pair["image"], labelsPath=pair["mask"], names=names))
+
+        self.controller.ask("describe", {"images": images, "labels": labels}, described, _("Reading the examples"))
+
+    def onRemove(self) -> None:
+        self.examples.remove(self.exampleTable.selectedKeys())
+
+    def onCheck(self) -> None:
+        order = self.order()
+        if self._checked(order):
+            self._preparedKey = order.key
+            self.controller.prepare(order)
+
+    def onSegment(self) -> None:
+        if self._checked(self.order()):
+            self._preparedKey = self.order().key
+            self.controller.segment(self.order())
+
+    def onPreview(self, on: bool) -> None:
+        self._previewed = None
+        if not on:
+            self.controller.hidePreview()
+        elif not self._checked(self.order()):
+            self.ui.previewButton.setChecked(False)
+
+    def onNextSlice(self) -> None:
+        outcome = self.controller.outcome
+        self.views.jump(self.parameters.target, outcome.axis, outcome.nextSlice)
+
+    def _followPreview(self) -> None:
+        order = self.order()
+        settled = self._clock() - self._changedAt > SETTLED_S
+        if not self.ui.previewButton.checked or self.controller.state == BUSY or order is None or not settled:
+            return
+        if order.key != self._preparedKey:
+            self._preparedKey = order.key
+            if self._checked(order):
+                self.controller.prepare(order)
+            return
+        if self.controller.state == FAILED:
+            self.ui.previewButton.setChecked(False)
+            return
+        axis = self._axisName()
+        place = (axis, self.views.displayed(order.target, axis))
+        if place[1] is not None and place != self._previewed:
+            self._previewed = place
+            self.controller.showPreview(order, *place)
+
+
+def timeLeft(progress: Progress, now: float) -> str:
+    """In words, once enough of the work is done to tell."""
+    done, elapsed = progress.done - progress.stepsSince, now - progress.since
+    if progress.total == 0 or done <= 0 or elapsed < 1:
+        return ""
+    seconds = elapsed / done * (progress.total - progress.done)
+    return _(", {seconds:.0f} s left").format(seconds=seconds)

@@ -1,0 +1,103 @@
+"""The preview of one slice: a segmentation of its own, so that nothing of the person's is touched by it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
+
+from InContextSegSlicer.order import Order
+
+NAME = "InContextSeg preview"
+_FILL, _OUTLINE = 0.35, 1.0
+_BINARY = "Binary labelmap"
+
+
+class SlicePreview:
+    """At most one node, made when there is something to show and never saved with the scene.
+
+    Attributes:
+        pending: whether a slice has been asked for and has not come yet.
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene):
+        self._scene, self._nodeId = scene, ""
+        self.pending = False
+
+    @property
+    def node(self) -> slicer.vtkMRMLSegmentationNode | None:
+        return self._scene.GetNodeByID(self._nodeId) if self._nodeId else None
+
+    def show(self, order: Order, names: Mapping[int, str], block: np.ndarray, cornerKji: Sequence[int]) -> None:
+        """Show the labels of one slice of the order's target.
+
+        Args:
+            names: of the segments by label value.
+            block: (k, j, i) labels, cropped.
+            cornerKji: where the block lies in the volume.
+        """
+        if self._scene.GetNodeByID(order.target.GetID()) is None or not block.any():
+            self.clear()
+            return
+        node = self.node or self._made()
+        node.SetAndObserveTransformNodeID(order.target.GetTransformNodeID())
+        labelmap = _labelmap(order.target, block, cornerKji)
+        segmentation = node.GetSegmentation()
+        wasModifying = node.StartModify()
+        segmentation.RemoveAllSegments()
+        for value, name in names.items():
+            segment = slicer.vtkSegment()
+            segment.SetName(name)
+            segment.SetColor(_colour(order, name, value))
+            # One image for all of them, each with its own value, as segments that do not overlap are kept anyway.
+            segment.AddRepresentation(_BINARY, labelmap)
+            segment.SetLabelValue(value)
+            segmentation.AddSegment(segment, name)
+        node.EndModify(wasModifying)
+
+    def clear(self) -> None:
+        """Take the preview away."""
+        node = self.node
+        if node is not None:
+            self._scene.RemoveNode(node)
+        self._nodeId = ""
+
+    def _made(self) -> slicer.vtkMRMLSegmentationNode:
+        node = slicer.vtkMRMLSegmentationNode()
+        node.SetName(NAME)
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        self._scene.AddNode(node)
+        self._nodeId = node.GetID()
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSaveWithScene(False)
+        display.SetVisibility3D(False)
+        display.SetOpacity2DFill(_FILL)
+        display.SetOpacity2DOutline(_OUTLINE)
+        node.GetSegmentation().SetSourceRepresentationName(_BINARY)
+        return node
+
+
+def _labelmap(
+    target: slicer.vtkMRMLScalarVolumeNode, block: np.ndarray, cornerKji: Sequence[int]
+) -> slicer.vtkOrientedImageData:
+    image = slicer.vtkOrientedImageData()
+    extent = [bound for low, length in zip(cornerKji, block.shape, strict=True) for bound in (low, low + length - 1)]
+    image.SetExtent(*extent[4:6], *extent[2:4], *extent[0:2])
+    ijkToRas = vtk.vtkMatrix4x4()
+    target.GetIJKToRASMatrix(ijkToRas)
+    image.SetGeometryFromImageToWorldMatrix(ijkToRas)
+    kind = np.uint8 if block.max(initial=0) < 256 else np.uint16
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(block, kind).ravel(), deep=True))
+    return image
+
+
+def _colour(order: Order, name: str, value: int) -> tuple[float, float, float]:
+    for row in order.examples:
+        found = row.segmentation.GetSegmentation().GetSegmentIdBySegmentName(name) if row.segmentation else ""
+        if found:
+            return row.segmentation.GetSegmentation().GetSegment(found).GetColor()
+    colours = ((0.9, 0.75, 0.2), (0.3, 0.75, 0.4), (0.35, 0.6, 0.95), (0.9, 0.4, 0.4), (0.7, 0.5, 0.9))
+    return colours[(value - 1) % len(colours)]

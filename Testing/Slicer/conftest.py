@@ -1,0 +1,91 @@
+"""Fixtures of everything that runs in the harness; without slicer-core and PySide6 these tests are skipped."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from Testing.Slicer import harness
+from Testing.Slicer.harness.errors import Errors
+
+REASON = harness.missing()
+FOLDER = Path(__file__).parent
+
+
+class Skipped(pytest.Module):
+    """A test file that cannot be imported here."""
+
+    def collect(self):
+        """Skip with the reason."""
+        pytest.skip(REASON, allow_module_level=True)
+
+
+def pytest_configure(config):
+    """Qt 6 calls old what Qt 5 has no other name for."""
+    config.addinivalue_line("filterwarnings", "ignore:.*marked as deprecated:DeprecationWarning")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Test files of this folder may import qt, ctk and slicer at their head."""
+    if module_path.parent != FOLDER:
+        return None
+    if REASON:
+        return Skipped.from_parent(parent, path=module_path)
+    from Testing.Slicer.harness import app
+
+    app.start()
+    return None
+
+
+@pytest.fixture(autouse=True)
+def strictErrors():
+    """Fail the test on any exception in a slot, an event handler or an observer; `take()` those that are expected."""
+    errors = Errors()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "excepthook", errors.note)
+        previous = None
+        if not REASON:
+            from PySide6.QtCore import qInstallMessageHandler
+
+            previous = qInstallMessageHandler(errors.warn)
+        yield errors
+        if not REASON:
+            qInstallMessageHandler(previous)
+    if errors.seen:
+        pytest.fail(f"Qt or VTK swallowed this:\n{errors.report()}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def application():
+    """`slicer.app` of the harness."""
+    import slicer
+
+    yield slicer.app
+    slicer.app.close()
+
+
+@pytest.fixture
+def scene(application, strictErrors):
+    """`slicer.mrmlScene`, empty but for what Slicer puts there at its start; panels are closed after the test."""
+    import slicer
+
+    from Testing.Slicer.harness import app
+
+    app.clean()
+    yield slicer.mrmlScene
+    app.clean()
+
+
+@pytest.fixture
+def sliceView(scene):
+    """A function that makes an offscreen slice view: `sliceView("Red", "Axial", (512, 512))`."""
+    import slicer
+
+    from Testing.Slicer.harness.views import SliceWidget
+
+    def make(name="Red", orientation="Axial", size=(512, 512)):
+        widget = SliceWidget(name, orientation, size)
+        slicer.app.layoutManager().add(name, widget)
+        return widget
+
+    return make
