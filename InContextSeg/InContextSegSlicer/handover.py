@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import slicer
+
 from InContextSegLib.client import WorkerClient
 from InContextSegLib.protocol import ArrayRef
-
 from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
 

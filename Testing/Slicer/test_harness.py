@@ -1,9 +1,11 @@
 """The harness itself: it lets no error pass, and its `qt` is PythonQt's."""
 
+import re
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import ctk
 import numpy as np
@@ -142,6 +144,11 @@ def test_what_nobody_has_is_missing():
         ctk.ctkNothing  # noqa: B018
 
 
+def test_what_came_with_qt_6_is_missing():
+    with pytest.raises(ValueError, match="came with Qt 6"):
+        qt.QCheckBox("x").connect("checkStateChanged(Qt::CheckState)", print)
+
+
 def test_constructors_take_no_keywords():
     with pytest.raises(TypeError, match="no keyword arguments"):
         qt.QPushButton(text="go")
@@ -252,6 +259,12 @@ def test_settings_are_forgotten_between_tests(scene):
 def test_a_pair_that_breaks_python_is_named():
     assert "corrupts" in harness.wrong_pair("6.12.0", (3, 11))
     assert harness.wrong_pair("6.12.0", (3, 12)) == harness.wrong_pair("6.11.1", (3, 11)) == ""
+
+
+def test_the_lock_pins_a_pair_that_works():
+    lock = (Path(harness.__file__).parents[3] / "requirements-slicer.lock").read_text(encoding="utf-8")
+    version = re.search(r"^PySide6_Essentials==(.*)$", lock, re.MULTILINE)[1]
+    assert [harness.wrong_pair(version, python) for python in ((3, 11), (3, 12))] == ["", ""]
 
 
 def test_a_missing_package_is_the_reason(monkeypatch):

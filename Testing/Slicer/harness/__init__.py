@@ -3,6 +3,9 @@
 import importlib.metadata
 import sys
 
+# Names that PySide6 knows and Qt 5.15, with which Slicer is built, does not.
+NEWER_THAN_SLICER = {"checkStateChanged", "globalPosition", "labelDrawingMode", "accessibleIdentifier"}
+
 
 def missing() -> str:
     """Why the harness cannot run here, as one sentence; empty where it can."""

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 import types
+import warnings
 from pathlib import Path
 
 import slicer
@@ -282,7 +283,8 @@ class Application(qt.QObject):
     def finish_startup(self):
         """Tell the modules that were loaded since the last time that Slicer has started."""
         self.startupCompleted.emit()
-        with contextlib.suppress(RuntimeError, RuntimeWarning):  # nobody was connected
+        with warnings.catch_warnings(), contextlib.suppress(RuntimeError):  # nobody was connected
+            warnings.simplefilter("ignore")
             self.startupCompleted.disconnect()
 
 

@@ -128,10 +128,10 @@ class ctkCollapsibleButton(qt.QWidget):
         painter.end()
 
 
-NUMBERS = {"minimum": float, "maximum": float, "singleStep": float, "decimals": int, "prefix": str, "suffix": str}
+NUMBERS = {"singleStep": float, "decimals": int, "prefix": str, "suffix": str}
 
 
-@forward({**NUMBERS, "value": float}, "_box")
+@forward({**NUMBERS, "minimum": float, "maximum": float, "value": float}, "_box")
 @remember({"tracking": True, "pageStep": 10.0, "tickInterval": 0.0, "spinBoxVisible": True, "popupSlider": False})
 class ctkSliderWidget(qt.QWidget):
     """A slider and a number that follow each other."""

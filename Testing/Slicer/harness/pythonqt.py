@@ -12,6 +12,8 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 import shiboken6
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
+from . import NEWER_THAN_SLICER
+
 qt = types.ModuleType("qt", "PySide6 by the conventions of PythonQt.")
 SOURCES = (QtCore, QtGui, QtWidgets)
 APPLICATIONS = ("QCoreApplication", "QGuiApplication", "QApplication")
@@ -114,6 +116,8 @@ class PythonQtObject:
         """Call a Python function, or a slot named by its signature, when the signal is emitted."""
         if "(" not in signature or not _is_signal(self, signature):
             raise ValueError(f"{type(self).__name__} has no signal {signature}; name one with the types it carries.")
+        if signature.split("(")[0] in NEWER_THAN_SLICER:
+            raise ValueError(f"{signature} came with Qt 6; Slicer is built with Qt 5.15, connect to an older signal.")
         function = receiver if slot is None else getattr(receiver, slot.split("(")[0])
         if not callable(function):
             raise TypeError(f"{signature} was connected to {function!r}; connect it to something that can be called.")
@@ -222,8 +226,6 @@ class UiLoader(QtUiTools.QUiLoader):
         buffer.setData(QtCore.QByteArray(ElementTree.tostring(root)))
         buffer.open(QtCore.QIODevice.ReadOnly)
         widget = super().load(buffer, parent)
-        if widget is None:
-            raise RuntimeError(f"The .ui file cannot be loaded: {self.errorString()}.")
         for sender, signal, receiver, slot in wanted:
             self._named(widget, sender).connect(signal, self._named(widget, receiver), slot)
         widget.__dict__["_loader"] = self  # keeps the widgets it made

@@ -266,7 +266,7 @@ class qMRMLSegmentsTableView(_Segmented):
         layout = qt.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._table)
-        self._table.selectionModel().selectionChanged.connect(self.selectionChanged)
+        self._table.selectionModel().selectionChanged.connect(lambda new, old: self.selectionChanged.emit(new, old))
 
     def setSegmentationNode(self, node):
         """Show the segments of this node."""
