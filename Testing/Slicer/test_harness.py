@@ -279,3 +279,11 @@ def test_a_folder_without_slicer_is_no_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(slicer, "__path__", [])
     with pytest.raises(FileNotFoundError, match="name a checkout"):
         app.use_python_of_slicer(str(tmp_path))
+
+
+def test_a_scene_that_was_read_from_a_text_leaves_nothing_behind(scene):
+    scene.SetLoadFromXMLString(1)
+    scene.SetSaveToXMLString(1)
+    scene.SetURL("/somewhere/scene.mrml")
+    app.clean()
+    assert (scene.GetLoadFromXMLString(), scene.GetSaveToXMLString(), scene.GetURL()) == (0, 0, "")
