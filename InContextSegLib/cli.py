@@ -15,7 +15,7 @@ from InContextSegLib.arguments import parser
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
 from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml, with_overrides
-from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError, sentence_of
 from InContextSegLib.files import json_text
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.progress import Report
@@ -66,11 +66,8 @@ def _said(error: BaseException) -> tuple[int, str]:
         return EXIT_CODES[Cancelled], "Cancelled."
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
-            return code, " ".join(str(error).split())
-    # Other libraries' messages can be pages long.
-    what = (str(error).strip().splitlines() or [""])[0]
-    about = f"{type(error).__name__}: {what}" if what else type(error).__name__
-    return BUG, f"unexpected error ({about}); run again with --debug to see where; please report it."
+            return code, sentence_of(error)
+    return BUG, f"{sentence_of(error)}; run again with --debug to see where; please report it."
 
 
 @contextmanager

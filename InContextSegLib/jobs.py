@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.colour import LUMINANCE, ColourMix
+from InContextSegLib import segnrrd
+from InContextSegLib.colour import LUMINANCE, ColourMix, palette
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.files import (
@@ -20,6 +21,7 @@ from InContextSegLib.files import (
     check_fits,
     ending_of,
     json_text,
+    read_labels,
     read_volume,
     whole_file,
     write_text,
@@ -29,6 +31,7 @@ from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import slab
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
+from InContextSegLib.segnrrd import Segment
 from InContextSegLib.slicing import Box
 from InContextSegLib.support import Label, LabelledVolume, paired_files
 from InContextSegLib.tasks import Brief, Drawn, findings, keep_drawn, open_session, shows
@@ -143,10 +146,11 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
 
     They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
     """
-    return [
-        LabelledVolume(read_volume(image, mix=mix), read_volume(labels, Kind.LABELS), str(image))
-        for image, labels in files_of(source)
-    ]
+    pairs = []
+    for path, labels in files_of(source):
+        image = read_volume(path, mix=mix)
+        pairs.append(LabelledVolume(image, read_labels(labels, image.geometry), str(path)))
+    return pairs
 
 
 def _check_outputs(job: SegmentJob, paths: Mapping[str, Path]) -> None:
@@ -192,7 +196,7 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
     with ExitStack() as stack:
         # What is entered first takes its name last: the record.
         aside = {what: stack.enter_context(_aside(path)) for what, path in reversed(paths.items())}
-        write_volume(aside["mask"], prediction.mask)
+        write_volume(aside["mask"], prediction.mask, segments_of(labels))
         if prediction.uncertainty is not None:
             write_volume(aside["uncertainty"], prediction.uncertainty)
         for label in labels if job.probabilities else ():
@@ -209,6 +213,11 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
     return record
 
 
+def segments_of(labels: Sequence[Label]) -> list[Segment]:
+    """The labels as a segmentation shows them, in the colours of the picture."""
+    return [Segment(label.value, label.name, palette(number)) for number, label in enumerate(labels)]
+
+
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A temporary file that takes the name `path` at the end; errors speak of `path`."""
@@ -220,5 +229,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 def _float_ending(ending: str) -> str:
-    """Pictures hold no fractions: what belongs to one is written as a volume of one slice."""
+    """Segmentations hold no fractions, nor do pictures: what belongs to one is written as a volume of one slice."""
+    if ending == segnrrd.ENDING:
+        return ".nrrd"
     return ending if ending in (".nii.gz", ".nii", ".nrrd", ".mha") else ".nii.gz"

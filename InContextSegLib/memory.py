@@ -1,12 +1,36 @@
-"""Freed memory is kept for the next tensor instead of being given back and fetched again."""
+"""The computer's memory: how much there is, and how a process of our own keeps what it freed."""
 
 import ctypes
+import os
 import sys
 
 # The parameters' numbers in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEPT_BYTES = 2**31 - 1
 _FETCHED_AT_ONCE_BYTES = 64 << 20
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows."""
+
+    _fields_ = (
+        ("length", ctypes.c_ulong),
+        ("load", ctypes.c_ulong),
+        *((name, ctypes.c_ulonglong) for name in ("total", "available", *"abcde")),
+    )
+
+
+def installed_bytes() -> tuple[int, int]:
+    """How much memory the computer has, and how much of it is free; 0 where it does not say."""
+    if sys.platform == "win32":
+        status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status.total, status.available
+    page = os.sysconf("SC_PAGE_SIZE")
+    found = [
+        page * os.sysconf(name) if name in os.sysconf_names else 0 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
+    ]
+    return found[0], found[1]
 
 
 def keep_freed_memory() -> bool:

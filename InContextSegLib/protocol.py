@@ -190,7 +190,7 @@ def request_of(message: Mapping[str, Any]) -> Any:
         InputError: if there is no such request, or a field is unknown, missing or makes no sense.
     """
     wanted = message.get("do")
-    if wanted not in REQUESTS:
+    if not isinstance(wanted, str) or wanted not in REQUESTS:
         raise InputError(f"There is no request {wanted!r}; choose one of {', '.join(REQUESTS)}.")
     payload = {name: value for name, value in message.items() if name not in ("id", "do", "lane")}
     return from_mapping(REQUESTS[wanted], payload, f"request {wanted}")

@@ -204,11 +204,11 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
         "slices": mask.geometry.shape[SlicePlan.of(mask.geometry, prediction.next_axis).array_axis],
         "unlike_slices": list(prediction.unlike),
         "doubtful": [doubt.record for doubt in foresight.doubtful] if foresight else [],
-        "expected": expected(session),
+        "expected": foreseen(session),
     }
 
 
-def expected(session: Session) -> dict[str, dict]:
+def foreseen(session: Session) -> dict[str, dict]:
     """By label name the Dice to expect, and the same without adapting where the network adapted."""
     if session.foresight is None:
         return {}

@@ -13,10 +13,8 @@ def assemble(ui, resourcePath) -> Panel:
     """The panel over the widgets `ui`, for the scene of the application."""
     scene = slicer.mrmlScene
     client = WorkerClient(QProcessTransport)
-    panel: list[Panel] = []
-    controller = Controller(client, scene, editorNode(scene), lambda: panel and panel[0].refresh())
-    panel.append(Panel(ui, controller, SliceViews(scene)))
-    return panel[0]
+    controller = Controller(client, scene, editorNode(scene))
+    return Panel(ui, controller, SliceViews(scene))
 
 
 def editorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLSegmentEditorNode:

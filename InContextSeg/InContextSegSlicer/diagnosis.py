@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .words import _
+from slicer.i18n import tr as _
 
 
 @dataclass(frozen=True)
@@ -16,26 +16,27 @@ class Failure:
 
 
 def explain(log: Sequence[str], exitCode: int) -> Failure:
-    """The first cause, in the order below, that the output of pip gives away.
+    """The first cause that the output of pip gives away.
 
+    From the unmistakable to the merely likely: a broken network makes pip say that a package does not exist.
     Warnings about retries stand in the log of installations that went well in the end, so ask only after a failure.
     """
     text = "\n".join(log)
-    for pattern, failure in _causes():
+    for pattern, failure in [*_ofThisComputer(), *_ofTheNetwork(), *_ofThePackages()]:
         if re.search(pattern, text, re.IGNORECASE):
             return failure
     return _unknown(log, exitCode)
 
 
-def _causes() -> list[tuple[str, Failure]]:
-    """From the unmistakable to the merely likely: a broken network makes pip say that a package does not exist."""
+def _ofThisComputer() -> list[tuple[str, Failure]]:
     return [
         (
             r"no space left on device|errno 28\b|winerror 112\b|not enough space on the disk|disk quota exceeded",
             Failure(
                 _("The disk is full."),
                 _(
-                    "Free some gigabytes on the disk that holds Slicer and on the one for temporary files; then try again."
+                    "Free some gigabytes on the disk that holds Slicer and on the one for temporary files, then try"
+                    " again."
                 ),
             ),
         ),
@@ -56,6 +57,15 @@ def _causes() -> list[tuple[str, Failure]]:
                 ),
             ),
         ),
+        (
+            r"memoryerror|cannot allocate memory|out of memory",
+            Failure(_("The computer ran out of memory."), _("Close other programs and try again.")),
+        ),
+    ]
+
+
+def _ofTheNetwork() -> list[tuple[str, Failure]]:
+    return [
         (
             r"certificate_verify_failed|certificate verify failed|sslerror|sslcertverificationerror",
             Failure(
@@ -86,6 +96,11 @@ def _causes() -> list[tuple[str, Failure]]:
                 _("Check the network and try again; what is already installed is kept."),
             ),
         ),
+    ]
+
+
+def _ofThePackages() -> list[tuple[str, Failure]]:
+    return [
         (
             r"resolutionimpossible|conflicting dependencies|cannot install .* because these package versions",
             Failure(
@@ -104,10 +119,6 @@ def _causes() -> list[tuple[str, Failure]]:
         (
             r"no module named '?pip\b",
             Failure(_("This Slicer has no pip, the tool that installs packages."), _("Install Slicer anew.")),
-        ),
-        (
-            r"memoryerror|cannot allocate memory|out of memory",
-            Failure(_("The computer ran out of memory."), _("Close other programs and try again.")),
         ),
     ]
 

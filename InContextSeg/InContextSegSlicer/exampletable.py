@@ -1,5 +1,6 @@
 """The table of labelled examples and what the person does to it."""
 
+import logging
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import PurePath
@@ -14,6 +15,7 @@ from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.order import namesIn
 from InContextSegSlicer.pixmap import pixmapOf
 
+log = logging.getLogger(__name__)
 NAME, LABELS, SLICES, AGREEMENT = range(4)
 THUMBNAIL_PX = 40
 WORDS = ("auto", "labelled", "all")
@@ -62,7 +64,7 @@ class ExampleTable:
             self._fill(place, row, _doubts(doubtful).get(row.key), reported)
         self._filling = False
         self._chores.drop()
-        self._chores.add(self._thumbnails(rows), lambda _done: None, lambda error: None)
+        self._chores.add(self._thumbnails(rows), bool, lambda error: log.warning("No thumbnail: %s", error))
 
     @property
     def busy(self) -> bool:
@@ -132,7 +134,8 @@ class ExampleTable:
             if row.fromFiles or not row.complete or key in self._pictures:
                 continue
             yield
-            picture = bridge.thumbnail(row.volume, row.segmentation, *_pictured(row), THUMBNAIL_PX)
+            ids = list(bridge.segmentNames(row.segmentation))
+            picture = bridge.thumbnail(row.volume, row.segmentation, ids, *_pictured(row), THUMBNAIL_PX)
             self._pictures[key] = pixmapOf(picture)
             self._filling = True
             self._widget.item(place, NAME).setIcon(qt.QIcon(self._pictures[key]))

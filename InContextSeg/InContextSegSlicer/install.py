@@ -4,6 +4,7 @@ torch comes through the extension PyTorch, the small rest through `slicer.packag
 see `outside.py` for how, and why. Nothing here waits: `Installer.poll` is called by a timer.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .diagnosis import Failure, explain
-from .words import _
+from slicer.i18n import tr as _
+
+from InContextSegSlicer.diagnosis import Failure, explain
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "InContextSegRequirements.txt"
 TORCH = "torch>=2.3"
@@ -249,7 +251,15 @@ class Installer:
 
     def _next(self) -> None:
         self.download = None
-        self._run = self._steps.pop(0)()
+        try:
+            self._run = self._steps.pop(0)()
+        except ImportError as error:
+            self._fail(
+                Failure(
+                    _("Slicer's extension PyTorch cannot be loaded: {error}").format(error=error),
+                    _("Remove it in the Extensions Manager and install it again; then try again here."),
+                )
+            )
 
     def _read(self, line: str) -> None:
         done = re.fullmatch(r"\s*Progress (\d+) of (\d+)\s*", line)
@@ -334,9 +344,10 @@ def isSatisfied(requirement: str, installed: Mapping[str, str]) -> bool:
 def writeConstraints(installed: Mapping[str, str]) -> Path:
     """A file that tells pip to leave what Slicer came with as it is.
 
-    It has a folder to itself, in which pip may also put what it downloads; the caller deletes the folder.
+    It has a folder to itself, in which pip may also put what it downloads; the caller deletes the folder. Named like
+    the folders of workers, so that after a crash it is swept away with these.
     """
-    file = Path(tempfile.mkdtemp(prefix="incontextseg-install-")) / "constraints.txt"
+    file = Path(tempfile.mkdtemp(prefix=f"incontextseg-{os.getpid()}-")) / "constraints.txt"
     file.write_text("".join(f"{name}=={installed[name]}\n" for name in PROTECTED if name in installed), "utf-8")
     return file
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import qt
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
-from .install import Installer, inUnits
-from .words import _
+from InContextSegSlicer.install import Installer, inUnits
 
 _UI = Path(__file__).resolve().parents[1] / "Resources" / "UI" / "InContextSegInstall.ui"
 _POLL_MS = 100
@@ -65,10 +65,15 @@ class InstallPanel:
         """The module goes away. A running installation of torch goes with it; it can be started again."""
         self._timer.stop()
         self.installer.cancel()
+        self.installer.poll()
 
     def showDevice(self, answer: Mapping) -> None:
         """Show what the worker answered to "device"."""
         self.ui.deviceLabel.text = describeDevice(answer, self._card)
+
+    def showTrouble(self, message: str) -> None:
+        """Show why the worker could not answer to "device", though everything is installed."""
+        self.ui.deviceLabel.text = _("PyTorch does not start: {message}").format(message=message)
 
     def onPrimary(self) -> None:
         if self.installer.state == "restart":

@@ -25,10 +25,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import slicer
+from slicer.i18n import tr as _
 
-from .install import canonical
-from .process import PythonProcess
-from .words import _
+from InContextSegSlicer.install import canonical
+from InContextSegSlicer.process import PythonProcess
 
 EXTENSION = "PyTorch"
 # Without these pip tries for minutes before it admits that there is no network, and may wait for an answer.
@@ -128,8 +128,9 @@ class PackagesRun:
                 logCallback=self._lines.append,
                 completedCallback=self._complete,
             )
-        except subprocess.CalledProcessError as error:
-            self.exitCode = error.returncode
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            self._lines.append(f"ERROR: {error}")
+            self.exitCode = 1
         # In testing mode, and outside the application, it waits in spite of blocking=False, and calls nothing back.
         if self.exitCode is None and not slicer.packaging.isPipInstallInProgress():
             self.exitCode = 0

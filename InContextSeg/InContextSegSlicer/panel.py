@@ -68,6 +68,7 @@ class Panel:
             for value, text in items():
                 getattr(ui, box).addItem(text, value)
         ui.progressBar.setVisible(False)
+        controller.changed, controller.made = self.refresh, self.receive
         self._connect()
 
     def setParameterNode(self, parameters) -> None:
@@ -109,6 +110,10 @@ class Panel:
             sliceRange=(chosen.firstSlice, chosen.lastSlice) if chosen.useRange else None,
             existing=chosen.existing,
         )
+
+    def receive(self, output: slicer.vtkMRMLSegmentationNode) -> None:
+        """A segmentation was made for the result."""
+        self._setParameter("output", output)
 
     def say(self, sentence: str) -> None:
         """Show a sentence until the next choice."""

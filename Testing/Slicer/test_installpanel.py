@@ -1,6 +1,7 @@
 """The installation as it is seen: states, buttons, words, and pictures where a folder for them is named."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ CPU = {"version": "0.1.0", "torch": "2.13.0+cpu", "devices": DEVICES[:1], "chose
 WHEEL = "https://download.pytorch.org/whl/cpu/torch-2.13.0%2Bcpu-cp312-cp312-manylinux_2_28_x86_64.whl"
 PIP = ["Looking in indexes: https://pypi.org/simple", "Collecting torch>=2.3", f"  Downloading {WHEEL} (191.4 MB)"]
 FULL = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path, monkeypatch):
+    """An installation that a test leaves unfinished leaves nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -170,7 +177,12 @@ def test_leaving_the_module_for_good_ends_the_installation(panel, outside):
     outside.small = Script([["Collecting"]] * 1000, 0)
     panel.ui.primaryButton.click()
     panel.cleanup()
-    assert outside.small.killed
+    assert outside.small.killed and panel.installer.state == "stopping"
+
+
+def test_a_torch_that_does_not_start_is_told(panel):
+    panel.showTrouble("The worker process could not start; it said: DLL load failed; ask again.")
+    assert panel.ui.deviceLabel.text.startswith("PyTorch does not start: The worker process could not start")
 
 
 def test_where_torch_is_there_already_only_the_rest_is_offered(scene):

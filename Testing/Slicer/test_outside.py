@@ -180,11 +180,15 @@ def test_in_testing_mode_slicer_packaging_waits_and_calls_nobody(scene, constrai
     monkeypatch.setattr(slicer.packaging, "pip_install", lambda *_arguments, **_options: None)
     assert PackagesRun(["einops"], constraints).exitCode == 0
 
+
+@pytest.mark.parametrize("error", [subprocess.CalledProcessError(3, "pip"), RuntimeError("no PythonSlicer")])
+def test_what_slicer_packaging_refuses_is_a_failure_with_its_words(scene, constraints, monkeypatch, error):
     def fail(*_arguments, **_options):
-        raise subprocess.CalledProcessError(3, "pip")
+        raise error
 
     monkeypatch.setattr(slicer.packaging, "pip_install", fail)
-    assert PackagesRun(["einops"], constraints).exitCode == 3
+    run = PackagesRun(["einops"], constraints)
+    assert (run.lines(), run.exitCode) == ([f"ERROR: {error}"], 1)
 
 
 def test_torch_is_asked_for_as_the_extension_would_but_in_a_process_of_its_own(outside, extension, constraints):

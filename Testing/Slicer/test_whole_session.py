@@ -66,8 +66,10 @@ def test_a_radiologists_whole_session(sarcoma, tmp_path):
     assert dice(first, mask(truth, target)) > 0.5
 
     doctor.press("undoButton")
+    doctor.wait()
     assert not mask(doctor.output, target).any()
     doctor.press("redoButton")
+    doctor.wait()
     assert np.array_equal(mask(doctor.output, target, "sarcoma"), first)
 
     # Correct a slice, accept it, and segment again: it stays as it was drawn.

@@ -1,0 +1,33 @@
+"""The bridge between the scene and arrays: what the rest of the extension uses of it, under one name."""
+
+from InContextSegSlicer.display import displayedIndex, jumpTo, showUncertainty, thumbnail
+from InContextSegSlicer.reading import (
+    arrayOf,
+    copySegmentLook,
+    ensureSegment,
+    ensureSegmentation,
+    geometryOf,
+    labelsInBox,
+    labelsOnGrid,
+    segmentNames,
+    terminologyOf,
+)
+from InContextSegSlicer.writing import Region, SegmentWriter
+
+__all__ = [
+    "Region",
+    "SegmentWriter",
+    "arrayOf",
+    "copySegmentLook",
+    "displayedIndex",
+    "ensureSegment",
+    "ensureSegmentation",
+    "geometryOf",
+    "jumpTo",
+    "labelsInBox",
+    "labelsOnGrid",
+    "segmentNames",
+    "showUncertainty",
+    "terminologyOf",
+    "thumbnail",
+]

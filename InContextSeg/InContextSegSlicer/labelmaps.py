@@ -1,0 +1,274 @@
+"""What the segments of a segmentation are made of: labelmaps that several may share, surfaces, and room for more."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from InContextSegLib.errors import InputError
+from InContextSegSlicer.lattice import (
+    Box,
+    Chore,
+    Grid,
+    Passage,
+    Raster,
+    arrayOfMatrix,
+    boxOfExtent,
+    extentOf,
+    inPieces,
+    intersection,
+    matrixOfArray,
+    sampled,
+    union,
+)
+
+LABELMAP = "Binary labelmap"
+SURFACE = "Closed surface"
+_NOTHING: Box = (np.zeros(3, int), np.zeros(3, int))
+_SURFACE_POINTS = 50_000
+
+
+def segmentOf(segmentationNode: Any, segmentID: str) -> Any:
+    """The segment of this identifier.
+
+    Raises:
+        InputError: if the segmentation was closed or has no such segment.
+    """
+    if segmentationNode.GetScene() is None:
+        raise InputError(f"The segmentation {segmentationNode.GetName()!r} is no longer in the scene; choose another.")
+    segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
+    if segment is None:
+        raise InputError(f"The segmentation {segmentationNode.GetName()!r} has no segment {segmentID!r}; choose again.")
+    return segment
+
+
+def labelmapOf(segment: Any) -> Any:
+    """The vtkOrientedImageData that holds a segment, perhaps with others; None where there is none."""
+    return segment.GetRepresentation(LABELMAP)
+
+
+def isEmpty(labelmap: Any) -> bool:
+    """Whether a labelmap, or the lack of one, holds no voxel at all."""
+    return labelmap is None or labelmap.IsEmpty() or labelmap.GetPointData().GetScalars() is None
+
+
+def gridOf(labelmap: Any, segmentationNode: Any) -> Grid:
+    """The lattice of a labelmap, under the transform of its segmentation."""
+    matrix = vtk.vtkMatrix4x4()
+    labelmap.GetImageToWorldMatrix(matrix)
+    return Grid(arrayOfMatrix(matrix), segmentationNode.GetParentTransformNode())
+
+
+def rasterOf(labelmap: Any) -> Raster:
+    """A labelmap's own memory: writing to the array writes to every segment that shares it."""
+    low, high = boxOfExtent(labelmap.GetExtent())
+    array = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(tuple(high - low))
+    return Raster(array, tuple(low.tolist()))
+
+
+def sharedBy(segmentationNode: Any, labelmap: Any) -> dict[int, str]:
+    """Which label of a labelmap is which segment."""
+    segmentation = segmentationNode.GetSegmentation()
+    segments = {segmentID: segmentation.GetSegment(segmentID) for segmentID in segmentation.GetSegmentIDs()}
+    return {s.GetLabelValue(): segmentID for segmentID, s in segments.items() if labelmapOf(s) is labelmap}
+
+
+class Reading:
+    """Chosen segments as labels of any grid: where several lie on one voxel, the one named first has it."""
+
+    def __init__(self, segmentationNode: Any, values: Mapping[str, int], grid: Grid):
+        largest = max(values.values(), default=0)
+        if min(values.values(), default=1) < 1 or largest > np.iinfo(np.uint16).max:
+            raise InputError(f"Segments become labels from 1 to 65535, but {dict(values)} came; number them anew.")
+        self.dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
+        self._node, self._values, self._grid = segmentationNode, dict(values), grid
+        self._surfaces: dict[str, Any] = {}
+
+    def prepare(self) -> Chore:
+        """Find the box outside of which there is nothing; has to be done before the first reading."""
+        box = _NOTHING
+        for labelmap, members in self._layers():
+            if labelmap is None:
+                for segmentID in members:
+                    self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
+                    box = union(box, _boundsOf(self._surfaces[segmentID]))
+            elif not isEmpty(labelmap):
+                passage = Passage(gridOf(labelmap, self._node), self._grid)
+                box = union(box, (yield from passage.reach(*boxOfExtent(labelmap.GetExtent()))))
+        return box
+
+    def __call__(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Labels (k, j, i) of a box, uint8 where that is enough, else uint16."""
+        labels = np.zeros(tuple(np.asarray(high) - low), dtype=self.dtype)
+        for labelmap, members in self._layers():
+            if labelmap is None:
+                for segmentID in members:
+                    inside = _rasterised(self._surfaces.get(segmentID), low, high)
+                    np.copyto(labels, self._values[segmentID], where=inside & (labels == 0))
+            elif not isEmpty(labelmap):
+                passage = Passage(self._grid, gridOf(labelmap, self._node))
+                found = sampled(rasterOf(labelmap), passage, low, high)
+                renamed = self._renamed(found, members)
+                np.copyto(labels, renamed, where=labels == 0)
+        return labels
+
+    def _layers(self) -> Iterator[tuple[Any, list[str]]]:
+        """Labelmaps with the segments wanted of them, in the order the segments were named."""
+        segments = {segmentID: segmentOf(self._node, segmentID) for segmentID in self._values}
+        for labelmap, run in groupby(segments, key=lambda segmentID: labelmapOf(segments[segmentID])):
+            yield labelmap, list(run)
+
+    def _renamed(self, found: np.ndarray, members: list[str]) -> np.ndarray:
+        labels = {segmentOf(self._node, segmentID).GetLabelValue(): self._values[segmentID] for segmentID in members}
+        table = np.zeros(max(labels) + 2, dtype=self.dtype)  # the last entry stands for everything beyond
+        for label, value in labels.items():
+            table[label] = value
+        return table.take(found if found.dtype.kind in "iu" else found.astype(np.int64), mode="clip")
+
+    def _surfaceIn(self, segmentID: str) -> Chore:
+        """The segment's surface with its points in indices of the grid."""
+        surface = segmentOf(self._node, segmentID).GetRepresentation(SURFACE)
+        if surface is None or surface.GetNumberOfPoints() == 0:
+            return None
+        passage = Passage(Grid(np.eye(4), self._node.GetParentTransformNode()), self._grid)
+        points, parts = vtk_to_numpy(surface.GetPoints().GetData()), []
+        for start in range(0, len(points), _SURFACE_POINTS):
+            parts.append(passage.points(points[start : start + _SURFACE_POINTS]))
+            yield
+        moved = vtk.vtkPolyData()
+        moved.ShallowCopy(surface)
+        moved.SetPoints(vtk.vtkPoints())
+        moved.GetPoints().SetData(numpy_to_vtk(np.concatenate(parts), deep=True))
+        return moved
+
+
+def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> Chore:
+    """Let a labelmap reach over a box; what it holds stays. An empty one takes the lattice of `grid`."""
+    while True:
+        empty = isEmpty(labelmap)
+        old = None if empty else rasterOf(labelmap)
+        low, high = box if empty else union(box, old.box)
+        grown = slicer.vtkOrientedImageData()
+        grown.SetGeometryFromImageToWorldMatrix(matrixOfArray(grid.affine))
+        grown.SetExtent(*extentOf(low, high))
+        kind = vtk.VTK_UNSIGNED_CHAR if empty else labelmap.GetScalarType()
+        largest = max(sharedBy(segmentationNode, labelmap), default=1)
+        grown.AllocateScalars(vtk.VTK_SHORT if empty and largest > np.iinfo(np.uint8).max else kind, 1)
+        new, unchanged = rasterOf(grown), labelmap.GetMTime()
+        source = Raster(np.zeros((0, 0, 0), np.uint8)) if empty else old
+        yield from _copied(new, source, lambda piece: piece)
+        if labelmap.GetMTime() == unchanged:  # else somebody drew meanwhile: once more
+            break
+    with keepingSurfaces(segmentationNode):
+        labelmap.ShallowCopy(grown)
+
+
+def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
+    """Move a segment out of a labelmap that it shares, so that it may lie over its neighbours."""
+    while True:
+        segment = segmentOf(segmentationNode, segmentID)
+        labelmap, label = labelmapOf(segment), segment.GetLabelValue()
+        own = slicer.vtkOrientedImageData()
+        if isEmpty(labelmap):
+            break
+        old, unchanged = rasterOf(labelmap), labelmap.GetMTime()
+        own.CopyDirections(labelmap)
+        own.SetOrigin(labelmap.GetOrigin())
+        own.SetSpacing(labelmap.GetSpacing())
+        own.SetExtent(labelmap.GetExtent())
+        own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        touched = yield from _copied(rasterOf(own), old, lambda piece: piece == label)  # noqa: B023 - used at once
+        if labelmap.GetMTime() == unchanged and segment.GetLabelValue() == label:
+            # In one go, since the label is free for another segment as soon as this one has left.
+            for low, high in touched:
+                window = old.array[tuple(map(slice, low - old.box[0], high - old.box[0]))]
+                window[window == label] = 0
+            break
+    with keepingSurfaces(segmentationNode):
+        segment.AddRepresentation(LABELMAP, own)
+        segment.SetLabelValue(1)
+
+
+@contextmanager
+def keepingSurfaces(segmentationNode: Any) -> Iterator[None]:
+    """Keep the surfaces shown in 3D, which go when a labelmap says that it was modified."""
+    segmentation = segmentationNode.GetSegmentation()
+    kept = {}
+    for segmentID in segmentation.GetSegmentIDs():
+        surface = segmentation.GetSegment(segmentID).GetRepresentation(SURFACE)
+        if surface is not None:
+            kept[segmentID] = surface
+    yield
+    for segmentID, surface in kept.items():
+        segment = segmentation.GetSegment(segmentID)
+        if segment is not None and segment.GetRepresentation(SURFACE) is None:
+            segment.AddRepresentation(SURFACE, surface)
+
+
+def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str]) -> Chore:
+    """Tell everybody that labelmaps hold something else; surfaces of changed segments are made anew, one by one."""
+    with keepingSurfaces(segmentationNode):
+        for labelmap in labelmaps:
+            if not isEmpty(labelmap):
+                labelmap.GetPointData().GetScalars().Modified()
+            labelmap.Modified()
+    yield
+    segmentation = segmentationNode.GetSegmentation()
+    for segmentID in segmentIDs:
+        segment = segmentation.GetSegment(segmentID)
+        if segment is not None and segment.GetRepresentation(SURFACE) is not None:
+            segment.RemoveRepresentation(SURFACE)
+            segmentation.CreateRepresentation(SURFACE, False)
+            yield
+
+
+def _copied(new: Raster, old: Raster, change) -> Chore:
+    """Fill `new` with `change` of what `old` holds there, else 0; return the boxes in which there is something."""
+    touched: list[Box] = []
+
+    def work(low, high):
+        window = new.array[tuple(map(slice, low - new.box[0], high - new.box[0]))]
+        window[...] = 0
+        first, last = intersection((low, high), old.box)
+        if np.all(first < last):
+            piece = change(old.array[tuple(map(slice, first - old.box[0], last - old.box[0]))])
+            window[tuple(map(slice, first - low, last - low))] = piece
+            if piece.any():
+                touched.append((first, last))
+
+    yield from inPieces(*new.box, work)
+    return touched
+
+
+def _boundsOf(surface: Any) -> Box:
+    """The box of voxels whose centres may lie in a surface given in indices."""
+    if surface is None:
+        return _NOTHING
+    ends = np.array(surface.GetBounds()).reshape(3, 2)[::-1]
+    return np.floor(ends[:, 0]).astype(int), np.ceil(ends[:, 1]).astype(int) + 1
+
+
+def _rasterised(surface: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Which voxels of a box have their centre in a surface given in indices: bool."""
+    first, last = intersection((low, high), _boundsOf(surface))
+    inside = np.zeros(tuple(np.asarray(high) - low), dtype=bool)
+    if np.any(first >= last):
+        return inside
+    stencil, image = vtk.vtkPolyDataToImageStencil(), vtk.vtkImageStencilToImage()
+    stencil.SetInputData(surface)
+    stencil.SetOutputOrigin(0, 0, 0)
+    stencil.SetOutputSpacing(1, 1, 1)
+    stencil.SetOutputWholeExtent(*extentOf(first, last))
+    image.SetInputConnection(stencil.GetOutputPort())
+    image.SetOutputScalarTypeToUnsignedChar()
+    image.SetInsideValue(1)
+    image.SetOutsideValue(0)
+    image.Update()
+    found = vtk_to_numpy(image.GetOutput().GetPointData().GetScalars()).reshape(tuple(last - first))
+    inside[tuple(map(slice, first - low, last - low))] = found
+    return inside
