@@ -275,7 +275,31 @@ def test_a_missing_package_is_the_reason(monkeypatch):
     assert harness.missing().startswith("slicer-core is not installed")
 
 
+def test_without_slicer_core_the_tests_are_skipped_with_the_reason():
+    script = """
+import importlib.metadata, pytest, sys
+known = importlib.metadata.version
+def version(name):
+    if name == "slicer-core":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+importlib.metadata.version = version
+sys.exit(pytest.main(["-ra", "-p", "no:cacheprovider", sys.argv[1]]))
+"""
+    result = subprocess.run([sys.executable, "-c", script, __file__], capture_output=True, text=True, check=False)
+    assert "1 skipped" in result.stdout
+    assert "slicer-core is not installed" in result.stdout
+
+
 def test_a_folder_without_slicer_is_no_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(slicer, "__path__", [])
     with pytest.raises(FileNotFoundError, match="name a checkout"):
         app.use_python_of_slicer(str(tmp_path))
+
+
+def test_a_scene_that_was_read_from_a_text_leaves_nothing_behind(scene):
+    scene.SetLoadFromXMLString(1)
+    scene.SetSaveToXMLString(1)
+    scene.SetURL("/somewhere/scene.mrml")
+    app.clean()
+    assert (scene.GetLoadFromXMLString(), scene.GetSaveToXMLString(), scene.GetURL()) == (0, 0, "")

@@ -112,7 +112,11 @@ def clean() -> None:
     while _panels:
         close_panel(_panels[-1])
     slicer.app.layoutManager().clear()
-    slicer.mrmlScene.Clear(True)
+    scene = slicer.mrmlScene
+    scene.Clear(True)
+    for reset in (scene.SetSaveToXMLString, scene.SetLoadFromXMLString):
+        reset(0)
+    scene.SetURL("")
     add_defaults()
     slicer.app.settings().clear()
     slicer.app.testing = False
