@@ -35,7 +35,7 @@ class BatchTab:
         ask: asks the worker: what, with which payload, and whom to tell of progress, the end and failure.
         cancel: stops a request, by the number that `ask` gave.
         openCase: loads an image file and its result for review.
-        looksOf: gives {name of a segment: (colour, terminology tags)} for the results, as far as they are known.
+        looksOf: gives {name of a segment: (colour, terminology entry)} for the results, as far as they are known.
     """
 
     def __init__(
@@ -354,7 +354,8 @@ class BatchTab:
         return finished[0] if len(rows) == 1 and finished else None
 
 
-def _look(value: int, colour: Iterable[float], tags: str) -> dict:
+def _look(value: int, colour: Iterable[float], terminology: str) -> dict:
+    tags = f"TerminologyEntry:{terminology}|" if terminology else ""
     return {"value": value, "colour": list(colour), "tags": tags}
 
 
