@@ -187,7 +187,7 @@ class Controller:
         self.cancel()
         self.chores.drop()
         self.hidePreview()
-        self.handover.keepOnly(())
+        self.handover.forgetAll()
         self.writer.forget()
         self.outcome, self.uncertainty = Outcome(), None
         self.changed()
