@@ -132,9 +132,9 @@ class Controller:
 
         self._begin(asking(), message)
 
-    def withTask(self, order: Order, onReady: Callable, onFailed: Callable) -> None:
-        """Hand over the examples of an order and pass the task on, for those who ask the worker themselves."""
-        self.chores.add(taskOf(order, self.handover), onReady, onFailed)
+    def askAlongside(self, do: str, payload, on_progress=None, on_done=None, on_failed=None) -> int:
+        """A request that leaves the panel free for others; the worker takes them in turn."""
+        return self.client.ask(do, payload, on_progress=on_progress, on_done=on_done, on_failed=on_failed)
 
     def cancel(self) -> None:
         """Stop what is going on; what was there before stays as it was."""

@@ -39,10 +39,11 @@ class ExampleTable:
         widget.setColumnCount(4)
         widget.setHorizontalHeaderLabels([_("Example"), _("Labels"), _("Slices"), _("Agreement")])
         widget.verticalHeader().setVisible(False)
-        widget.horizontalHeader().setStretchLastSection(True)
+        widget.horizontalHeader().setSectionResizeMode(NAME, qt.QHeaderView.Stretch)
         widget.setIconSize(qt.QSize(THUMBNAIL_PX, THUMBNAIL_PX))
         widget.verticalHeader().setDefaultSectionSize(THUMBNAIL_PX + 4)
-        widget.setColumnWidth(NAME, 190)
+        for column, width in ((LABELS, 110), (SLICES, 90), (AGREEMENT, 90)):
+            widget.setColumnWidth(column, width)
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
 
     def show(self, examples: ExampleList | None, doubtful: Sequence[Mapping], reported: bool) -> None:

@@ -39,8 +39,8 @@ class InstallPanel:
 
     def __init__(self, installer: Installer, onComplete: Callable[[], None] = lambda: None, card: str = ""):
         self.installer = installer
-        self._onComplete = onComplete
-        self._card = card
+        self.onComplete = onComplete
+        self.card = card
         self._logged = 0
         self.widget = slicer.util.loadUI(str(_UI))
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -69,7 +69,7 @@ class InstallPanel:
 
     def showDevice(self, answer: Mapping) -> None:
         """Show what the worker answered to "device"."""
-        self.ui.deviceLabel.text = describeDevice(answer, self._card)
+        self.ui.deviceLabel.text = describeDevice(answer, self.card)
 
     def showTrouble(self, message: str) -> None:
         """Show why the worker could not answer to "device", though everything is installed."""
@@ -94,7 +94,7 @@ class InstallPanel:
         if self.installer.state not in ("installing", "stopping"):
             self._timer.stop()
             if self.installer.state == "complete":
-                self._onComplete()
+                self.onComplete()
 
     def _start(self) -> None:
         self.ui.logEdit.clear()

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
 import qt
@@ -14,8 +14,9 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.controller import BUSY, FAILED, Controller, Progress
 from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.exampletable import ExampleTable
+from InContextSegSlicer.installpanel import InstallPanel, describeDevice
 from InContextSegSlicer.modelchoice import ModelChoice
-from InContextSegSlicer.order import Order, settingsOf, wantedSegments
+from InContextSegSlicer.order import Order, settingsOf, taskOf, wantedSegments
 from InContextSegSlicer.segmenttable import SegmentTable
 from InContextSegSlicer.sliceviews import SliceViews
 
@@ -51,10 +52,23 @@ class Panel:
         ui: the widgets by their names in the `.ui` file.
         controller: does the work.
         sliceViews: what is displayed.
+        install: says what is missing.
+
+    Attributes:
+        batch: the tab for many volumes, once it is there.
     """
 
-    def __init__(self, ui, controller: Controller, sliceViews: SliceViews, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        ui,
+        controller: Controller,
+        sliceViews: SliceViews,
+        install: InstallPanel,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.ui, self.controller, self.views, self._clock = ui, controller, sliceViews, clock
+        self.install, self.batch = install, None
+        install.onComplete = self.enter
         self.parameters = None
         self.examples: ExampleList | None = None
         self._order: Order | None = None
@@ -126,8 +140,42 @@ class Panel:
         self.exampleTable.tick()
         self._followPreview()
 
+    @property
+    def ready(self) -> bool:
+        """Whether everything that computing needs is installed."""
+        return self.install.installer.state == "complete"
+
+    def enter(self) -> None:
+        """The module is shown: see what is missing, and once nothing is, what there is to compute with."""
+        self.install.enter()
+        self.ui.installFrame.setVisible(not self.ready)
+        if self.ready:
+            self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
+        self.refresh()
+
+    def _showDevices(self, answer: Mapping) -> None:
+        self.models.showDevices(answer["devices"])
+        self.ui.deviceText.setText(describeDevice(answer, self.install.card))
+
+    def _showTrouble(self, kind: str, message: str) -> None:
+        if kind == "Missing":
+            self.install.showTrouble(message)
+            self.ui.installFrame.setVisible(True)
+        self.say(message)
+
+    def task(self) -> Generator:
+        """A chore: the task of the panel without its target, for whoever segments other volumes by it.
+
+        Raises:
+            InputError: for what is missing.
+        """
+        order = self.order()
+        order.check(needsTarget=False)
+        return taskOf(order, self.controller.handover)
+
     def close(self) -> None:
-        """End the worker; the panel is going away."""
+        """End the worker and whatever else runs; the panel is going away."""
+        self.install.cleanup()
         self.controller.close()
 
     @property
@@ -145,10 +193,11 @@ class Panel:
         self.segmentTable.show(
             order.wanted if order else (), order.examples if order else (), tuple(names), outcome.expected
         )
-        for name in ("segmentButton", "checkButton", "addButton", "useSliceButton", "addFilesButton"):
-            getattr(ui, name).setEnabled(not busy and order is not None)
-        for name in ("addFolderButton", "removeButton", "acceptButton"):
-            getattr(ui, name).setEnabled(not busy and order is not None)
+        free = not busy and order is not None
+        for name in ("addButton", "useSliceButton", "removeButton", "acceptButton"):
+            getattr(ui, name).setEnabled(free)
+        for name in ("segmentButton", "checkButton", "addFilesButton", "addFolderButton", "previewButton"):
+            getattr(ui, name).setEnabled((free or (name == "previewButton" and order is not None)) and self.ready)
         ui.cancelButton.setEnabled(busy)
         ui.undoButton.setEnabled(not busy and controller.writer.canUndo)
         ui.redoButton.setEnabled(not busy and controller.writer.canRedo)

@@ -47,7 +47,10 @@ class Radiologist:
         return self.panel.parameters.output
 
     def close(self) -> None:
-        app.close_panel(self.widget)
+        """Close the panel, if it is open."""
+        if self.widget is not None:
+            app.close_panel(self.widget)
+            self.widget = None
 
     def press(self, name: str) -> None:
         """Press a button, which must be there to be pressed."""
