@@ -277,7 +277,7 @@ class BatchTab:
         request = {
             "task": task,
             "overwrite": bool(self.ui.batchOverwriteBox.checked),
-            "looks": [[value, list(looks[name][0]), looks[name][1]] for value, name in task["labels"] if name in looks],
+            "looks": [_look(value, *looks[name]) for value, name in task["labels"] if name in looks],
         }
         self._run = BatchRun(self._ask, request, cases, self._told, self._ended)
         yield
@@ -352,6 +352,10 @@ class BatchTab:
             row for row in rows if row < len(self.statuses) and self.statuses[row].status in ("done", "skipped")
         ]
         return finished[0] if len(rows) == 1 and finished else None
+
+
+def _look(value: int, colour: Iterable[float], tags: str) -> dict:
+    return {"value": value, "colour": list(colour), "tags": tags}
 
 
 def savedVolumes(scene: slicer.vtkMRMLScene) -> tuple[list[str], list[str]]:
