@@ -214,8 +214,9 @@ class Panel:
         ui.nextSliceButton.setEnabled(outcome.nextSlice is not None)
         self._showProgress(controller.progress)
         ui.statusLabel.setText(self._sentence or controller.message)
-        if controller.uncertainty is not None and self.parameters is not None:
-            self.views.showOverlay(controller.uncertainty if self.parameters.showUncertainty else None)
+        shown = self.parameters is not None and self.parameters.showUncertainty
+        self.views.showOverlay(controller.uncertainty if shown else None)
+        ui.uncertaintyBox.setEnabled(controller.uncertainty is not None)
 
     def _showChoices(self) -> None:
         if self.parameters is None:
