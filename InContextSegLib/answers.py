@@ -17,13 +17,14 @@ from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256, r
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.files import as_intensities, as_labels, ending_of, read_colours, read_volume
+from InContextSegLib.files import as_intensities, as_labels, ending_of, read_colours, read_segments, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.leave_out import origin
 from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.jobs import Source, files_of
 from InContextSegLib.loading import Model, choose_device
 from InContextSegLib.memory import NO_MEMORY, installed_bytes, is_exhaustion
 from InContextSegLib.pictures import colours_of, grey_values
@@ -31,6 +32,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.protocol import (
     ArrayRef,
     Batch,
+    Describe,
     Device,
     ExampleRef,
     FileRef,
@@ -324,6 +326,18 @@ def batch(desk: Desk, request: Batch, report: Report) -> dict[str, Any]:
     return {"cases": [status.to_mapping() for status in told(request, way, report)]}
 
 
+def describe(desk: Desk, request: Describe, report: Report) -> dict[str, Any]:
+    """What labelled files hold, read before anything is computed from them."""
+    files, pairs = files_of(Source(Path(request.images), Path(request.labels))), []
+    for number, (image, mask) in enumerate(files):
+        report.step(number, len(files), f"{mask.name} is read")
+        labels = read_volume(mask, Kind.LABELS)
+        names = {segment.value: segment.name for segment in read_segments(mask)}
+        held = [(int(value), names.get(int(value), f"label {value}")) for value in np.unique(labels.array) if value]
+        pairs.append({"image": str(image), "mask": str(mask), "labels": held})
+    return {"pairs": pairs}
+
+
 def weights(desk: Desk, request: Weights, report: Report) -> dict[str, Any]:
     """Fetch or delete the weights of a catalogue entry, as the user asked."""
     entry, folder = find(request.name), cache_folder()
@@ -338,6 +352,7 @@ ANSWERS: Mapping[type, Callable[[Desk, Any, Report], dict[str, Any]]] = {
     Preview: preview,
     Segment: segment,
     Batch: batch,
+    Describe: describe,
     Weights: weights,
 }
 

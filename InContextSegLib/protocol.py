@@ -189,6 +189,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Describe:
+    """Asks what labelled files hold -> pairs: image, mask, and labels as pairs of a value and its name.
+
+    Attributes:
+        images: a file, or a folder of them.
+        labels: the labels of that file, or a folder of label maps with the same stems.
+    """
+
+    images: str
+    labels: str
+
+
+@dataclass(frozen=True)
 class Weights:
     """Asks to fetch or delete the weights of a catalogue entry, which only the user may wish -> path and sha256."""
 
@@ -214,6 +227,7 @@ REQUESTS = {
     "preview": Preview,
     "segment": Segment,
     "batch": Batch,
+    "describe": Describe,
     "weights": Weights,
     "cancel": Cancel,
     "stop": Stop,

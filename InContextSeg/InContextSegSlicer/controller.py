@@ -187,7 +187,7 @@ class Controller:
         self.cancel()
         self.chores.drop()
         self.hidePreview()
-        self.handover.keepOnly(())
+        self.handover.forgetAll()
         self.writer.forget()
         self.outcome, self.uncertainty = Outcome(), None
         self.changed()
@@ -270,8 +270,7 @@ class Controller:
         if output is None:
             output = bridge.ensureSegmentation(self.scene, target, f"{target.GetName()} segmentation")
             self.made(output)
-        block = np.array(self.client.fetch(answer["block"]["array"]))
-        yield
+        block = self.client.fetch(answer["block"]["array"])
         ids = {}
         for wanted in order.wanted:
             if wanted.enabled:
@@ -280,16 +279,29 @@ class Controller:
         region = regionOf(order, output, answer)
         corner = tuple(answer["block"]["corner_kji"])
         yield from self.writer.write(target, output, block, corner, ids, order.existing, region)
-        if answer["uncertainty"] is not None:
+        if answer["uncertainty"] is None:
+            # That of an earlier result would be taken for this one's.
+            self._removeUncertainty()
+        else:
             spread = self.client.fetch(answer["uncertainty"]["array"])
             self.uncertainty = yield from bridge.showUncertainty(
                 self.scene, target, spread, answer["uncertainty"]["corner_kji"], self.uncertainty
             )
+            self.client.forget(answer["uncertainty"]["array"])
+        self.client.forget(answer["block"]["array"])
+
+    def _removeUncertainty(self) -> None:
+        if self.uncertainty is not None:
+            self.scene.RemoveNode(self.uncertainty)
+            self.uncertainty = None
 
     def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
         self.preview.pending = False
         block = np.array(self.client.fetch(answer["block"]["array"]))
         self.preview.show(order, names, block, answer["block"]["corner_kji"])
+        for each in (answer["block"], answer["uncertainty"]):
+            if each is not None:
+                self.client.forget(each["array"])
         self.message = ""
         self.changed()
 

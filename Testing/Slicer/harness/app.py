@@ -45,8 +45,10 @@ def use_python_of_slicer(source: str | None) -> None:
         if not (originals / "i18n.py").is_file():
             raise FileNotFoundError(f"SLICER_SOURCE_DIR is {source}, which has no Base/Python/slicer; name a checkout.")
         slicer.__path__.insert(0, str(originals))
+        # The originals name widgets that no panel of ours has.
         views = sys.modules["qSlicerSubjectHierarchyModuleWidgetsPythonQt"] = types.ModuleType("standin")
         views.qMRMLSubjectHierarchyTreeView = type("qMRMLSubjectHierarchyTreeView", (), {})
+        ctkwidgets.ctk.__getattr__ = lambda name: type(qt.QWidget)(name, (qt.QWidget,), {})
 
 
 def start() -> None:
