@@ -23,7 +23,7 @@ from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.loading import Model, choose_device
-from InContextSegLib.memory import installed_bytes
+from InContextSegLib.memory import give_back_memory, installed_bytes
 from InContextSegLib.pictures import colours_of, grey_values
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import (
@@ -106,6 +106,7 @@ class Desk:
         """After a request came to nothing, give the memory of a GPU back: what nothing holds, or `everything`."""
         if everything:
             self.forget()
+        give_back_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -284,6 +285,7 @@ def segment(desk: Desk, request: Segment, report: Report) -> dict[str, Any]:
     # Examples cut from pictures serve along the first axis only, whatever was asked for.
     settings = replace(bound.settings, axes=tuple(session.supports))
     prediction = session.segment(bound.target, settings, report, box, scale=desk.scale(bound))
+    give_back_memory()
     mask = keep_drawn(prediction, bound.drawn, box)
     found = findings(session, prediction, mask)
     uncertainty = prediction.uncertainty
