@@ -26,7 +26,7 @@ from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import Source, files_of
 from InContextSegLib.loading import Model, choose_device
-from InContextSegLib.memory import NO_MEMORY, installed_bytes, is_exhaustion
+from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
 from InContextSegLib.pictures import colours_of, grey_values
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import (
@@ -113,6 +113,7 @@ class Desk:
         """After a request came to nothing, give the memory of a GPU back: what nothing holds, or `everything`."""
         if everything:
             self.forget()
+        give_back_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -367,6 +368,7 @@ def _segmented(desk: Desk, request: Segment, report: Report) -> tuple[Session, P
     # Examples cut from pictures serve along the first axis only, whatever was asked for.
     settings = replace(bound.settings, axes=tuple(session.supports))
     prediction = session.segment(bound.target, settings, report, box, scale=desk.scale(bound))
+    give_back_memory()
     mask = keep_drawn(prediction, bound.drawn, box)
     record = {
         "target": {"shape_kji": list(mask.geometry.shape)},

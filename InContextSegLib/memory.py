@@ -59,3 +59,9 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_TOP_PAD, _FETCHED_AT_ONCE_BYTES))
     return all([library.mallopt(number, value) for number, value in settings])
+
+
+def give_back_memory() -> bool:
+    """Let the system have what is kept, as after a large piece of work; whether the C library can do that."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return hasattr(library, "malloc_trim") and bool(library.malloc_trim(0))

@@ -142,8 +142,16 @@ class SharedFolder:
             return ""
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it."""
-        remove_folder(self.path)
+        """Remove the folder and all that is in it, whoever may still be writing there."""
+        path = self.path.with_name(f"{self.path.name}_gone")
+        try:
+            self.path.rename(path)
+        except OSError:
+            path = self.path  # Windows, with files that are mapped
+        deadline = time.monotonic() + _PATIENCE_S
+        while path.exists() and time.monotonic() < deadline:
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0 if not path.exists() else 0.05)
 
     def _path_of(self, name: str) -> Path:
         # Nothing outside the folder can be named.
@@ -171,16 +179,6 @@ def exhausted(pieces: Generator[None, None, Value]) -> Value:
             next(pieces)
         except StopIteration as end:
             return end.value
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder with its files, as far as possible."""
-    deadline = time.monotonic() + (_PATIENCE_S if os.name == "nt" else 0)
-    while True:
-        shutil.rmtree(path, ignore_errors=True)
-        if not path.exists() or time.monotonic() >= deadline:
-            return
-        time.sleep(0.05)
 
 
 def _sweep(parent: Path) -> None:

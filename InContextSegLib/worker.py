@@ -70,11 +70,12 @@ class Worker:
         computing.start()
         self._channel.send(**{"is": "ready", "version": __version__, "pid": os.getpid()})
         while not self._stopping and (line := self._requests.readline(LINE_BYTES)):
-            whole = line.endswith(b"\n")
+            text = line.decode("utf-8", "replace")
+            if not line.endswith(b"\n"):
+                text = text[:100]  # no request is that long, and its beginning is no JSON
             while line and not line.endswith(b"\n"):
                 line = self._requests.readline(LINE_BYTES)
-            if whole:
-                self._take(line.decode("utf-8", "replace"))
+            self._take(text)
         if self._stopping:
             computing.join()
             os._exit(0)
