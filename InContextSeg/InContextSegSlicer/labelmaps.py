@@ -90,12 +90,17 @@ class Reading:
         self._surfaces: dict[str, Any] = {}
 
     def prepare(self) -> Chore:
-        """Find the box outside of which there is nothing; has to be done before the first reading."""
+        """Bring surfaces to the grid; has to be done before the first reading."""
+        for labelmap, members in self._layers():
+            for segmentID in members if labelmap is None else ():
+                self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
+
+    def reach(self) -> Chore:
+        """Find the box outside of which there is nothing."""
         box = _NOTHING
         for labelmap, members in self._layers():
             if labelmap is None:
                 for segmentID in members:
-                    self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
                     box = union(box, _boundsOf(self._surfaces[segmentID]))
             elif not isEmpty(labelmap):
                 passage = Passage(gridOf(labelmap, self._node), self._grid)

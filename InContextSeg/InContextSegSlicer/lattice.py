@@ -16,8 +16,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 Chore = Generator[None, None, Any]
 Box = tuple[np.ndarray, np.ndarray]  # (k, j, i) low inclusive, high exclusive
 
-_PIECE_S = 0.008
-_FIRST_VOXELS = 1 << 17
+_PIECE_S = 0.006
+_FIRST_VOXELS = 1 << 14
+# Every piece costs something however small it is: below this a busy computer would be kept busier.
+_FEWEST_VOXELS = 1 << 12
 # Fraction of a voxel by which grids may be apart and still count as the same one; it changes no voxel's label.
 _SAME = 0.05
 _FACE_SAMPLES = 40
@@ -197,9 +199,9 @@ def inPieces(low: np.ndarray, high: np.ndarray, work: Callable[[np.ndarray, np.n
         if before is not None:
             yield from before
             continue
-        took = max(time.perf_counter() - begun, 1e-6)
-        done = float(np.prod(last - first))
-        voxels = done * min(4.0, max(0.1, _PIECE_S / took))
+        pace = _PIECE_S / max(time.perf_counter() - begun, 1e-6)
+        done = float(np.prod(last - first))  # less than asked for at the end of a plane or of the box
+        voxels = max(_FEWEST_VOXELS, done * max(pace, 0.25)) if pace < 1 else max(voxels, done * min(pace, 2.0))
         j = int(last[1]) if last[1] < high[1] else int(low[1])
         k = k if j > low[1] else int(last[0])
         yield

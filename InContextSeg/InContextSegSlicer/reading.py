@@ -103,7 +103,8 @@ def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: A
     def work(low, high):
         labels[tuple(map(slice, low, high))] = reading(low, high)
 
-    something = yield from reading.prepare()
+    yield from reading.prepare()
+    something = yield from reading.reach()
     yield from inPieces(*intersection(something, (np.zeros(3, int), shape)), work)
     return labels
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import vtk
 
-from InContextSegSlicer.lattice import Box, Chore, Grid, intersection, union
+from InContextSegSlicer.lattice import Box, Chore, Grid
 
 MADE_TAG = "InContextSeg.Made"
 _LEVEL = 1  # masks are almost all runs: more effort saves little
@@ -18,8 +18,9 @@ _LEVEL = 1  # masks are almost all runs: more effort saves little
 class VoxelSet:
     """Voxels of one grid, as bits in boxes no larger than they need to be."""
 
-    def __init__(self, parts: list[tuple[np.ndarray, tuple[int, int, int], np.ndarray]] | None = None):
-        self._parts = [] if parts is None else parts
+    def __init__(self):
+        self._boxes = np.zeros((0, 2, 3), int)  # low, high of every part
+        self._parts: list[np.ndarray] = []  # (k, j, i / 8): bits along i
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -27,40 +28,39 @@ class VoxelSet:
     @property
     def box(self) -> Box:
         """The box that holds them all."""
-        box = (np.zeros(3, int), np.zeros(3, int))
-        for low, shape, _ in self._parts:
-            box = union(box, (low, low + shape))
-        return box
+        if not self._parts:
+            return np.zeros(3, int), np.zeros(3, int)
+        return self._boxes[:, 0].min(axis=0), self._boxes[:, 1].max(axis=0)
 
     def add(self, low: np.ndarray, mask: np.ndarray) -> None:
         """Add the voxels of a mask (k, j, i) whose first voxel has the index `low`; they must be new to the set."""
         tight = tightBox(mask)
         if tight is not None:
-            cropped = mask[tuple(map(slice, *tight))]
-            self._parts.append((np.asarray(low) + tight[0], cropped.shape, np.packbits(cropped)))
+            self._append(tight + np.asarray(low), np.packbits(mask[tuple(map(slice, *tight))], axis=-1))
 
     def within(self, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
         """The voxels of a box as a mask (k, j, i); None where there are none."""
         mask = None
-        for corner, shape, bits in self._parts:
-            first, last = intersection((low, high), (corner, corner + shape))
-            if np.any(first >= last):
-                continue
+        lows, highs = np.maximum(self._boxes[:, 0], low), np.minimum(self._boxes[:, 1], high)
+        for number in np.flatnonzero((lows < highs).all(axis=1)):
+            first, last, corner = lows[number], highs[number], self._boxes[number, 0]
+            rows = self._parts[number][tuple(map(slice, (first - corner)[:2], (last - corner)[:2]))]
+            part = np.unpackbits(rows, axis=-1, count=int(last[2] - corner[2])).view(bool)
             mask = np.zeros(tuple(np.asarray(high) - low), dtype=bool) if mask is None else mask
-            part = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).view(bool)
             window = mask[tuple(map(slice, first - low, last - low))]
-            np.logical_or(window, part[tuple(map(slice, first - corner, last - corner))], out=window)
+            np.logical_or(window, part[..., first[2] - corner[2] :], out=window)
         return mask
+
+    def _append(self, box: np.ndarray, bits: np.ndarray) -> None:
+        self._boxes = np.concatenate([self._boxes, np.asarray(box)[None]])
+        self._parts.append(bits)
 
     def encoded(self, grid: Grid) -> Chore:
         """As text that a tag can hold."""
-        head = {
-            "affine": np.asarray(grid.affine).ravel().tolist(),
-            "parts": [[*map(int, low), *map(int, shape)] for low, shape, _ in self._parts],
-        }
+        head = {"affine": np.asarray(grid.affine).ravel().tolist(), "boxes": self._boxes.tolist()}
         packer = zlib.compressobj(_LEVEL)
         packed = [packer.compress(json.dumps(head).encode() + b"\n")]
-        for _, _, bits in self._parts:
+        for bits in self._parts:
             packed.append(packer.compress(bits.tobytes()))
             yield
         packed.append(packer.flush())
@@ -73,18 +73,19 @@ class VoxelSet:
             head, bits = zlib.decompress(base64.b64decode(text, validate=True)).split(b"\n", 1)
             described = json.loads(head)
             affine = np.array(described["affine"], dtype=float).reshape(4, 4)
-            boxes = np.array(described["parts"], dtype=int).reshape(-1, 6)
+            boxes = np.array(described["boxes"], dtype=int).reshape(-1, 2, 3)
         except (binascii.Error, zlib.error, ValueError, KeyError, TypeError):
             return cls()
-        if not Grid(affine).isGridOf(Grid(grid.affine)):
+        shapes = boxes[:, 1] - boxes[:, 0]
+        shapes[:, 2] = -(-shapes[:, 2] // 8)
+        ends = np.cumsum(shapes.prod(axis=1))
+        if not len(ends) or ends[-1] != len(bits) or not Grid(affine).isGridOf(Grid(grid.affine)):
             return cls()
-        parts, at, data = [], 0, np.frombuffer(bits, dtype=np.uint8)
-        for numbers in boxes:
-            shape = tuple(numbers[3:].tolist())
-            size = (int(np.prod(shape)) + 7) // 8
-            parts.append((numbers[:3], shape, data[at : at + size]))
-            at += size
-        return cls(parts if at == len(data) else None)
+        voxels = cls()
+        for box, shape, end in zip(boxes, shapes, ends, strict=True):
+            start = end - shape.prod()
+            voxels._append(box, np.frombuffer(bits[start:end], dtype=np.uint8).reshape(shape))
+        return voxels
 
 
 def tagOf(segment: Any, name: str) -> str:

@@ -1,4 +1,5 @@
 """Fixtures of everything that needs Slicer's scene; without slicer-core these tests are skipped."""
+# ruff: noqa: PLC0415
 
 import importlib.util
 import sys
@@ -10,7 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "InContextSeg"))
 MISSING = importlib.util.find_spec("slicer") is None
-collect_ignore_glob = ["test_chores.py", "test_examples.py", "test_whole_session.py", *(["test_*.py"] if MISSING else [])]
+collect_ignore_glob = [
+    "test_chores.py",
+    "test_examples.py",
+    "test_whole_session.py",
+    *(["test_*.py"] if MISSING else []),
+]
 
 
 @pytest.fixture(autouse=True)
