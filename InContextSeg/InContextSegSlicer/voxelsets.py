@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import vtk
 
-from InContextSegSlicer.lattice import Box, Chore, Grid
+from InContextSegSlicer.lattice import Box, Chore, Grid, union
 
 MADE_TAG = "InContextSeg.Made"
 _LEVEL = 1  # masks are almost all runs: more effort saves little
@@ -19,8 +19,10 @@ class VoxelSet:
     """Voxels of one grid, as bits in boxes no larger than they need to be."""
 
     def __init__(self):
-        self._boxes = np.zeros((0, 2, 3), int)  # low, high of every part
+        self._lows: list[list[int]] = []
+        self._highs: list[list[int]] = []
         self._parts: list[np.ndarray] = []  # (k, j, i / 8): bits along i
+        self._box = ([0, 0, 0], [0, 0, 0])
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -28,22 +30,27 @@ class VoxelSet:
     @property
     def box(self) -> Box:
         """The box that holds them all."""
-        if not self._parts:
-            return np.zeros(3, int), np.zeros(3, int)
-        return self._boxes[:, 0].min(axis=0), self._boxes[:, 1].max(axis=0)
+        return np.array(self._box[0]), np.array(self._box[1])
 
     def add(self, low: np.ndarray, mask: np.ndarray) -> None:
         """Add the voxels of a mask (k, j, i) whose first voxel has the index `low`; they must be new to the set."""
         tight = tightBox(mask)
         if tight is not None:
-            self._append(tight + np.asarray(low), np.packbits(mask[tuple(map(slice, *tight))], axis=-1))
+            ends = ((np.asarray(low) + end).tolist() for end in tight)
+            self._append(*ends, np.packbits(mask[tuple(map(slice, *tight))], axis=-1))
+
+    def meets(self, low: np.ndarray, high: np.ndarray) -> bool:
+        """Whether some of them may lie in a box."""
+        return bool(self) and all(low[n] < self._box[1][n] and self._box[0][n] < high[n] for n in range(3))
 
     def within(self, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
         """The voxels of a box as a mask (k, j, i); None where there are none."""
         mask = None
-        lows, highs = np.maximum(self._boxes[:, 0], low), np.minimum(self._boxes[:, 1], high)
+        if not self.meets(low, high):
+            return mask
+        lows, highs = np.maximum(self._lows, low), np.minimum(self._highs, high)
         for number in np.flatnonzero((lows < highs).all(axis=1)):
-            first, last, corner = lows[number], highs[number], self._boxes[number, 0]
+            first, last, corner = lows[number], highs[number], np.array(self._lows[number])
             rows = self._parts[number][tuple(map(slice, (first - corner)[:2], (last - corner)[:2]))]
             part = np.unpackbits(rows, axis=-1, count=int(last[2] - corner[2])).view(bool)
             mask = np.zeros(tuple(np.asarray(high) - low), dtype=bool) if mask is None else mask
@@ -51,13 +58,16 @@ class VoxelSet:
             np.logical_or(window, part[..., first[2] - corner[2] :], out=window)
         return mask
 
-    def _append(self, box: np.ndarray, bits: np.ndarray) -> None:
-        self._boxes = np.concatenate([self._boxes, np.asarray(box)[None]])
+    def _append(self, low: list[int], high: list[int], bits: np.ndarray) -> None:
+        self._box = tuple(end.tolist() for end in union(self.box, (np.array(low), np.array(high))))
+        self._lows.append(low)
+        self._highs.append(high)
         self._parts.append(bits)
 
     def encoded(self, grid: Grid) -> Chore:
         """As text that a tag can hold."""
-        head = {"affine": np.asarray(grid.affine).ravel().tolist(), "boxes": self._boxes.tolist()}
+        boxes = list(zip(self._lows, self._highs, strict=True))
+        head = {"affine": np.asarray(grid.affine).ravel().tolist(), "boxes": boxes}
         packer = zlib.compressobj(_LEVEL)
         packed = [packer.compress(json.dumps(head).encode() + b"\n")]
         for bits in self._parts:
@@ -84,7 +94,7 @@ class VoxelSet:
         voxels = cls()
         for box, shape, end in zip(boxes, shapes, ends, strict=True):
             start = end - shape.prod()
-            voxels._append(box, np.frombuffer(bits[start:end], dtype=np.uint8).reshape(shape))
+            voxels._append(*box.tolist(), np.frombuffer(bits[start:end], dtype=np.uint8).reshape(shape))
         return voxels
 
 

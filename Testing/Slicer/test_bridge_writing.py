@@ -343,7 +343,7 @@ def test_what_is_closed_between_two_steps_is_said(scene, closed, tinyPieces):
         "segmentation": lambda: scene.RemoveNode(segmentation),
         "segment": lambda: segmentation.GetSegmentation().RemoveSegment("E"),
     }[closed]()
-    expected = "has no segment 'E'" if closed == "segment" else "is no longer in the scene"
+    expected = "has no segment 'E'" if closed == "segment" else "was closed"
     with pytest.raises(InputError, match=expected):
         finish(chore)
     if closed == "segment":
@@ -356,7 +356,7 @@ def test_reading_says_when_the_segmentation_is_closed_between_two_steps(scene, t
     chore = bridge.labelsOnGrid(segmentation, {"B": 1}, volume)
     next(chore)
     scene.RemoveNode(segmentation)
-    with pytest.raises(InputError, match="is no longer in the scene"):
+    with pytest.raises(InputError, match="was closed"):
         finish(chore)
 
 
@@ -484,6 +484,14 @@ def test_what_cannot_be_written_is_refused(scene, change, message):
     with pytest.raises(InputError, match=message):
         finish(writer.write(volume, segmentation, **asked))
     assert masks(segmentation) == before
+
+
+def test_a_segmentation_that_was_closed_is_refused(scene):
+    volume, segmentation = world(scene)
+    writer, _ = writerFor(scene, segmentation, volume)
+    scene.RemoveNode(segmentation)
+    with pytest.raises(InputError, match="'Segmentation' was closed"):
+        finish(writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A"}))
 
 
 def test_an_editable_area_inside_a_missing_segment_is_refused(scene):
