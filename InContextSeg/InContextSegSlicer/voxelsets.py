@@ -12,7 +12,7 @@ import vtk
 from InContextSegSlicer.lattice import Box, Chore, Grid, union
 
 MADE_TAG = "InContextSeg.Made"
-_LEVEL = 1  # masks are almost all runs: more effort saves little
+_LEVEL = 6
 
 
 class VoxelSet:

@@ -54,39 +54,44 @@ def actions(scene) -> Generator[tuple[str, tuple[float, float]], None, None]:
     yield "arrayOf and geometryOf", timed(lambda: (bridge.arrayOf(volume), bridge.geometryOf(volume)))
     yield "labelsOnGrid of 3 segments", timed(bridge.labelsOnGrid(segmentation, three, volume))
     view = scene.AddNewNodeByClass("vtkMRMLSliceNode")
-    view.SetOrientationToAxial()
     yield "jumpTo", timed(lambda: bridge.jumpTo(view, volume, 0, 90))
     yield "displayedIndex", timed(lambda: bridge.displayedIndex(view, volume, 0))
     for name, axis in (("axial", 0), ("sagittal", 2)):
         picture = lambda axis=axis: bridge.thumbnail(volume, segmentation, list("ABC"), axis, 100, 96)  # noqa: E731
         yield f"thumbnail, {name}, with 3 segments", timed(picture)
     for size, block, corner in (("an organ", organ(), (60, 150, 120)), ("the largest", largest(), (0, 60, 60))):
-        writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-        for attempt, shown in (("first", block), ("again, changed", block[::-1, ::-1])):
-            writing = writer.write(volume, segmentation, shown, corner, {1: "D"})
-            yield f"write {size}, {attempt}, overwriting", timed(writing)
-        yield f"undo {size}", timed(writer.undo())
-        yield f"redo {size}", timed(writer.redo())
-        timed(writer.undo())
-        timed(writer.undo())
-        careful = slicer.vtkMRMLSegmentEditorNode()
-        careful.SetOverwriteMode(careful.OverwriteNone)
-        careful.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideVisibleSegments)
-        careful.SourceVolumeIntensityMaskOn()
-        careful.SetSourceVolumeIntensityMaskRange(-500, 500)
-        writer = bridge.SegmentWriter(scene, careful)
-        yield f"write {size}, masked", timed(writer.write(volume, segmentation, block, corner, {1: "D"}))
-        timed(writer.undo())
-        careful.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
-        careful.SourceVolumeIntensityMaskOff()
-        writer = bridge.SegmentWriter(scene, careful)
-        yield (
-            f"write {size}, over neighbours (own labelmap)",
-            timed(writer.write(volume, segmentation, block, corner, {1: "D"})),
-        )
-        timed(writer.undo())
-        yield f"showUncertainty of {size}", timed(bridge.showUncertainty(scene, volume, block * 50, corner))
+        yield from written(scene, volume, segmentation, (size, block, corner))
     yield from moved(scene, volume, segmentation)
+
+
+def written(scene, volume, segmentation, result):
+    """Write a result into D by every kind of rule, and take it back."""
+    size, block, corner = result
+    editor = slicer.vtkMRMLSegmentEditorNode()
+    writer = bridge.SegmentWriter(scene, editor)
+
+    def writing(labels):
+        return writer.write(volume, segmentation, labels, corner, {1: "D"})
+
+    editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideVisibleSegments)
+    editor.SourceVolumeIntensityMaskOn()
+    editor.SetSourceVolumeIntensityMaskRange(-500, 500)
+    yield f"write {size}, masked", timed(writing(block))
+    timed(writer.undo())
+    editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
+    editor.SourceVolumeIntensityMaskOff()
+    yield f"write {size}, overwriting neighbours", timed(writing(block))
+    yield f"write {size} again, changed", timed(writing(block[::-1, ::-1]))
+    yield f"undo {size}", timed(writer.undo())
+    yield f"redo {size}", timed(writer.redo())
+    timed(writer.undo())
+    timed(writer.undo())
+    timed(writer.write(volume, segmentation, np.ones((2, 9, 9), np.uint8), (9, 205, 9), {1: "D"}))
+    editor.SetOverwriteMode(editor.OverwriteNone)
+    yield f"write {size} over neighbours", timed(writing(block))
+    timed(writer.undo())
+    timed(writer.undo())
+    yield f"showUncertainty of {size}", timed(bridge.showUncertainty(scene, volume, block * 50, corner))
 
 
 def moved(scene, volume, segmentation):
