@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BUILT := .venv/.built
+HARNESS := .venv/.harness
 
 .DELETE_ON_ERROR:
 .PHONY: demo test bench weights clean .venv
@@ -11,7 +12,7 @@ BUILT := .venv/.built
 demo: $(BUILT)
 	$(BIN)/incontextseg demo --output demo-output
 
-test: $(BUILT)
+test: $(HARNESS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -32,6 +33,11 @@ $(BUILT): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# What only the tests of the Slicer module need: large, so that the demonstration does without.
+$(HARNESS): requirements-slicer.lock $(BUILT)
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements-slicer.lock
 	touch $@
 
 clean:

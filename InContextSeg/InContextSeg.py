@@ -56,7 +56,7 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = InContextSegLogic()
-        self.panel = assemble(self.ui, self.resourcePath)
+        self.panel = assemble(self.ui)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
@@ -74,6 +74,7 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self._showParameters()
+        self.panel.enter()
 
     def exit(self):
         self._hideParameters()

@@ -1,4 +1,4 @@
-"""How the colours of a picture become one grey value: a mix of red, green and blue."""
+"""How the colours of a picture become one grey value, and which colours labels have."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,19 @@ import numpy as np
 
 from InContextSegLib.errors import InputError
 
+# Of labels: Okabe and Ito's colours, told apart by colour-blind people too; those that stand out best from grey first.
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+
 # A pixel whose brightest channel is below this share of the picture's white is black and has no colour.
 BLACK = 0.1
 _WHITE_PERCENTILE = 99.5
 _LOWEST_PERCENTILE = 0.5
+
+
+def palette(number: int) -> tuple[float, float, float]:
+    """Red, green and blue from 0 to 1 of the label at place `number`; the colours begin again when they run out."""
+    red, green, blue = bytes.fromhex(COLOURS[number % len(COLOURS)].removeprefix("#"))
+    return red / 255, green / 255, blue / 255
 
 
 @dataclass(frozen=True)

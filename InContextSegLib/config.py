@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,9 +59,10 @@ def with_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict
 def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], where: str) -> Settings:
     """The frozen dataclass `cls` with the values of `mapping`.
 
-    Fields may be bool, int, float, str, Literal, other dataclasses, unions of these, `tuple[X, ...]`, `tuple[X, Y]`
-    and `dict[str, X]`. A bool is no int; an int is accepted where a float is asked. Whether a value makes sense is
-    for the dataclass to say, by a ValueError from its `__post_init__`.
+    Fields may be bool, int, float, str, Literal, Enum (by its value), other dataclasses, unions of these,
+    `tuple[X, ...]`, `tuple[X, Y]` and `dict[str, X]`. Of several dataclasses the one that has most of the keys is
+    meant. A bool is no int; an int is accepted where a float is asked. Whether a value makes sense is for the dataclass
+    to say, by a ValueError from its `__post_init__`.
 
     Args:
         where: what the mapping is, for the messages: usually the name of the file it was read from.
@@ -103,6 +105,8 @@ def _converted(annotation: Any, value: Any, place: _Place) -> Any:
         return _dataclass(annotation, value, place)
     if annotation in _SCALARS:
         return _scalar(annotation, value, place)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return annotation(_literal(Literal[tuple(choice.value for choice in annotation)], value, place))
     convert = _CONVERTERS.get(get_origin(annotation))
     if convert is None:
         raise TypeError(f"{place.path}: settings of type {annotation} are not supported.")
@@ -149,6 +153,9 @@ def _union(annotation: Any, value: Any, place: _Place) -> Any:
     members = [member for member in get_args(annotation) if member is not NoneType]
     if len(members) == 1:
         return _converted(members[0], value, place)
+    tables = [member for member in members if dataclasses.is_dataclass(member)]
+    if tables and isinstance(value, Mapping):
+        return _dataclass(max(tables, key=lambda table: len(table.__dataclass_fields__.keys() & value)), value, place)
     for member in sorted(members, key=lambda member: member is not type(value)):
         try:
             return _converted(member, value, place)
@@ -266,6 +273,8 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, Enum):
+        return value.value
     if type(value) in _SCALARS:
         return value
     raise TypeError(f"settings cannot be written with a value of type {type(value).__name__}.")

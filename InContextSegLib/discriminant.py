@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,33 +20,40 @@ _WORTH_WHILE = 1.1
 # Weights are rounded to what a record shows, so that a record's weights give the very same pictures again.
 _DECIMALS = 4
 
+Image, Labels = TypeVar("Image"), TypeVar("Labels")
 Sample = tuple[np.ndarray | None, np.ndarray]
 Classes = dict[int, np.ndarray]  # pixels (n, channels) of every label of a picture
 
 
 def colour_mix(
-    files: Iterable[tuple[Path, Path]],
-    targets: Iterable[Path],
+    examples: Iterable[tuple[Image, Labels]],
+    targets: Iterable[Image],
     intensities: Intensities,
-    labels_of: Callable[[Path], np.ndarray],
+    labels_of: Callable[[Labels], np.ndarray],
+    colours_of: Callable[[Image], np.ndarray | None] = read_colours,
 ) -> ColourMix:
     """How the colours of examples (image, labels) and targets become grey, as `mix_of` finds from the examples.
 
     It is one mix for all of them, so luminance where a single one is grey; and with a window, whose numbers are
-    luminances. `labels_of` reads the labels (k, j, i) of a file, those not asked for as 0.
+    luminances. `labels_of` reads labels (k, j, i), those not asked for as 0, and `colours_of` the colours
+    (k, j, i, 3) of an image, None where it is grey; of files unless told otherwise.
     """
     if intensities.window is not None:
         return replace(LUMINANCE, why="luminance, as a window of grey values came")
-    mix = mix_of(_samples(files, labels_of), np.random.default_rng(0))
-    if mix.weights != LUMINANCE.weights and any(read_colours(target) is None for target in targets):
+    mix = mix_of(_samples(examples, labels_of, colours_of), np.random.default_rng(0))
+    if mix.weights != LUMINANCE.weights and any(colours_of(target) is None for target in targets):
         return replace(LUMINANCE, why="luminance, as a target is no colour picture")
     return mix
 
 
-def _samples(files: Iterable[tuple[Path, Path]], labels_of: Callable[[Path], np.ndarray]) -> Iterator[Sample]:
+def _samples(
+    examples: Iterable[tuple[Image, Labels]],
+    labels_of: Callable[[Labels], np.ndarray],
+    colours_of: Callable[[Image], np.ndarray | None],
+) -> Iterator[Sample]:
     """Colours and labels of the planes that carry labels, as others may be unfinished."""
-    for image, masks in files:
-        colours = read_colours(image)
+    for image, masks in examples:
+        colours = colours_of(image)
         # Labels of another size are refused in plain words where the examples are cut.
         labels = None if colours is None else labels_of(masks)
         if labels is None or labels.shape != colours.shape[:3]:

@@ -15,3 +15,12 @@ class WeightsError(RuntimeError):
 
 class Cancelled(Exception):  # noqa: N818 - the outcome a user asked for, not an error
     """The user stopped the work; raised from `Report.step`."""
+
+
+def sentence_of(error: BaseException) -> str:
+    """What to tell a user of anything that went wrong."""
+    if isinstance(error, InputError | OutputError | WeightsError | Cancelled):
+        return " ".join(str(error).split())
+    # Other libraries' messages can be pages long.
+    what = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected error ({type(error).__name__}{f': {what}' if what else ''})"

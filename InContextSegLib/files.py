@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
-from InContextSegLib import nifti
+from InContextSegLib import nifti, segnrrd
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.dicom import is_dicom, read_series
 from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.pictures import colours_of, grey_values, read_picture
-from InContextSegLib.volume import Geometry, Kind, Volume, itk_geometry, itk_image
+from InContextSegLib.segnrrd import Segment
+from InContextSegLib.volume import Geometry, Kind, Volume, itk_geometry, itk_image, laid_onto
 
 _log = logging.getLogger(__name__)
 
 _NIFTI = (".nii.gz", ".nii")
-_ITK_VOLUMES = (".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
+_ITK_VOLUMES = (segnrrd.ENDING, ".nrrd", ".nhdr", ".mha", ".mhd")
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _DICOM = (".dcm", ".dicom", ".ima")
 READABLE = _NIFTI + _ITK_VOLUMES + _PICTURES + _DICOM
-WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff")
+WRITABLE = (".nii.gz", ".nii", segnrrd.ENDING, ".nrrd", ".mha", ".png", ".tif", ".tiff")
 _WRITABLE_PICTURES = (".png", ".tif", ".tiff")
 
 _LARGEST_LABEL = np.iinfo(np.uint16).max
@@ -57,8 +58,38 @@ def read_volume(path: str | Path, kind: Kind = Kind.INTENSITY, mix: ColourMix = 
     array, geometry = _load(path, kind)
     if array.ndim == 4:
         array = grey_values(array, kind, path, mix)
-    array = _as_labels(array, path) if kind is Kind.LABELS else _as_intensities(array, path)
+    array = as_labels(array, path) if kind is Kind.LABELS else as_intensities(array, path)
     return Volume(array, geometry, kind)
+
+
+def read_segments(path: str | Path) -> tuple[Segment, ...]:
+    """What the segments of a label map are called, with the values that `read_volume` gives them.
+
+    Only a .seg.nrrd knows, and tells in its header; the voxels are not read.
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
+    if ending_of(path) != segnrrd.ENDING:
+        return ()
+    if not Path(path).exists():
+        raise InputError(f"{path} does not exist.")
+    with _quiet_itk():
+        reader = _opened(Path(path))
+    return tuple(each.segment for each in _layered(reader, Path(path)))
+
+
+def read_labels(path: str | Path, geometry: Geometry) -> Volume:
+    """Read the label map of an image on `geometry`.
+
+    3D Slicer saves of a segmentation only the part that is not empty, perhaps with its axes reversed; it is laid onto
+    the image's grid where its voxels are voxels of that grid. What lies on another grid comes as it is.
+
+    Raises:
+        InputError: as `read_volume` does.
+    """
+    labels = read_volume(path, Kind.LABELS)
+    return laid_onto(labels, geometry) if ending_of(path) == segnrrd.ENDING else labels
 
 
 def read_colours(path: str | Path) -> np.ndarray | None:
@@ -76,11 +107,12 @@ def read_colours(path: str | Path) -> np.ndarray | None:
     return colours_of(array) if array.ndim == 4 else None
 
 
-def write_volume(path: str | Path, volume: Volume) -> None:
+def write_volume(path: str | Path, volume: Volume, segments: Sequence[Segment] = ()) -> None:
     """Write a volume, whole or not at all, with the geometry it has.
 
-    The ending of the name decides: .nii.gz, .nii, .nrrd, .mha, and for a single slice .png (uint8, uint16) and .tif.
-    Pictures keep the pixel size but not the position. float16 is stored as float32.
+    The ending of the name decides: .nii.gz, .nii, .nrrd, .mha, .seg.nrrd (labels), and for a single slice .png (uint8,
+    uint16) and .tif. Pictures keep the pixel size but not the position. float16 is stored as float32. The names and
+    colours of `segments` stand in a .seg.nrrd only.
 
     Raises:
         InputError: if the ending is unknown or the format cannot hold this volume.
@@ -92,6 +124,8 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     image = itk_image(array, volume.geometry)
     if ending in _WRITABLE_PICTURES:
         image = image[:, :, 0]
+    for key, text in segnrrd.header_of(array, segments).items() if ending == segnrrd.ENDING else ():
+        image.SetMetaData(key, text)
     with whole_file(path) as temporary:
         try:
             with _quiet_itk():
@@ -102,9 +136,9 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             raise _unfinished(temporary)
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
+def json_text(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
     """JSON that every reader accepts: what is undefined (nan or infinite) becomes null."""
-    return json.dumps(_defined(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_defined(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def make_folder(path: str | Path) -> None:
@@ -116,7 +150,7 @@ def make_folder(path: str | Path) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"The folder {path} could not be made: {_reason(error)}.") from error
+        raise OutputError(f"The folder {path} could not be made: {reason_of(error)}.") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -155,7 +189,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{path} could not be written: {_reason(error)}.") from error
+        raise OutputError(f"{path} could not be written: {reason_of(error)}.") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -191,7 +225,7 @@ def _load(path: str | Path, kind: Kind) -> _Read:
         with _quiet_itk():
             return _read(location, series, kind)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}.") from error
+        raise InputError(f"{path} cannot be read: {reason_of(error)}.") from error
 
 
 def _read(path: Path, series: str | None, kind: Kind) -> _Read:
@@ -204,6 +238,8 @@ def _read(path: Path, series: str | None, kind: Kind) -> _Read:
         return _read_nifti(path)
     if ending in _PICTURES:
         return read_picture(path, kind)
+    if ending == segnrrd.ENDING:
+        return _read_segmentation(path)
     if ending in _ITK_VOLUMES:
         return _read_with_itk(path)
     if ending in _DICOM or is_dicom(path):
@@ -219,15 +255,45 @@ def _read_nifti(path: Path) -> _Read:
 
 def _read_with_itk(path: Path, colours: bool = False) -> _Read:
     """Read any file ITK knows; `colours` says whether several channels may be colours."""
+    return _from_itk(_image(_opened(path)), path, colours)
+
+
+def _read_segmentation(path: Path) -> _Read:
+    """One label map out of the layers of a .seg.nrrd; without segments several layers are no labels."""
+    reader = _opened(path)
+    found = _layered(reader, path)
+    image = _image(reader)
+    if image.GetNumberOfComponentsPerPixel() == 1 or not found:
+        return _from_itk(image, path, colours=False)
+    return segnrrd.merged(sitk.GetArrayFromImage(image), found, path), itk_geometry(image)
+
+
+def _layered(reader: sitk.ImageFileReader, path: Path) -> list[segnrrd.Layered]:
+    header = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    return segnrrd.segments_in(header, reader.GetNumberOfComponents(), path)
+
+
+def _opened(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read the header."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _check_dimensions(path, reader.GetSize())
-        image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path} is damaged, incomplete or not the kind of image its name says.") from error
-    return _from_itk(image, path, colours)
+        raise _damage(path) from error
+    _check_dimensions(path, reader.GetSize())
+    return reader
+
+
+def _image(reader: sitk.ImageFileReader) -> sitk.Image:
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise _damage(reader.GetFileName()) from error
+
+
+def _damage(path: str | Path) -> InputError:
+    return InputError(f"{path} is damaged, incomplete or not the kind of image its name says.")
 
 
 def _check_dimensions(path: Path, size: tuple[int, ...]) -> None:
@@ -243,10 +309,7 @@ def _from_itk(image: sitk.Image, path: Path, colours: bool) -> _Read:
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"{path} holds complex numbers; save their magnitude instead.")
     if channels > 1 and not (colours and channels in (3, 4)):
-        raise InputError(
-            f"{path} holds {channels} values per voxel (a vector image or a segmentation with overlapping layers), but "
-            "one is needed; save one of them on its own."
-        )
+        raise InputError(f"{path} holds {channels} values per voxel, but one is needed; save one of them on its own.")
     array = sitk.GetArrayFromImage(image)
     geometry = itk_geometry(image)
     if geometry.shear > _SHEAR_TOLERANCE:
@@ -254,7 +317,12 @@ def _from_itk(image: sitk.Image, path: Path, colours: bool) -> _Read:
     return array.reshape(geometry.shape + ((channels,) if channels > 1 else ())), geometry
 
 
-def _as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
+def as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """The array of a file or of that name as its integers or as float32, what is not finite set to the smallest value.
+
+    Raises:
+        InputError: if nothing in it is finite.
+    """
     if array.dtype.kind in "iu":
         return array
     with np.errstate(over="ignore"):
@@ -271,7 +339,14 @@ def _as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
     return array
 
 
-def _as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
+def as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """The array of a file or of that name as uint8 or uint16, which whole numbers from 0 to 65535 fit.
+
+    Raises:
+        InputError: if it holds anything else.
+    """
+    if array.dtype == np.uint8:
+        return array
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise InputError(f"{path} cannot be labels: it holds NaN or infinite voxels.")
@@ -296,6 +371,8 @@ def check_fits(path: str | Path, volume: Volume) -> None:
     ending = ending_of(path)
     if ending not in WRITABLE:
         raise InputError(f"{path} cannot be written: its ending is unknown; use one of {' '.join(WRITABLE)}.")
+    if ending == segnrrd.ENDING and volume.kind is not Kind.LABELS:
+        raise InputError(f"{path} cannot be written: it would hold segments, but the volume holds intensities.")
     # ITK would write a NIfTI with axes of its own choice.
     if volume.geometry.shear > (nifti.SHEAR_TOLERANCE if ending in _NIFTI else _SHEAR_TOLERANCE):
         raise InputError(f"{path} cannot be written: the axes of the volume are sheared; resample it first.")
@@ -328,7 +405,8 @@ def _unfinished(temporary: Path) -> OSError:
     return OSError(errno.EIO, "the file came out incomplete, perhaps because the disk was full for a moment")
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why a file could not be read or written, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

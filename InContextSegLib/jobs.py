@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from InContextSegLib import segnrrd
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
@@ -20,18 +21,19 @@ from InContextSegLib.files import (
     check_fits,
     ending_of,
     json_text,
+    read_labels,
     read_volume,
     whole_file,
     write_text,
     write_volume,
 )
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.session import Session, slab
+from InContextSegLib.inference.session import slab
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Box, SlicePlan
+from InContextSegLib.slicing import Box
 from InContextSegLib.support import Label, LabelledVolume, paired_files
-from InContextSegLib.tasks import Brief, keep_given, open_session, shows
+from InContextSegLib.tasks import Brief, Drawn, findings, keep_drawn, open_session, segments_of, shows
 from InContextSegLib.volume import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
@@ -93,41 +95,24 @@ def run(job: SegmentJob, report: Report) -> dict:
     volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
     pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
-    pairs = [replace(pair, may_be_finished=not shows(pair, volume)) for pair in pairs]
+    own = [pair for pair in pairs if shows(pair, volume)]
+    pairs = [replace(pair, may_be_finished=pair not in own) for pair in pairs]
     session = open_session(job, volume.geometry, pairs, report)
     _check_outputs(job, outputs(job, session.labels))
     box = job.box if job.slice_range is None else slab(volume.geometry, next(iter(session.supports)), job.slice_range)
     # Examples cut from pictures serve along the first axis only, whatever was asked for.
     settings = replace(job.settings, axes=tuple(session.supports))
     prediction = session.segment(volume, settings, report, box, job.probabilities)
-    mask = keep_given(prediction, volume, pairs, box)
+    drawn = Drawn(tuple(own), tuple(label.value for label in session.labels))
+    mask = keep_drawn(prediction, drawn, box)
     record = {
         "target": {"path": str(job.image), "shape_kji": list(volume.geometry.shape)},
-        "labels": {label.name: _amount(mask, label) for label in session.labels},
-        "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
-        "given_slices": list(prediction.given),
-        "slices": volume.geometry.shape[SlicePlan.of(volume.geometry, prediction.next_axis).array_axis],
-        "unlike_slices": list(prediction.unlike),
-        "doubtful": [doubt.record for doubt in session.foresight.doubtful] if session.foresight else [],
-        "expected": _foreseen(session),
+        **findings(session, prediction, mask),
         "seconds": round(time.monotonic() - started, 2),
         "colour": mix.record,
         "provenance": prediction.provenance,
     }
     return _write(job, record, volume, replace(prediction, mask=mask), session.labels)
-
-
-def _foreseen(session: Session) -> dict[str, dict]:
-    """By label name the Dice to expect, and the same without adapting where the network adapted."""
-    if session.foresight is None:
-        return {}
-    expected, before = session.foresight.expected, session.foresight.before
-    return {
-        label.name: expected[label.value].record
-        | ({"without_adapting": before[label.value].record} if label.value in before else {})
-        for label in session.labels
-        if label.value in expected
-    }
 
 
 def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
@@ -160,10 +145,11 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
 
     They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
     """
-    return [
-        LabelledVolume(read_volume(image, mix=mix), read_volume(labels, Kind.LABELS), str(image))
-        for image, labels in files_of(source)
-    ]
+    pairs = []
+    for path, labels in files_of(source):
+        image = read_volume(path, mix=mix)
+        pairs.append(LabelledVolume(image, read_labels(labels, image.geometry), str(path)))
+    return pairs
 
 
 def _check_outputs(job: SegmentJob, paths: Mapping[str, Path]) -> None:
@@ -209,7 +195,7 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
     with ExitStack() as stack:
         # What is entered first takes its name last: the record.
         aside = {what: stack.enter_context(_aside(path)) for what, path in reversed(paths.items())}
-        write_volume(aside["mask"], prediction.mask)
+        write_volume(aside["mask"], prediction.mask, segments_of(labels))
         if prediction.uncertainty is not None:
             write_volume(aside["uncertainty"], prediction.uncertainty)
         for label in labels if job.probabilities else ():
@@ -237,14 +223,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 def _float_ending(ending: str) -> str:
-    """Pictures hold no fractions: what belongs to one is written as a volume of one slice."""
+    """Segmentations hold no fractions, nor do pictures: what belongs to one is written as a volume of one slice."""
+    if ending == segnrrd.ENDING:
+        return ".nrrd"
     return ending if ending in (".nii.gz", ".nii", ".nrrd", ".mha") else ".nii.gz"
-
-
-def _amount(mask: Volume, label: Label) -> dict:
-    voxels = int((mask.array == label.value).sum())
-    return {
-        "value": label.value,
-        "voxels": voxels,
-        "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3),
-    }

@@ -15,14 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from InContextSegLib.colour import COLOURS
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import whole_file
 from InContextSegLib.slicing import WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
 from InContextSegLib.support import Label
 from InContextSegLib.volume import Geometry, Volume
 
-# Okabe and Ito's colours, told apart by colour-blind people too; those that stand out best from grey come first.
-COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 HEAT = "inferno"
 
 _PAPER, _INK, _REFERENCE = "#16181c", "#e8e8e8", "#ffffff"

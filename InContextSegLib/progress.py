@@ -14,11 +14,19 @@ class Report:
 
     def __init__(self, show: Callable[[int, int, str], None] | None = None):
         self._show = show
-        self._cancelled = Event()
+        self._cancelled, self._hurried = Event(), Event()
 
     def cancel(self) -> None:
         """Ask the work to stop: its next `step` raises `Cancelled`."""
         self._cancelled.set()
+
+    def hurry(self) -> None:
+        """Tell the work that a newer request of its kind has come: it may leave out what serves only itself."""
+        self._hurried.set()
+
+    @property
+    def hurried(self) -> bool:
+        return self._hurried.is_set()
 
     def step(self, done: int, total: int, message: str = "") -> None:
         """Say that `done` of `total` steps are finished.

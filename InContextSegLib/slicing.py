@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.ruler import Ruler
 from InContextSegLib.volume import AXES, Geometry, Kind, Volume, reorder
 
 WINDOWS = {"ct-soft": (-160, 240), "ct-bone": (-450, 1050), "ct-lung": (-1000, 400), "ct-brain": (0, 80)}
 
 Box = tuple[Sequence[int], Sequence[int]]  # (k, j, i) low inclusive, high exclusive
+SliceChoice = Literal["auto", "labelled", "all"] | int | tuple[int, ...]  # see `SupportSet.from_volumes`
 
 # Per axis: the anatomical directions (0 toward Superior, 1 toward Posterior, 2 toward Left) that slices, rows and
 # columns follow, and which of the three are turned round: a coronal or sagittal picture has the head at the top.
@@ -21,12 +24,8 @@ _READING = {
     "sagittal": ((2, 0, 1), (False, True, False)),
 }
 _PERCENTILES = (0.5, 99.5)
-_BLUR_PER_STEP = 0.25
-_BLUR_REACH = 3.0
 # Slices per matrix product: bounds the memory, and fills whole cache lines when slices lie across the storage order.
 _CHUNK = 16
-# Sampling positions this close (in voxels or pixels) to a border are on it, whatever the rounding of the affine.
-_TIE = 1e-6
 # Fraction of the smallest voxel edge by which two grids may differ and still be the same grid.
 _GRID_TOLERANCE = 0.1
 
@@ -143,6 +142,11 @@ class SlicePlan:
     def array_axis(self) -> int:
         """The array axis (0 = k, 1 = j, 2 = i) that the slices are stacked along."""
         return self._layout[0][0]
+
+    @property
+    def first(self) -> int:
+        """The number of the first slice inside the box in a plan of the whole grid."""
+        return int(self._start[0])
 
     @property
     def pixel_mm(self) -> float:
@@ -263,6 +267,15 @@ class SlicePlan:
             stack[_run(chosen[start : start + _CHUNK])] = rows.restoring @ block @ columns.restoring.T
         return restored
 
+    def alone(self, number: int) -> "SlicePlan":
+        """The plan of a single slice as a grid of its own; restoring on the whole volume would touch all of it."""
+        across, (low, high) = self.array_axis, (list(end) for end in self.box)
+        corner, shape = np.zeros(3), list(self.geometry.shape)
+        corner[across], shape[across], low[across], high[across] = self.slice_index(number), 1, 0, 1
+        affine = self.geometry.affine.copy()
+        affine[:3, 3] = self.geometry.to_world(corner)
+        return SlicePlan.of(Geometry(tuple(shape), affine), self.axis, self.size, (tuple(low), tuple(high)))
+
     def place(self, index_kji: np.ndarray) -> np.ndarray:
         """Return (..., 3) float64 (number, row, column) of voxel positions (..., 3); whole numbers are centres."""
         steps = self._turned(np.asarray(index_kji, dtype=np.float64)[..., list(self._layout[0])]) - self._start
@@ -302,8 +315,8 @@ class SlicePlan:
         return tuple(self.geometry.spacing_mm[axis] for axis in self._layout[0])
 
     @cached_property
-    def _rulers(self) -> tuple["_Ruler", "_Ruler"]:
-        return tuple(_Ruler(self._extent[n], self._spacing_mm[n] / self.pixel_mm, self.size) for n in (1, 2))
+    def _rulers(self) -> tuple["Ruler", "Ruler"]:
+        return tuple(Ruler(self._extent[n], self._spacing_mm[n] / self.pixel_mm, self.size) for n in (1, 2))
 
     def _stack(self, array: np.ndarray) -> np.ndarray:
         """View (count, rows, columns) of the box in reading order; writing to it writes to `array`."""
@@ -347,79 +360,6 @@ def stored_axis(geometry: Geometry) -> str:
     """Return the slice axis whose slices are the stored planes of the array (constant k), as for a 2D image."""
     permutation, _ = geometry.anatomical_order()
     return next(axis for axis in AXES if permutation[_READING[axis][0][0]] == 0)
-
-
-@dataclass(frozen=True)
-class _Ruler:
-    """One side of a picture: `length` voxels, each `scale` pixels long, centred in `size` pixels, edge to edge."""
-
-    length: int
-    scale: float
-    size: int
-
-    @property
-    def _edge(self) -> float:
-        """Pixel coordinate of the first voxel's outer edge, where pixel p spans [p, p + 1]."""
-        return (self.size - self.length * self.scale) / 2
-
-    @property
-    def covered(self) -> slice:
-        """The pixels whose centre lies on the voxels; the middle one when the voxels are thinner than a pixel."""
-        first = int(np.ceil(self._edge - 0.5 - _TIE))
-        stop = int(np.floor(self.size - self._edge - 0.5 + _TIE)) + 1
-        return slice(first, stop) if first < stop else slice(self.size // 2, self.size // 2 + 1)
-
-    def to_pixel(self, voxel: np.ndarray | float) -> np.ndarray | float:
-        return (voxel + 0.5) * self.scale + self._edge - 0.5
-
-    def to_voxel(self, pixel: np.ndarray | float) -> np.ndarray | float:
-        return (pixel + 0.5 - self._edge) / self.scale - 0.5
-
-    def nearest(self) -> np.ndarray:
-        """Voxel index for every covered pixel; a tie goes to the later voxel."""
-        return np.clip(np.floor(self._centres() + 0.5 + _TIE), 0, self.length - 1).astype(np.intp)
-
-    @cached_property
-    def sampling(self) -> np.ndarray:
-        """(size, length) float32: voxels to pixels; rows are weighted means, all zero in the padding."""
-        before, fraction = _bracket(self._centres(), 0, self.length - 1)
-        here, next_one = self._blurred(before), self._blurred(np.minimum(before + 1, self.length - 1))
-        weights = np.zeros((self.size, self.length))
-        weights[self.covered] = (1 - fraction)[:, None] * here + fraction[:, None] * next_one
-        return weights.astype(np.float32)
-
-    @cached_property
-    def restoring(self) -> np.ndarray:
-        """(length, size) float32: pixels to voxels; rows are weighted means of covered pixels."""
-        last = self.covered.stop - 1
-        before, fraction = _bracket(self.to_pixel(np.arange(self.length)), self.covered.start, last)
-        weights = np.zeros((self.length, self.size))
-        voxels = np.arange(self.length)
-        weights[voxels, before] += 1 - fraction
-        weights[voxels, np.minimum(before + 1, last)] += fraction
-        return weights.astype(np.float32)
-
-    def _centres(self) -> np.ndarray:
-        return self.to_voxel(np.arange(self.covered.start, self.covered.stop))
-
-    def _blurred(self, centres: np.ndarray) -> np.ndarray:
-        """(n, length): Gaussian weights about whole voxels; without downsampling only the voxel itself.
-
-        A Gaussian that would reach over the end is cut on both sides alike: its centre of mass stays where it is,
-        so a linear image stays linear up to the edge.
-        """
-        sigma = _BLUR_PER_STEP / self.scale if self.scale < 1 else 0.0
-        reach = np.minimum(_BLUR_REACH * sigma, np.minimum(centres, self.length - 1 - centres))
-        distance = np.abs(np.arange(self.length) - centres[:, None])
-        weights = np.exp(-0.5 * (distance / max(sigma, _TIE)) ** 2) * (distance <= reach[:, None] + _TIE)
-        return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _bracket(positions: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole position at or before each of `positions` kept within [first, last], and the fraction beyond it."""
-    kept = np.clip(positions, first, last)
-    before = np.floor(kept).astype(np.intp)
-    return before, kept - before
 
 
 def _run(numbers: np.ndarray) -> np.ndarray | slice:

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import READABLE, ending_of
 from InContextSegLib.likeness import Appearance, unlikeness
-from InContextSegLib.slicing import Intensities, SlicePlan, same_grid, stored_axis
+from InContextSegLib.slicing import Intensities, SliceChoice, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
-
-SliceChoice = Literal["auto", "labelled", "all"] | int | tuple[int, ...]
 
 # Fewer neighbouring labelled slices than this look like single drawn slices that touch, not a finished volume.
 SHORTEST_FINISHED_RUN = 5

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from InContextSegLib.colour import palette
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.prepare import Task, prepare
 from InContextSegLib.inference.rehearsal import sizes_for
@@ -14,8 +16,9 @@ from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
-from InContextSegLib.support import Label, LabelledVolume, SliceChoice, SupportSet
+from InContextSegLib.segnrrd import Segment
+from InContextSegLib.slicing import AXES, Box, Intensities, SliceChoice, SlicePlan
+from InContextSegLib.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
 
 log = logging.getLogger(__name__)
@@ -50,10 +53,8 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         InputError, WeightsError: in one sentence.
     """
     segmenter, provenance, size = load_model(brief.model)
-    axes = brief.settings.axes
     drawn = drawn_axis(pairs)
-    if axes == (AUTO_AXIS,):
-        axes = (drawn or across_slices(target),)
+    axes = axes_for(brief.settings, target, drawn)
     if drawn and axes != (drawn,):
         log.warning(
             "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose --axis %s.",
@@ -76,6 +77,11 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
     return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.rehearsal, ready.foresight)
+
+
+def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -> tuple[str, ...]:
+    """Along which axes a target is cut: as the settings say, or as the examples were `drawn`, or as it was acquired."""
+    return (drawn or across_slices(target),) if settings.axes == (AUTO_AXIS,) else settings.axes
 
 
 def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: Brief) -> list[SupportSet]:
@@ -112,48 +118,120 @@ def shows(pair: LabelledVolume, volume: Volume) -> bool:
     return pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
 
 
-def keep_given(
-    prediction: Prediction, volume: Volume, pairs: Sequence[LabelledVolume], box: Box | None = None
-) -> Volume:
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a user labelled in the target itself; there it is the result.
+
+    Attributes:
+        pairs: the labels, which may be spread over several files, each with slices of its own; none is fine.
+        values: of the labels that are asked for.
+    """
+
+    pairs: tuple[LabelledVolume, ...]
+    values: tuple[int, ...]
+
+    @cached_property
+    def axis(self) -> str | None:
+        """In which direction, where that is plain."""
+        return drawn_axis(self.pairs)
+
+    def given(self, geometry: Geometry, axis: str, known: Sequence[int]) -> tuple[int, np.ndarray]:
+        """The slices that the user labelled, in the direction in which they were drawn: array axis, and (n,) bool.
+
+        Cut across that direction every slice of the object shows a stripe of the labels, and none is drawn to its end.
+
+        Args:
+            axis: along which the target is cut.
+            known: indices along its array axis of the slices that are examples themselves.
+        """
+        array_axis = SlicePlan.of(geometry, self.axis or axis).array_axis
+        if self.axis not in (None, axis):
+            return array_axis, self._along
+        along = np.zeros(geometry.shape[array_axis], bool)
+        along[list(known)] = True
+        return array_axis, along
+
+    def keep(self, mask: np.ndarray, box: Box, given: tuple[int, np.ndarray]) -> np.ndarray:
+        """The labels (k, j, i) of a box with what was drawn in the given slices in their place."""
+        here = tuple(map(slice, *box))
+        array_axis, along = given
+        along = along[here[array_axis]].reshape([-1 if axis == array_axis else 1 for axis in range(3)])
+        mask = np.where(along, 0, mask)
+        for pair in self.pairs:
+            labels = pair.labels.array[here]
+            np.copyto(mask, labels, where=along & np.isin(labels, self.values), casting="same_kind")
+        return mask
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(k, j, i) bool: what was drawn."""
+        return np.any([np.isin(pair.labels.array, self.values) for pair in self.pairs], axis=0)
+
+    @cached_property
+    def _along(self) -> np.ndarray:
+        array_axis = SlicePlan.of(self.pairs[0].labels.geometry, self.axis).array_axis
+        return np.any([any_along(pair.labels.array, array_axis) for pair in self.pairs], axis=0)
+
+
+def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> Volume:
     """The mask, with the slices the user labelled in this very volume as the user labelled them, inside the box."""
-    own = [pair for pair in pairs if shows(pair, volume)]
-    if not own or not prediction.given:
-        return prediction.mask
-    given = _given_part(prediction, own, box)
-    values = [int(value) for value in prediction.provenance["labels"]]
-    array = np.where(given, 0, prediction.mask.array)
-    drawn = np.zeros(array.shape, bool)
-    # The labels may be spread over several files, each with slices of its own.
-    for pair in own:
-        labelled = np.isin(pair.labels.array, values)
-        np.copyto(array, pair.labels.array, where=given & labelled, casting="same_kind")
-        drawn |= labelled
-    if given.all():
+    mask = prediction.mask
+    if not drawn.pairs or not prediction.given:
+        return mask
+    box = box or ((0, 0, 0), mask.geometry.shape)
+    here = tuple(map(slice, *box))
+    given = drawn.given(mask.geometry, prediction.next_axis, prediction.given)
+    array = mask.array.copy()
+    array[here] = drawn.keep(mask.array[here], box, given)
+    if given[1][here[given[0]]].all() and array[here].shape == array.shape:
         log.warning(
             "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
         )
-    elif not array[~drawn].any():
+    elif not (array.astype(bool) & ~drawn.labelled).any():
         log.warning(
             "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
             "choose it with --axis.",
             prediction.next_axis,
         )
-    return Volume(array, volume.geometry, Kind.LABELS)
+    return Volume(array, mask.geometry, Kind.LABELS)
 
 
-def _given_part(prediction: Prediction, own: Sequence[LabelledVolume], box: Box | None) -> np.ndarray:
-    """(k, j, i) bool: the slices that the user labelled, in the direction in which they were drawn, inside the box.
+def segments_of(labels: Sequence[Label]) -> list[Segment]:
+    """The labels as a segmentation shows them, in the colours of a picture of them."""
+    return [Segment(label.value, label.name, palette(number)) for number, label in enumerate(labels)]
 
-    Cut across that direction every slice of the object shows a stripe of the labels, and none is drawn to its end.
-    """
-    geometry = prediction.mask.geometry
-    name = drawn_axis(own) or prediction.next_axis
-    axis = SlicePlan.of(geometry, name).array_axis
-    along = np.zeros(geometry.shape[axis], bool)
-    if name == prediction.next_axis:
-        along[list(prediction.given)] = True
-    else:
-        along = np.any([any_along(pair.labels.array, axis) for pair in own], axis=0)
-    inside = np.zeros(geometry.shape, bool)
-    inside[tuple(map(slice, *box)) if box else ...] = True
-    return inside & along.reshape([-1 if other == axis else 1 for other in range(3)])
+
+def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
+    """What a result says besides its voxels, ready for a record."""
+    foresight = session.foresight
+    return {
+        "labels": {label.name: _amount(mask, label) for label in session.labels},
+        "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
+        "given_slices": list(prediction.given),
+        "slices": mask.geometry.shape[SlicePlan.of(mask.geometry, prediction.next_axis).array_axis],
+        "unlike_slices": list(prediction.unlike),
+        "doubtful": [doubt.record for doubt in foresight.doubtful] if foresight else [],
+        "expected": foreseen(session),
+    }
+
+
+def foreseen(session: Session) -> dict[str, dict]:
+    """By label name the Dice to expect, and the same without adapting where the network adapted."""
+    if session.foresight is None:
+        return {}
+    found, before = session.foresight.expected, session.foresight.before
+    return {
+        label.name: found[label.value].record
+        | ({"without_adapting": before[label.value].record} if label.value in before else {})
+        for label in session.labels
+        if label.value in found
+    }
+
+
+def _amount(mask: Volume, label: Label) -> dict:
+    voxels = int((mask.array == label.value).sum())
+    return {
+        "value": label.value,
+        "voxels": voxels,
+        "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3),
+    }

@@ -21,6 +21,8 @@ _ANISOTROPIC = 1.2
 _LABEL_TYPES = (np.uint8, np.uint16)
 # Sums of cosines closer than this count as a tie, so that rounding in a file cannot order image and labels differently.
 _TIE = 1e-4
+# Voxels of two grids are the same where they lie this close together, in voxels; a header rounds positions.
+_OFF_LATTICE = 0.05
 
 Order = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
 
@@ -202,6 +204,21 @@ def resample(volume: Volume, geometry: Geometry) -> Volume:
     interpolator = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
     moved = sitk.Resample(source, grid, sitk.Transform(), interpolator, outside)
     return Volume(sitk.GetArrayFromImage(moved), geometry, volume.kind)
+
+
+def laid_onto(labels: Volume, geometry: Geometry) -> Volume:
+    """Labels on a grid of the same voxels, but of another extent or with axes swapped or reversed; 0 outside.
+
+    They come back as they are where the voxels are not the same.
+    """
+    if labels.geometry.matches(geometry):
+        return labels
+    step = np.linalg.inv(geometry.affine[:3, :3]) @ labels.geometry.affine[:3, :3]
+    whole = np.rint(step)
+    start = geometry.to_index(labels.geometry.to_world((0, 0, 0)))
+    off = np.abs(step - whole).max() * max(labels.geometry.shape) + np.abs(start - np.rint(start)).max()
+    a_permutation = (np.abs(whole).sum(axis=0) == 1).all() and (np.abs(whole).sum(axis=1) == 1).all()
+    return resample(labels, geometry) if a_permutation and off < _OFF_LATTICE else labels
 
 
 def itk_image(array: np.ndarray, geometry: Geometry) -> sitk.Image:

@@ -1,1 +1,1 @@
-"""What the modules of the extension have in common: the bridge to the scene, the worker's process, the panel."""
+"""What InContextSeg does inside 3D Slicer; the only package of the project that imports Slicer."""

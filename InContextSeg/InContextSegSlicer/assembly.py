@@ -1,22 +1,36 @@
-"""Puts the parts of the panel together: process, client, controller, widgets."""
+"""Puts the parts of the panel together: process, client, controller, installation, widgets."""
 
 import slicer
-from InContextSegLib.client import WorkerClient
-from InContextSegSlicer.process import QProcessTransport
 
+from InContextSegLib.client import WorkerClient
+from InContextSegSlicer.batchtab import BatchTab
 from InContextSegSlicer.controller import Controller
+from InContextSegSlicer.install import Installer
+from InContextSegSlicer.installpanel import InstallPanel
+from InContextSegSlicer.outside import SlicerOutside
 from InContextSegSlicer.panel import Panel
+from InContextSegSlicer.process import QProcessTransport
+from InContextSegSlicer.review import looksOf, openCase
 from InContextSegSlicer.sliceviews import SliceViews
 
 
-def assemble(ui, resourcePath) -> Panel:
+def assemble(ui) -> Panel:
     """The panel over the widgets `ui`, for the scene of the application."""
     scene = slicer.mrmlScene
-    client = WorkerClient(QProcessTransport)
-    panel: list[Panel] = []
-    controller = Controller(client, scene, editorNode(scene), lambda: panel and panel[0].refresh())
-    panel.append(Panel(ui, controller, SliceViews(scene)))
-    return panel[0]
+    controller = Controller(WorkerClient(QProcessTransport), scene, editorNode(scene))
+    outside = SlicerOutside()
+    install = InstallPanel(Installer(outside, slicer.app.userSettings()), card=outside.graphicsCard())
+    ui.installFrame.layout().addWidget(install.widget)
+    panel = Panel(ui, controller, SliceViews(scene), install)
+    panel.batch = BatchTab(
+        ui.batchTab,
+        panel.task,
+        controller.askAlongside,
+        controller.client.cancel,
+        openCase,
+        lambda: looksOf(panel.order().examples),
+    )
+    return panel
 
 
 def editorNode(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLSegmentEditorNode:

@@ -12,9 +12,10 @@ from InContextSegSlicer.reading import (
     segmentNames,
     terminologyOf,
 )
-from InContextSegSlicer.writing import SegmentWriter
+from InContextSegSlicer.writing import Region, SegmentWriter
 
 __all__ = [
+    "Region",
     "SegmentWriter",
     "arrayOf",
     "copySegmentLook",

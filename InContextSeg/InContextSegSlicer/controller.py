@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
-from InContextSegLib.client import WorkerClient
-from InContextSegLib.protocol import Prepare, Preview, Segment
 
+from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge
+from InContextSegLib.protocol import Prepare, Preview, Segment
+from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.order import Order, taskOf
@@ -58,12 +58,13 @@ class Outcome:
 class Controller:
     """One worker, one thing at a time, besides the preview, of which the latest wins.
 
-    `tick` is called by a timer; nothing else takes long. `changed` is called whenever something is worth showing.
+    `tick` is called by a timer; nothing else takes long. Whoever shows the controller sets `changed`, called whenever
+    something is worth showing, and `made`, called with a segmentation that was made for a result.
 
     Args:
         client: to the worker.
         scene: whose nodes are read and written.
-        changed: called without arguments.
+        editorNode: whose overwrite mode, mask and intensity range hold.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class Controller:
         client: WorkerClient,
         scene: slicer.vtkMRMLScene,
         editorNode: slicer.vtkMRMLSegmentEditorNode,
-        changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ):
         self.client, self.scene = client, scene
@@ -83,7 +83,9 @@ class Controller:
         self.progress: Progress | None = None
         self.outcome = Outcome()
         self.uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
-        self._changed, self._clock = changed, clock
+        self.changed: Callable[[], None] = lambda: None
+        self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
+        self._clock = clock
         self._request: int | None = None
         self._previewing: Callable[[], None] | None = None
 
@@ -130,9 +132,9 @@ class Controller:
 
         self._begin(asking(), message)
 
-    def withTask(self, order: Order, onReady: Callable, onFailed: Callable) -> None:
-        """Hand over the examples of an order and pass the task on, for those who ask the worker themselves."""
-        self.chores.add(taskOf(order, self.handover), onReady, onFailed)
+    def askAlongside(self, do: str, payload, on_progress=None, on_done=None, on_failed=None) -> int:
+        """A request that leaves the panel free for others; the worker takes them in turn."""
+        return self.client.ask(do, payload, on_progress=on_progress, on_done=on_done, on_failed=on_failed)
 
     def cancel(self) -> None:
         """Stop what is going on; what was there before stays as it was."""
@@ -169,22 +171,26 @@ class Controller:
         self.preview.clear()
 
     def undo(self) -> None:
-        self.writer.undo()
-        self._changed()
+        """Take the last result back."""
+        self._begin(self._moved(self.writer.undo()), "Taking the result back")
 
     def redo(self) -> None:
-        self.writer.redo()
-        self._changed()
+        """Bring back what was taken back."""
+        self._begin(self._moved(self.writer.redo()), "Bringing the result back")
+
+    def _moved(self, chore: Generator) -> Generator:
+        yield from chore
+        self._end(IDLE, "")
 
     def reset(self) -> None:
         """Forget everything about a scene that is being closed; the worker lives on."""
         self.cancel()
         self.chores.drop()
         self.hidePreview()
-        self.handover.keepOnly(())
+        self.handover.forgetAll()
         self.writer.forget()
         self.outcome, self.uncertainty = Outcome(), None
-        self._changed()
+        self.changed()
 
     def close(self) -> None:
         """End the worker and leave nothing behind."""
@@ -199,7 +205,7 @@ class Controller:
         self.progress = Progress(message, since=self._clock())
         self._request = None
         self.chores.add(chore, lambda _: None, lambda error: self._end(FAILED, _said(error)))
-        self._changed()
+        self.changed()
 
     def _ask(self, do: str, payload, onDone: Callable) -> None:
         self._request = self.client.ask(
@@ -211,7 +217,7 @@ class Controller:
         if before is None or message != before.message or total != before.total:
             before = Progress(message, since=self._clock(), stepsSince=done)
         self.progress = replace(before, done=done, total=total, message=message)
-        self._changed()
+        self.changed()
 
     def _failed(self, kind: str, message: str) -> None:
         if kind == CANCELLED:
@@ -222,7 +228,7 @@ class Controller:
 
     def _end(self, state: str, message: str) -> None:
         self.state, self.message, self.progress, self._request = state, message, None, None
-        self._changed()
+        self.changed()
 
     def _finish(self, last: Callable[[], None]) -> None:
         self._end(IDLE, "")
@@ -256,47 +262,53 @@ class Controller:
 
         self.hidePreview()
         self.chores.add(self._write(order, values, answer), written, lambda error: self._end(FAILED, _said(error)))
-        self._changed()
+        self.changed()
 
     def _write(self, order: Order, values: Mapping[str, int], answer: Mapping) -> Generator:
         target = order.target
         output = order.output
         if output is None:
             output = bridge.ensureSegmentation(self.scene, target, f"{target.GetName()} segmentation")
-            self.onOutput(output)
-        block, corner = self.client.fetch(answer["block"]["array"]), answer["block"]["corner_kji"]
-        block = self._withoutOwn(order, output, np.array(block), corner, answer)
-        yield
+            self.made(output)
+        block = self.client.fetch(answer["block"]["array"])
         ids = {}
         for wanted in order.wanted:
             if wanted.enabled:
                 ids[values[wanted.name]] = ensureLike(order, output, wanted.name, wanted.into)
                 yield
-        yield from self.writer.write(target, output, block, corner, ids, order.existing)
-        if answer["uncertainty"] is not None:
+        region = regionOf(order, output, answer)
+        corner = tuple(answer["block"]["corner_kji"])
+        yield from self.writer.write(target, output, block, corner, ids, order.existing, region)
+        if answer["uncertainty"] is None:
+            # That of an earlier result would be taken for this one's.
+            self._removeUncertainty()
+        else:
             spread = self.client.fetch(answer["uncertainty"]["array"])
             self.uncertainty = yield from bridge.showUncertainty(
                 self.scene, target, spread, answer["uncertainty"]["corner_kji"], self.uncertainty
             )
+            self.client.forget(answer["uncertainty"]["array"])
+        self.client.forget(answer["block"]["array"])
 
-    def _withoutOwn(self, order, output, block, corner, answer):
-        """The block without the slices that the person drew in the output itself: those stay untouched."""
-        return block
-
-    def onOutput(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        """Called with a segmentation made for the result; the panel replaces it."""
+    def _removeUncertainty(self) -> None:
+        if self.uncertainty is not None:
+            self.scene.RemoveNode(self.uncertainty)
+            self.uncertainty = None
 
     def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
         self.preview.pending = False
         block = np.array(self.client.fetch(answer["block"]["array"]))
         self.preview.show(order, names, block, answer["block"]["corner_kji"])
+        for each in (answer["block"], answer["uncertainty"]):
+            if each is not None:
+                self.client.forget(each["array"])
         self.message = ""
-        self._changed()
+        self.changed()
 
     def _previewProgress(self, done: int, total: int, message: str) -> None:
         if self.state != BUSY:
             self.message = f"Preview: {message}"
-            self._changed()
+            self.changed()
 
     def _previewFailed(self, kind: str | None, message: str) -> None:
         if kind == CANCELLED:
@@ -304,7 +316,18 @@ class Controller:
         self.preview.pending = False
         self.preview.clear()
         self.message = message
-        self._changed()
+        self.changed()
+
+
+def regionOf(order: Order, output: slicer.vtkMRMLSegmentationNode, answer: Mapping) -> bridge.Region:
+    """Where an answer may change the output: as far as was asked, and not on slices that the person drew in it."""
+    inside = order.box
+    if order.sliceRange is not None:
+        inside = grid.slab(order.target, answer["axis"], *order.sliceRange)
+    own = [row for row in order.examples if row.volume is order.target and row.segmentation is output]
+    drawn = {index for row in own if isinstance(row.slices, tuple) for index in row.slices}
+    kept = drawn.union(answer["given"]) if own else ()
+    return bridge.Region(inside, tuple(grid.slab(order.target, answer["axis"], index, index) for index in sorted(kept)))
 
 
 def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, into: str) -> str:

@@ -19,6 +19,7 @@ _ROLE = "InContextSegUncertaintyOf"
 _COLOUR_SHARE = 0.45
 _LARGEST_ANGLE = math.cos(math.radians(5))
 _WORLD = Grid(np.eye(4))
+_LEAST_SHOWN = 10  # percent; a little doubt is everywhere
 # Which way rows and columns of a picture run, as everywhere in InContextSeg: (anatomical direction, turned round) with
 # the directions 0 to superior, 1 to posterior, 2 to the left.
 _READING = (((1, False), (2, False)), ((0, True), (2, False)), ((0, True), (1, False)))
@@ -55,7 +56,7 @@ def showUncertainty(scene: Any, volumeNode: Any, block: np.ndarray, cornerKji: t
     display = node.GetDisplayNode()
     display.AutoWindowLevelOff()  # else a histogram of everything is made first
     display.SetWindowLevelMinMax(0, 100)
-    display.SetThreshold(1, 100)
+    display.SetThreshold(_LEAST_SHOWN, 100)
     display.ApplyThresholdOn()
     display.SetAndObserveColorNodeID(_HEAT)
     affine = gridOfVolume(volumeNode).affine.copy()

@@ -1,5 +1,6 @@
 """The table of labelled examples and what the person does to it."""
 
+import logging
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import PurePath
@@ -14,6 +15,7 @@ from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.order import namesIn
 from InContextSegSlicer.pixmap import pixmapOf
 
+log = logging.getLogger(__name__)
 NAME, LABELS, SLICES, AGREEMENT = range(4)
 THUMBNAIL_PX = 40
 WORDS = ("auto", "labelled", "all")
@@ -37,10 +39,11 @@ class ExampleTable:
         widget.setColumnCount(4)
         widget.setHorizontalHeaderLabels([_("Example"), _("Labels"), _("Slices"), _("Agreement")])
         widget.verticalHeader().setVisible(False)
-        widget.horizontalHeader().setStretchLastSection(True)
+        widget.horizontalHeader().setSectionResizeMode(NAME, qt.QHeaderView.Stretch)
         widget.setIconSize(qt.QSize(THUMBNAIL_PX, THUMBNAIL_PX))
         widget.verticalHeader().setDefaultSectionSize(THUMBNAIL_PX + 4)
-        widget.setColumnWidth(NAME, 190)
+        for column, width in ((LABELS, 110), (SLICES, 90), (AGREEMENT, 90)):
+            widget.setColumnWidth(column, width)
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
 
     def show(self, examples: ExampleList | None, doubtful: Sequence[Mapping], reported: bool) -> None:
@@ -62,7 +65,7 @@ class ExampleTable:
             self._fill(place, row, _doubts(doubtful).get(row.key), reported)
         self._filling = False
         self._chores.drop()
-        self._chores.add(self._thumbnails(rows), lambda _done: None, lambda error: None)
+        self._chores.add(self._thumbnails(rows), bool, lambda error: log.warning("No thumbnail: %s", error))
 
     @property
     def busy(self) -> bool:
@@ -132,7 +135,8 @@ class ExampleTable:
             if row.fromFiles or not row.complete or key in self._pictures:
                 continue
             yield
-            picture = bridge.thumbnail(row.volume, row.segmentation, *_pictured(row), THUMBNAIL_PX)
+            ids = list(bridge.segmentNames(row.segmentation))
+            picture = bridge.thumbnail(row.volume, row.segmentation, ids, *_pictured(row), THUMBNAIL_PX)
             self._pictures[key] = pixmapOf(picture)
             self._filling = True
             self._widget.item(place, NAME).setIcon(qt.QIcon(self._pictures[key]))

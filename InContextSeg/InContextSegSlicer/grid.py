@@ -80,3 +80,13 @@ def boxOf(
             f"The region '{region.GetName()}' lies outside the volume '{volume.GetName()}'; move it or choose another."
         )
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def slab(
+    volume: slicer.vtkMRMLScalarVolumeNode, axis: str, first: int, last: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The box of whole slices along an axis, from the first to the last, both included."""
+    along, shape = arrayAxis(volume, axis), volume.GetImageData().GetDimensions()[::-1]
+    low = [first if each == along else 0 for each in range(3)]
+    high = [last + 1 if each == along else length for each, length in enumerate(shape)]
+    return tuple(low), tuple(high)

@@ -4,10 +4,10 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import slicer
-from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
+from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec
 from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
@@ -30,7 +30,7 @@ class Wanted:
     enabled: bool = True
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Order:
     """Everything a segmentation depends on, taken from the panel at one moment.
 

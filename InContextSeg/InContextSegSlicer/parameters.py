@@ -40,5 +40,5 @@ class InContextSegParameterNode:
     model: str = "default"
     device: str = "auto"
     existing: str = "made"
-    showUncertainty: bool = True
+    showUncertainty: bool = False
     segments: str = "{}"

@@ -28,9 +28,9 @@ class SegmentTable:
         widget.setColumnCount(3)
         widget.setHorizontalHeaderLabels([_("Segment"), _("Goes into"), _("Expected Dice")])
         widget.verticalHeader().setVisible(False)
-        widget.horizontalHeader().setStretchLastSection(True)
-        widget.setColumnWidth(NAME, 160)
-        widget.setColumnWidth(INTO, 140)
+        widget.horizontalHeader().setSectionResizeMode(NAME, qt.QHeaderView.Stretch)
+        widget.setColumnWidth(INTO, 150)
+        widget.setColumnWidth(EXPECTED, 130)
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
 
     def show(

@@ -39,6 +39,22 @@ _GEOMETRY = "Reference image geometry"
 Replace = Literal["made", "all", "nothing"]
 
 
+@dataclass(frozen=True)
+class Region:
+    """A part of a volume, made of boxes (low, high) of (k, j, i), the high end exclusive.
+
+    Attributes:
+        inside: only there; None: everywhere.
+        outside: but not in any of these.
+    """
+
+    inside: tuple | None = None
+    outside: tuple = ()
+
+
+EVERYWHERE = Region()
+
+
 class SegmentWriter:
     """Writes results into segments; every `write` is one state that `undo` and `redo` go back and forth by.
 
@@ -59,7 +75,7 @@ class SegmentWriter:
         cornerKji: tuple[int, int, int],
         ids: Mapping[int, str],
         replace: Replace = "made",
-        region: tuple | None = None,
+        region: Region = EVERYWHERE,
     ) -> Chore:
         """Write labels (k, j, i) of the volume's grid, the first voxel at index `cornerKji`; beyond the volume nothing.
 
@@ -70,7 +86,7 @@ class SegmentWriter:
             ids: the segment of each label; other labels are not written.
             replace: what goes first, of these segments only: "made" what was written before and is still there, so
                 that what a user drew stays (what he erased may come back); "all" the whole segment; or "nothing".
-            region: box of the volume (low, high), high exclusive, outside of which nothing changes; None: everywhere.
+            region: the part of the volume outside of which nothing changes.
 
         Returns:
             voxels of each segment that the labels ask for and may have, whether they had them before or not.
@@ -132,7 +148,7 @@ class _Task:
     node: Any
     ids: dict[int, str]
     replace: Replace
-    region: tuple | None
+    region: Region
     labels: Raster = field(init=False)
     volumeGrid: Grid = field(init=False)
     written: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -266,8 +282,10 @@ class _Pass:
     def _allowed(self, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
         """Where region and intensities let anything change; None: everywhere."""
         allowed, rules = None, self._task.rules
-        if self._task.region is not None:
-            allowed = insideBox(self._task.region, self._toVolume, low, high)
+        if self._task.region.inside is not None:
+            allowed = insideBox(self._task.region.inside, self._toVolume, low, high)
+        for kept in self._task.region.outside:
+            allowed = _and(~insideBox(kept, self._toVolume, low, high), allowed)
         if rules.intensities is not None:
             outside = rules.source.GetImageBackgroundScalarComponentAsDouble(0)
             values = sampled(self._source, self._toSource, low, high, smooth=outside)

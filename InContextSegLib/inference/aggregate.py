@@ -46,6 +46,25 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
+class SlicePrediction:
+    """What is predicted of one slice alone, as volumes of one slice.
+
+    Attributes:
+        mask, uncertainty: see `Prediction`.
+        draws, supports: how many there were.
+        given: whether the slice is itself among the examples.
+        unlike: whether it looks like none of them.
+    """
+
+    mask: Volume
+    uncertainty: Volume | None
+    draws: int
+    supports: int
+    given: bool
+    unlike: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Fused:
     """The arrays of a `Prediction`, (k, j, i), and `doubt`: how unsettled every voxel is."""
 

@@ -11,7 +11,8 @@ from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.support import Example
 
-CONTEXT_BYTES = 1 << 30
+CONTEXT_BYTES = 768 << 20
+JOINED_BYTES = 256 << 20  # apart, as one of them is as large as all its parts, which other slices need again
 EMBEDDING_BYTES = 256 << 20
 
 
@@ -29,6 +30,7 @@ class CachedSegmenter:
     def __init__(self, segmenter: SliceSegmenter, device: torch.device):
         self.segmenter, self.device = segmenter.to(device), device
         self.contexts = BoundedCache(CONTEXT_BYTES)
+        self.joined = BoundedCache(JOINED_BYTES)
         self.embeddings = BoundedCache(EMBEDDING_BYTES)
 
     def embed(self, images: Tensor, flip: tuple[int, ...] = ()) -> Any:
@@ -41,20 +43,22 @@ class CachedSegmenter:
     def context(self, examples: Sequence[Example], label: int, flip: tuple[int, ...] = ()) -> Any:
         """The context of at least one example for the label of that value: joined from single ones."""
 
-        def single(example: Example) -> Any:
-            image = torch.from_numpy(example.image.copy()).to(self.device)
-            mask = torch.from_numpy(example.labels == label).to(image)
-            return self.condition(image[None, None], mask[None, None], flip)
-
-        def joined() -> Any:
-            keys = [(example, label, flip) for example in examples]
-            return self.join([self.contexts.get(key, lambda key=key: single(key[0])) for key in keys])
-
-        return self.contexts.get((tuple(examples), label, flip), joined)
+        if len(examples) == 1:
+            return self._single(examples[0], label, flip)
+        key = (tuple(examples), label, flip)
+        return self.joined.get(key, lambda: self.join([self._single(each, label, flip) for each in examples]))
 
     def condition(self, images: Tensor, masks: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The context of examples (s, 1, h, w), which is not kept."""
         return self._computed(self.segmenter.condition, images[None].flip(flip), masks[None].flip(flip))
+
+    def _single(self, example: Example, label: int, flip: tuple[int, ...]) -> Any:
+        def computed() -> Any:
+            image = torch.from_numpy(example.image.copy()).to(self.device)
+            mask = torch.from_numpy(example.labels == label).to(image)
+            return self.condition(image[None, None], mask[None, None], flip)
+
+        return self.contexts.get((example, label, flip), computed)
 
     def join(self, contexts: Sequence[Any]) -> Any:
         return contexts[0] if len(contexts) == 1 else self._computed(self.segmenter.join, contexts)

@@ -12,7 +12,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.prompts import Prompts, rasters
 from InContextSegLib.slicing import Scale, SlicePlan
 from InContextSegLib.support import Example, SupportSet
-from InContextSegLib.volume import Geometry, Volume
+from InContextSegLib.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class InteractiveSlice:
             raise InputError("This model takes no clicks, boxes or scribbles; choose one that does, such as 'default'.")
         self.plan, self.number = plan, number
         self.image = plan.extract(volume, scale, [number])[0]
-        self._own = _alone(plan, number)
+        self._own = plan.alone(number)
         self.geometry = self._own.geometry
         self._network = network
         self._embed()
@@ -106,13 +106,3 @@ class InteractiveSlice:
     def _answer(self, logits: torch.Tensor) -> Answer:
         probability = torch.sigmoid(logits).cpu().numpy()
         return Answer(logits.cpu().numpy(), np.clip(self._own.restore(probability[None]), 0, 1))
-
-
-def _alone(plan: SlicePlan, number: int) -> SlicePlan:
-    """The plan of a single slice as a grid of its own; restoring on the whole volume would touch all of it."""
-    across, (low, high) = plan.array_axis, (list(end) for end in plan.box)
-    corner, shape = np.zeros(3), list(plan.geometry.shape)
-    corner[across], shape[across], low[across], high[across] = plan.slice_index(number), 1, 0, 1
-    affine = plan.geometry.affine.copy()
-    affine[:3, 3] = plan.geometry.to_world(corner)
-    return SlicePlan.of(Geometry(tuple(shape), affine), plan.axis, plan.size, (tuple(low), tuple(high)))

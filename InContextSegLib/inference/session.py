@@ -10,10 +10,10 @@ from torch import Tensor
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError
-from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, fuse, most_worth_labelling
+from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, SlicePrediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
-from InContextSegLib.inference.leave_out import units
+from InContextSegLib.inference.leave_out import spread_evenly, units
 from InContextSegLib.inference.prepare import Foresight
 from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
@@ -21,7 +21,7 @@ from InContextSegLib.inference.style import Outcome, Style, judge
 from InContextSegLib.likeness import Coverage
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Box, Intensities, SlicePlan
+from InContextSegLib.slicing import AXES, Box, Intensities, Scale, SlicePlan
 from InContextSegLib.support import SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume
 
@@ -33,6 +33,9 @@ FLIPS = ((), (-1,), (-2,), (-2, -1))
 SHARE_REDRAWN = 2 / 3
 # Relative positions closer than this are one place; no volume has a million slices.
 SAME_POSITION = 1e-6
+# What one slice may take when it is wanted quickly: so many pictures of 128 x 128 pixels, a third of a second on two
+# cores; the slice itself takes the time of as many examples (docs/benchmarks.md).
+REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +89,22 @@ class Session:
         report: Report,
         box: Box | None = None,
         keep_probabilities: bool = False,
+        scale: Scale | None = None,
     ) -> Prediction:
         """Segment a volume, or the part of it inside `box` ((k, j, i) low inclusive, high exclusive).
 
         The same volume, examples, settings and seed give the same prediction.
 
+        Args:
+            scale: of the whole volume, where it is known; None: found here.
+
         Raises:
             Cancelled: from `report`.
             InputError: if the settings name an axis along which there are no examples.
         """
-        if self.rehearsal:
-            settings = replace(settings, supports=min(settings.supports, self.rehearsal.shown))
-        axes = [self._axis(volume, name, box) for name in self._axis_names(settings)]
+        settings = self.rehearsed(settings)
+        scale = scale or self.intensities.of(volume.array)
+        axes = [self._axis(volume, scale, name, box) for name in self._axis_names(settings)]
         if settings.style:
             axes = [self._styled(axis, settings, report) for axis in axes]
         steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
@@ -117,6 +124,69 @@ class Session:
         report.step(total, total, "segmented")
         return prediction
 
+    @torch.inference_mode()
+    def segment_slice(
+        self, volume: Volume, scale: Scale, axis: str, index: int, settings: InferenceSettings
+    ) -> SlicePrediction:
+        """Segment one slice alone, at `index` along the array axis, in about a third of a second on two cores.
+
+        The answer is that of `segment` along this axis, from the same examples; without cascade and style, which need
+        all slices, and with fewer draws and examples where all would take too long (`quick`).
+
+        Args:
+            scale: of the whole volume.
+
+        Raises:
+            InputError: if there is no such slice.
+        """
+        whole = SlicePlan.of(volume.geometry, axis, self.size)
+        number = whole.number(index)
+        start, stop = next(run for run in _runs(whole, settings.slices_at_once) if number < run[1])
+        ends = [whole.slice_index(each) for each in (start, stop - 1)]
+        beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))))
+        here, mean, square = number - start, 0.0, 0.0
+        settings = self._quick(beside, self.rehearsed(settings))
+        for draw in range(settings.draws):
+            member = self._members(beside, settings, draw, (0, stop - start), (here, here + 1))
+            mean, square = mean + member / settings.draws, square + member**2 / settings.draws
+        own = whole.alone(number)
+        fused = fuse([AxisMaps(own, mean, square)], self.labels, settings.threshold, keep_probabilities=False)
+        return SlicePrediction(
+            mask=Volume(fused.labels, own.geometry, Kind.LABELS),
+            uncertainty=Volume(fused.spread, own.geometry, Kind.INTENSITY) if settings.draws > 1 else None,
+            draws=settings.draws,
+            supports=settings.supports,
+            given=here in beside.known,
+            unlike=here in self._unlike(beside),
+        )
+
+    def condition(self, axis: str, settings: InferenceSettings, report: Report) -> None:
+        """Compute beforehand what `segment_slice` needs of the examples, as far as there is memory for it.
+
+        Raises:
+            Cancelled: from `report`.
+        """
+        support, labels = self.supports[axis], range(len(self.labels))
+        settings = self.rehearsed(replace(settings, supports=min(settings.supports, len(support))))
+        draws = quick(settings, self.size, labels=1).draws
+        keys = [(index, label, draw) for draw in range(draws) for label in labels for index in range(len(support))]
+        size_bytes = self._context(support, 0, (0,), 0).size_bytes
+        fitting = spread_evenly(keys, int(self.network.contexts.budget_bytes // size_bytes))
+        for done, (index, label, draw) in enumerate(fitting):
+            report.step(done, len(fitting), "the network looks at the examples")
+            self._context(support, label, (index,), draw)
+
+    def rehearsed(self, settings: InferenceSettings) -> InferenceSettings:
+        """The settings, with no more examples shown than the rehearsal found best."""
+        if self.rehearsal is None:
+            return settings
+        return replace(settings, supports=min(settings.supports, self.rehearsal.shown))
+
+    def _quick(self, axis: _Axis, settings: InferenceSettings) -> InferenceSettings:
+        chosen = self._chosen(axis, settings, 0, (axis.plan.count - 1) // 2)
+        settings = replace(settings, supports=len(chosen))
+        return quick(settings, self.size, len(self._shown(axis.support, chosen)))
+
     def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
         names = tuple(self.supports) if settings.axes == (AUTO_AXIS,) else settings.axes
         for name in names:
@@ -127,9 +197,9 @@ class Session:
                 )
         return names
 
-    def _axis(self, volume: Volume, name: str, box: Box | None) -> _Axis:
+    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None) -> _Axis:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and _whole_slices(volume, name, box))
-        images = plan.extract(volume, self.intensities.of(volume.array))
+        images = plan.extract(volume, scale)
         support = self.supports[name]
         return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
 
@@ -152,16 +222,24 @@ class Session:
         return self._cascade(axis, settings, draw, (surest(plain),), progress.second_pass(axis.plan.count))
 
     def _independent(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
-        out = np.zeros((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
-        for start in range(0, axis.plan.count, settings.slices_at_once):
-            stop = min(start + settings.slices_at_once, axis.plan.count)
-            progress.step(start)
-            chosen = self._chosen(axis, settings, draw, (start + stop - 1) // 2)
-            embedding = self.network.embed(axis.images[start:stop], _flip(draw))
-            for number in self._shown(axis.support, chosen):
-                context = self._context(axis.support, number, chosen, draw)
-                out[number, start:stop] = self._probability(embedding, context, number, draw)
+        out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
+        for run in _runs(axis.plan, settings.slices_at_once):
+            progress.step(run[0])
+            out[:, slice(*run)] = self._members(axis, settings, draw, run, run)
         progress.step(axis.plan.count)
+        return out
+
+    def _members(
+        self, axis: _Axis, settings: InferenceSettings, draw: int, run: tuple[int, int], wanted: tuple[int, int]
+    ) -> np.ndarray:
+        """One draw for the wanted ones (first, last exclusive) of a run of slices that share their examples."""
+        chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
+        images = axis.images[slice(*wanted)]
+        out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
+        embedding = self.network.embed(images, _flip(draw))
+        for number in self._shown(axis.support, chosen):
+            context = self._context(axis.support, number, chosen, draw)
+            out[number] = self._probability(embedding, context, number, draw)
         return out
 
     def _cascade(
@@ -190,7 +268,8 @@ class Session:
         """Indices of the examples for a slice: the best first, then weighted draws."""
         generator = None
         if draw > 0:
-            generator = np.random.default_rng((settings.seed, AXES.index(axis.plan.axis), number, draw))
+            place = (AXES.index(axis.plan.axis), axis.plan.first + number)
+            generator = np.random.default_rng((settings.seed, *place, draw))
         count = min(settings.supports, len(axis.support))
         if draw > 0 and count == len(axis.support) > 2:
             # The same for every slice, so that the context is computed once.
@@ -273,6 +352,20 @@ class _Progress:
 
 def _flip(draw: int) -> tuple[int, ...]:
     return FLIPS[draw % len(FLIPS)]
+
+
+def quick(settings: InferenceSettings, size: int, labels: int) -> InferenceSettings:
+    """The settings with one draw, and then with fewer examples, where a slice of `size` pixels would take too long."""
+    pictures = QUICK_PICTURES * (REFERENCE_SIZE / size) ** 2 / max(labels, 1)
+    if settings.draws * (QUERY_PICTURES + settings.supports) <= pictures:
+        return settings
+    return replace(settings, draws=1, supports=max(1, min(settings.supports, int(pictures) - QUERY_PICTURES)))
+
+
+def _runs(plan: SlicePlan, at_once: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) numbers of slices that share their examples: the same runs whatever the box."""
+    inside = range(-(plan.first % at_once), plan.count, at_once)
+    return [(max(start, 0), min(start + at_once, plan.count)) for start in inside]
 
 
 def _position(plan: SlicePlan, number: int) -> float | None:

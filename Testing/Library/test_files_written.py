@@ -132,7 +132,7 @@ def test_a_folder_in_the_place_of_the_file_is_an_output_error(tmp_path):
 # What no format can hold
 
 
-@pytest.mark.parametrize("name", ["case.xyz", "case", "case.jpg", "case.seg.nrrd"])
+@pytest.mark.parametrize("name", ["case.xyz", "case", "case.jpg", "case.seg.nhdr"])
 def test_writing_to_an_unknown_ending_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=r"its ending is unknown; use one of \.nii\.gz"):
         write_volume(tmp_path / name, example())

@@ -23,7 +23,7 @@ PARAMETERS = 7
 # Slicer imports the library before torch is installed, so a top-level module is free of it unless named here.
 MAY_USE_TORCH = {
     "__init__", "__main__", "cli", "demo", "study", "interactive_study", "adaptation_study", "jobs", "tasks", "loading",
-    "losses", "augment", "simulate",
+    "losses", "augment", "simulate", "worker", "answers",
 }  # fmt: skip
 TORCH_FREE = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem not in MAY_USE_TORCH)
 HEAVY = ("torch", "einops", "safetensors", "nibabel", "skimage", "qt", "slicer")
@@ -125,14 +125,23 @@ def test_the_extension_metadata_stands_on_single_lines():
         assert re.search(rf'^set\(EXTENSION_{key} "[^"\n]+"\)$', text, re.MULTILINE), key
 
 
+def pinned(lock):
+    lines = [line for line in read(ROOT / lock).splitlines() if not line.startswith("#")]
+    matches = [re.fullmatch(r"([\w.-]+)==[\w.]+", line) for line in lines]
+    assert all(matches), f"{lock}: only lines of the form name==version"
+    return {match[1].lower().replace("_", "-") for match in matches}
+
+
 def test_the_lock_pins_every_dependency_to_one_version():
-    lines = [line for line in read(ROOT / "requirements.lock").splitlines() if not line.startswith("#")]
-    pinned = [re.fullmatch(r"([\w.-]+)==[\w.]+", line) for line in lines]
-    assert all(pinned), "only lines of the form name==version"
-    names = {match[1].lower().replace("_", "-") for match in pinned}
+    names = pinned("requirements.lock")
     project = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     assert {re.match(r"[\w-]+", line)[0].lower() for line in asked} <= names
+
+
+def test_what_the_slicer_tests_add_is_pinned_too_and_only_once():
+    assert {"slicer-core", "vtk", "pyside6-essentials", "shiboken6", "cmake"} == pinned("requirements-slicer.lock")
+    assert not pinned("requirements-slicer.lock") & pinned("requirements.lock")
 
 
 def test_the_version_is_the_same_in_the_package_and_its_metadata():

@@ -15,7 +15,7 @@ from PIL import Image
 from InContextSegLib import jobs
 from InContextSegLib.catalog import find
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.files import read_volume, write_volume
+from InContextSegLib.files import read_segments, read_volume, write_volume
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import SegmentJob, Source, run
 from InContextSegLib.loading import Model, choose_device, load_model
@@ -411,3 +411,12 @@ def test_slices_drawn_in_the_target_are_known_again_when_only_a_box_is_segmented
     low, high = (0, 2, 2), tuple(length - 2 for length in image.geometry.shape)
     job = job_in(folder, sources=[("target.nii.gz", "target_labels.nii.gz")], box=(low, high))
     assert run(job, Report())["given_slices"] == [2]
+
+
+def test_a_segmentation_names_its_segments_and_is_an_example_itself(folder):
+    job = job_in(folder, output="out/mask.seg.nrrd", settings={"draws": 2}, labels=(Label(1, "cube"),))
+    run(job, Report())
+    assert written(folder) == ["mask.json", "mask.seg.nrrd", "mask_picture.png", "mask_uncertainty.nrrd"]
+    assert [(each.name, each.value) for each in read_segments(job.output)] == [("cube", 1)]
+    again = job_in(folder, "case.nii.gz", "out/case.nii.gz", sources=[("target.nii.gz", "out/mask.seg.nrrd")])
+    assert run(again, Report())["labels"]["label 1"]["voxels"] > 0

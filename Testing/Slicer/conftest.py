@@ -1,66 +1,91 @@
-"""Fixtures of everything that needs Slicer's scene; without slicer-core these tests are skipped."""
-# ruff: noqa: PLC0415
+"""Fixtures of everything that runs in the harness; without slicer-core and PySide6 these tests are skipped."""
 
-import importlib.util
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "InContextSeg"))
-MISSING = importlib.util.find_spec("slicer") is None
-collect_ignore_glob = [
-    "test_chores.py",
-    "test_examples.py",
-    "test_whole_session.py",
-    *(["test_*.py"] if MISSING else []),
-]
+from Testing.Slicer import harness
+from Testing.Slicer.harness.errors import Errors
+
+REASON = harness.missing()
+FOLDER = Path(__file__).parent
+
+
+class Skipped(pytest.Module):
+    """A test file that cannot be imported here."""
+
+    def collect(self):
+        """Skip with the reason."""
+        pytest.skip(REASON, allow_module_level=True)
+
+
+def pytest_configure(config):
+    """Qt 6 calls old what Qt 5 has no other name for."""
+    config.addinivalue_line("filterwarnings", "ignore:.*marked as deprecated:DeprecationWarning")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Test files of this folder may import qt, ctk and slicer at their head."""
+    if module_path.parent != FOLDER:
+        return None
+    if REASON:
+        return Skipped.from_parent(parent, path=module_path)
+    from Testing.Slicer.harness import app
+
+    app.start()
+    return None
 
 
 @pytest.fixture(autouse=True)
-def strictErrors(monkeypatch):
-    """Fail the test on any exception in an observer."""
-    seen = []
-    monkeypatch.setattr(sys, "excepthook", lambda *error: seen.append(error))
-    yield seen
-    assert not seen
+def strictErrors():
+    """Fail the test on any exception in a slot, an event handler or an observer; `take()` those that are expected."""
+    errors = Errors()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "excepthook", errors.note)
+        previous = None
+        if not REASON:
+            from PySide6.QtCore import qInstallMessageHandler
+
+            previous = qInstallMessageHandler(errors.warn)
+        yield errors
+        if not REASON:
+            qInstallMessageHandler(previous)
+    if errors.seen:
+        pytest.fail(f"Qt or VTK swallowed this:\n{errors.report()}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def application():
-    """The scene and the logics that know one another."""
+    """`slicer.app` of the harness."""
     import slicer
-    import vtk
 
-    scene = slicer.mrmlScene = slicer.vtkMRMLScene()
-    logic = slicer.vtkSlicerApplicationLogic()
-    logic.SetMRMLScene(scene)
-    logic.SetSliceLogics(vtk.vtkCollection())
-    logic.SetViewLogics(vtk.vtkCollection())
-    slicer.modules = types.SimpleNamespace()
-    names = {
-        "Colors": slicer.vtkMRMLColorLogic,
-        "Volumes": slicer.vtkSlicerVolumesLogic,
-        "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
-        "Markups": slicer.vtkSlicerMarkupsLogic,
-    }
-    for name, kind in names.items():
-        module = kind()
-        module.SetMRMLScene(scene)
-        module.SetMRMLApplicationLogic(logic)
-        logic.SetModuleLogic(name, module)
-        setattr(slicer.modules, name.lower(), types.SimpleNamespace(logic=lambda module=module: module))
-    return logic
+    yield slicer.app
+    slicer.app.close()
 
 
 @pytest.fixture
-def scene(application):
-    """An empty scene."""
+def scene(application, strictErrors):
+    """`slicer.mrmlScene`, empty but for what Slicer puts there at its start; panels are closed after the test."""
     import slicer
 
-    slicer.mrmlScene.Clear(1)
-    application.GetModuleLogic("Colors").AddDefaultColorNodes()
+    from Testing.Slicer.harness import app
+
+    app.clean()
     yield slicer.mrmlScene
-    slicer.mrmlScene.Clear(1)
+    app.clean()
+
+
+@pytest.fixture
+def sliceView(scene):
+    """A function that makes an offscreen slice view: `sliceView("Red", "Axial", (512, 512))`."""
+    import slicer
+
+    from Testing.Slicer.harness.views import SliceWidget
+
+    def make(name="Red", orientation="Axial", size=(512, 512)):
+        widget = SliceWidget(name, orientation, size)
+        slicer.app.layoutManager().add(name, widget)
+        return widget
+
+    return make

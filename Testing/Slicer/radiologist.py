@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import slicer
-from Testing.Slicer.harness import app
 
 from InContextSegSlicer import bridge
+from Testing.Slicer.harness import app
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 180
@@ -47,7 +47,10 @@ class Radiologist:
         return self.panel.parameters.output
 
     def close(self) -> None:
-        app.close_panel(self.widget)
+        """Close the panel, if it is open."""
+        if self.widget is not None:
+            app.close_panel(self.widget)
+            self.widget = None
 
     def press(self, name: str) -> None:
         """Press a button, which must be there to be pressed."""

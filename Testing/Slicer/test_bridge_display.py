@@ -92,7 +92,7 @@ def test_an_uncertainty_lies_where_its_block_does(scene):
     display = shown.GetDisplayNode()
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0, 100)
     assert display.GetApplyThreshold()
-    assert display.GetLowerThreshold() == 1
+    assert 0 < display.GetLowerThreshold() < 50
     assert display.GetColorNode() is not None
     again = finish(bridge.showUncertainty(scene, volume, spread.astype(bool), (0, 0, 0), shown))
     assert again is shown

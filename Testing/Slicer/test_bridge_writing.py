@@ -192,11 +192,25 @@ def test_outside_the_region_nothing_changes(scene, replace):
     finish(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "E"}))
     low, high = (7, 0, 0), (11, *SHAPE[1:])
     again = ball(centre=(9.0, 10.0, 13.0))
-    finish(writer.write(volume, segmentation, again, (0, 0, 0), {1: "E"}, replace, (low, high)))
+    finish(writer.write(volume, segmentation, again, (0, 0, 0), {1: "E"}, replace, bridge.Region((low, high))))
     expected = np.where(box(low, high), again, ball())
     assert np.array_equal(mask(segmentation, "E"), expected)
     finish(writer.write(volume, segmentation, np.zeros(SHAPE, np.uint8), (0, 0, 0), {1: "E"}))
     assert not mask(segmentation, "E").any()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_parts_of_a_region_can_be_left_out(scene, moved):
+    volume, segmentation = world(scene)
+    segmentation.SetAndObserveTransformNodeID(warpGrid(scene, 0.0).GetID() if moved else None)
+    writer, _ = writerFor(scene, segmentation, volume, "none")
+    kept = (((8, 0, 0), (9, *SHAPE[1:])), ((12, 0, 0), (14, *SHAPE[1:])))
+    region = bridge.Region(((5, 0, 0), SHAPE), kept)
+    finish(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "E"}, "made", region))
+    allowed = box((5, 0, 0), SHAPE)
+    for each in kept:
+        allowed &= ~box(*each)
+    assert np.array_equal(mask(segmentation, "E"), ball() & allowed)
 
 
 def test_labels_that_are_not_named_are_not_written_and_several_may_go_to_one_segment(scene):
