@@ -202,12 +202,18 @@ class Correct:
     device: str = "auto"
     supports: int = CLICK_SUPPORTS
 
+    def __post_init__(self) -> None:
+        if self.supports < 1:
+            raise InputError(
+                f"supports: asked for at least 1 example, got {self.supports}; leave the task out for none."
+            )
+
 
 @dataclass(frozen=True)
 class Neighbours:
     """Asks to get a slice and those up to `radius` beside it ready for `Correct` -> ready: their indices.
 
-    It is given up as soon as anything else is asked. The other fields are those of `Correct`.
+    It is given up ("cancelled") as soon as anything else is asked. The other fields are those of `Correct`.
     """
 
     target: VolumeRef
@@ -225,7 +231,10 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Propagate:
-    """Asks to carry a label on from slices that the user applied -> block, uncertainty, slices, confidence, stopped.
+    """Asks to carry a label on from slices that the user applied -> block, uncertainty, slices, reached, stopped.
+
+    slices are the indices that were reached, confidence how sure each is, stopped says for "before" and "after" (lower
+    and higher indices) whether that end was "unsure", "ended" (the structure) or "range" (of what was asked for).
 
     Attributes:
         task: its examples hold the slices of the target to start from, and others perhaps.

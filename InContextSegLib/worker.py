@@ -22,6 +22,7 @@ LINE_BYTES = 16 << 20
 BETWEEN_REPORTS_S = 0.1
 REMARKS = 20
 LANES = {Preview: "preview", Correct: "correct"}
+QUICK = (Correct, Neighbours)
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,8 @@ class Worker:
                 answer = outcome(error)
                 if answer.get("kind") == "Bug":
                     log.exception("Request %d failed.", errand.number)
-                if desk is not None:
+                # What a newer click takes the place of leaves all in use.
+                if desk is not None and not (answer["is"] == "cancelled" and isinstance(errand.request, QUICK)):
                     desk.recover(everything=answer.get("kind") == "OutOfMemory")
             finally:
                 remarks.close()

@@ -102,7 +102,7 @@ def carried(
         found.answers[step.number], found.confidence[step.number] = answer, sure
         done[step.number] = loop.labelled(step.number, mask)
     # What ended between two applied slices is seen by what is missing there.
-    for side, outermost in ((-1, sources[0]), (1, sources[-1])):
+    for side, outermost in ((-1, min(begin)), (1, max(begin))):
         found.stopped[side] = ended.get((outermost, side), "range")
     return found
 
