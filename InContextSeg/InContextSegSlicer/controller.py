@@ -358,4 +358,4 @@ def _said(error: Exception) -> str:
 
 def _summary(answer: Mapping) -> str:
     amounts = [f"{name} {amount['millilitres']:.1f} ml" for name, amount in answer["labels"].items()]
-    return f"Done in {answer['seconds']:.0f} s: {', '.join(amounts)}."
+    return " ".join([f"Done in {answer['seconds']:.0f} s: {', '.join(amounts)}.", *answer["remarks"]])
