@@ -12,22 +12,27 @@ import numpy as np
 import torch
 
 from InContextSegLib import __version__
+from InContextSegLib.batch import Result, Way, fingerprint_of_task, inputs_of, told
 from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256, remove
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.files import as_intensities, as_labels, read_colours, read_volume
+from InContextSegLib.files import as_intensities, as_labels, ending_of, read_colours, read_segments, read_volume
+from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.leave_out import origin
 from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.jobs import Source, files_of
 from InContextSegLib.loading import Model, choose_device
-from InContextSegLib.memory import give_back_memory, installed_bytes
+from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
 from InContextSegLib.pictures import colours_of, grey_values
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import (
     ArrayRef,
+    Batch,
+    Describe,
     Device,
     ExampleRef,
     FileRef,
@@ -38,6 +43,7 @@ from InContextSegLib.protocol import (
     VolumeRef,
     Weights,
 )
+from InContextSegLib.segnrrd import ENDING as SEGMENTATION
 from InContextSegLib.shared import SharedFolder
 from InContextSegLib.slicing import Intensities, Scale, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume
@@ -50,9 +56,10 @@ from InContextSegLib.tasks import (
     foreseen,
     keep_drawn,
     open_session,
+    segments_of,
     shows,
 )
-from InContextSegLib.volume import Geometry, Kind, Volume, any_along
+from InContextSegLib.volume import Geometry, Kind, Volume, any_along, laid_onto
 
 VOLUME_BYTES = 2 << 30
 SESSIONS, TARGETS = 2, 4  # a session may hold a gigabyte of contexts and embeddings
@@ -182,6 +189,8 @@ class Desk:
 
     def _labels(self, example: ExampleRef) -> Volume:
         labels = self.volume(example.labels)
+        if isinstance(example.labels, FileRef) and ending_of(example.labels.path) == SEGMENTATION:
+            labels = laid_onto(labels, self.volume(example.image).geometry)
         return labels if example.values is None else _remapped(labels, dict(example.values))
 
     def _asked_for(self, values: Sequence[int], example: ExampleRef) -> np.ndarray:
@@ -201,7 +210,8 @@ class Desk:
         values = tuple(label.value for label in brief.labels)
         examples = [(each.image, each) for each in task.examples]
         labels_of = partial(self._asked_for, values)
-        mix = colour_mix(examples, [target], brief.intensities, labels_of, self._colours)
+        mix = ColourMix(task.colour, "asked for") if task.colour else None
+        mix = mix or colour_mix(examples, [target], brief.intensities, labels_of, self._colours)
         volume, pairs = self.volume(target, mix), self._pairs(task, mix)
         own = tuple(
             each.image == target or shows(pair, volume) for each, pair in zip(task.examples, pairs, strict=True)
@@ -279,30 +289,56 @@ def preview(desk: Desk, request: Preview, report: Report) -> dict[str, Any]:
 
 def segment(desk: Desk, request: Segment, report: Report) -> dict[str, Any]:
     """The labels of a target, and their uncertainty in percent of the largest possible spread if there are draws."""
-    bound = desk.bound(request.task, request.target, report)
-    session = desk.session(bound, report)
-    axis, box = next(iter(session.supports)), request.box
-    if request.slice_range is not None:
-        box = slab(bound.target.geometry, axis, request.slice_range)
-    # Examples cut from pictures serve along the first axis only, whatever was asked for.
-    settings = replace(bound.settings, axes=tuple(session.supports))
-    prediction = session.segment(bound.target, settings, report, box, scale=desk.scale(bound))
-    give_back_memory()
-    mask = keep_drawn(prediction, bound.drawn, box)
-    found = findings(session, prediction, mask)
-    uncertainty = prediction.uncertainty
+    session, prediction, record = _segmented(desk, request, report)
+    mask, uncertainty = prediction.mask, prediction.uncertainty
     return {
         "block": desk.block(*_cropped(mask.array)),
         "uncertainty": desk.block(*_cropped(_percent(uncertainty))) if uncertainty else None,
-        "given": found["given_slices"],
+        "given": record["given_slices"],
         "axis": prediction.next_axis,
         "next_slice": prediction.next_slice,
-        "unlike": found["unlike_slices"],
-        "labels": found["labels"],
-        "expected": found["expected"],
+        "unlike": record["unlike_slices"],
+        "labels": record["labels"],
+        "expected": record["expected"],
         "doubtful": _doubtful(session),
-        "provenance": prediction.provenance | {"colour": bound.mix.record},
+        "provenance": record["provenance"] | {"colour": record["colour"]},
     }
+
+
+def batch(desk: Desk, request: Batch, report: Report) -> dict[str, Any]:
+    """The labels of many volumes, in files; a status for each."""
+    looks = {look.value: look for look in request.looks}
+
+    def one(image: Path, report: Report) -> Result:
+        try:
+            session, prediction, record = _segmented(
+                desk, Segment(request.task, FileRef(str(image), Kind.INTENSITY)), report
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_exhaustion(error):
+                raise
+            desk.recover(everything=True)
+            raise InputError(NO_MEMORY) from error
+        segments = [
+            replace(segment, colour=look.colour, tags=look.tags) if (look := looks.get(segment.value)) else segment
+            for segment in segments_of(session.labels)
+        ]
+        return Result(prediction.mask, segments, record)
+
+    way = Way(fingerprint_of_task(request, desk.shared.read), one, inputs_of(request.task))
+    return {"cases": [status.to_mapping() for status in told(request, way, report)]}
+
+
+def describe(desk: Desk, request: Describe, report: Report) -> dict[str, Any]:
+    """What labelled files hold, read before anything is computed from them."""
+    files, pairs = files_of(Source(Path(request.images), Path(request.labels))), []
+    for number, (image, mask) in enumerate(files):
+        report.step(number, len(files), f"{mask.name} is read")
+        labels = read_volume(mask, Kind.LABELS)
+        names = {segment.value: segment.name for segment in read_segments(mask)}
+        held = [(int(value), names.get(int(value), f"label {value}")) for value in np.unique(labels.array) if value]
+        pairs.append({"image": str(image), "mask": str(mask), "labels": held})
+    return {"pairs": pairs}
 
 
 def weights(desk: Desk, request: Weights, report: Report) -> dict[str, Any]:
@@ -318,8 +354,31 @@ ANSWERS: Mapping[type, Callable[[Desk, Any, Report], dict[str, Any]]] = {
     Prepare: prepare,
     Preview: preview,
     Segment: segment,
+    Batch: batch,
+    Describe: describe,
     Weights: weights,
 }
+
+
+def _segmented(desk: Desk, request: Segment, report: Report) -> tuple[Session, Prediction, dict[str, Any]]:
+    """What was found, with what was drawn in the target in its place, and the record of it."""
+    bound = desk.bound(request.task, request.target, report)
+    session = desk.session(bound, report)
+    axis, box = next(iter(session.supports)), request.box
+    if request.slice_range is not None:
+        box = slab(bound.target.geometry, axis, request.slice_range)
+    # Examples cut from pictures serve along the first axis only, whatever was asked for.
+    settings = replace(bound.settings, axes=tuple(session.supports))
+    prediction = session.segment(bound.target, settings, report, box, scale=desk.scale(bound))
+    give_back_memory()
+    mask = keep_drawn(prediction, bound.drawn, box)
+    record = {
+        "target": {"shape_kji": list(mask.geometry.shape)},
+        **findings(session, prediction, mask),
+        "colour": bound.mix.record,
+        "provenance": prediction.provenance,
+    }
+    return session, replace(prediction, mask=mask), record
 
 
 def _brief(task: TaskSpec) -> Brief:

@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 
 from InContextSegLib import __version__
+from InContextSegLib.cases import FORMATS
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import ADAPT_SECONDS, MOST_SECONDS
+from InContextSegLib.records import TABLE
 from InContextSegLib.slicing import AXES, WINDOWS, Intensities
 from InContextSegLib.support import Label
 
@@ -23,7 +25,11 @@ examples:
   From five slices labelled in the scan itself, walking away from them:
     incontextseg segment --image mr.nii.gz --support mr.nii.gz five_slices.nii.gz --cascade --output mr_labels.nii.gz
 
-exit codes: 0 done; 2 cannot be done as asked; 3 a result cannot be written; 4 weights; 130 cancelled; 1 a bug
+  Segment all scans of a folder from the same examples; the same command goes on where it was stopped:
+    incontextseg batch --images scans/ --support images/ labels/ --output-dir results --format .seg.nrrd
+
+exit codes: 0 done; 2 cannot be done as asked (of a batch: some of it); 3 a result cannot be written; 4 weights; 130
+  cancelled; 1 a bug
 """
 
 
@@ -50,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         )
 
     _segment(command("segment", "segment one image from labelled examples"))
+    _batch(command("batch", "segment many images from the same examples, one bad image stopping no other"))
     _train(command("train", "train a network on synthetic tasks"))
     _evaluate(command("evaluate", "measure a model on labelled data, by a study file"))
     # The words before and behind an action mean the same, so those behind must not reset what was said before.
@@ -72,14 +79,6 @@ def _common(default: str | None) -> argparse.ArgumentParser:
 
 
 def _segment(command: argparse.ArgumentParser) -> None:
-    _segment_what(command)
-    _segment_how(command)
-    out = command.add_argument_group("what to write")
-    out.add_argument("--probabilities", action="store_true", help="write every label's probability too")
-    out.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
-
-
-def _segment_what(command: argparse.ArgumentParser) -> None:
     needed = command.add_argument_group("what to segment")
     needed.add_argument(
         "--image",
@@ -87,6 +86,54 @@ def _segment_what(command: argparse.ArgumentParser) -> None:
         required=True,
         help="the target: NIfTI, NRRD, MHA, a DICOM series folder, PNG, TIFF, JPEG, BMP",
     )
+    needed.add_argument("--output", type=Path, required=True, help="the label map to write; the rest is named after it")
+    _examples(needed)
+    part = command.add_argument_group("which part")
+    part.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these slices, both included")
+    part.add_argument(
+        "--box",
+        type=int,
+        nargs=6,
+        action=_BoxAction,
+        metavar=("I0", "I1", "J0", "J1", "K0", "K1"),
+        help="voxel box, ends included",
+    )
+    _how(command)
+    out = command.add_argument_group("what to write")
+    out.add_argument("--probabilities", action="store_true", help="write every label's probability too")
+    out.add_argument("--overwrite", action="store_true", help="replace earlier outputs")
+
+
+def _batch(command: argparse.ArgumentParser) -> None:
+    needed = command.add_argument_group("what to segment")
+    needed.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE|FOLDER|CSV",
+        help="the targets: files, the images of a folder (of its subfolders those with a DICOM series), or the rows of "
+        "a .csv file with the column image, and perhaps name",
+    )
+    needed.add_argument(
+        "--output-dir",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help=f"for the label maps, named after the images, a record beside each, and the table {TABLE}",
+    )
+    _examples(needed)
+    _how(command)
+    out = command.add_argument_group("what to write")
+    out.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"of the label maps (default {FORMATS[0]})")
+    out.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace results of other examples or settings; those that somebody changed since are always left",
+    )
+
+
+def _examples(needed: argparse._ActionsContainer) -> None:
     needed.add_argument(
         "--support",
         type=Path,
@@ -96,7 +143,6 @@ def _segment_what(command: argparse.ArgumentParser) -> None:
         metavar=("IMAGES", "LABELS"),
         help="an example: an image and its label map, or two folders whose files have the same names; repeat for more",
     )
-    needed.add_argument("--output", type=Path, required=True, help="the label map to write; the rest is named after it")
     needed.add_argument(
         "--labels", type=_label, nargs="+", metavar="VALUE[=NAME]", help="only these labels (default: all)"
     )
@@ -116,19 +162,9 @@ def _segment_what(command: argparse.ArgumentParser) -> None:
         metavar="auto|labelled|all|every:N|I,J,K",
         help="which slices of a labelled volume are examples; auto: all of a fully labelled one, else the labelled",
     )
-    part = command.add_argument_group("which part")
-    part.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these slices, both included")
-    part.add_argument(
-        "--box",
-        type=int,
-        nargs=6,
-        action=_BoxAction,
-        metavar=("I0", "I1", "J0", "J1", "K0", "K1"),
-        help="voxel box, ends included",
-    )
 
 
-def _segment_how(command: argparse.ArgumentParser) -> None:
+def _how(command: argparse.ArgumentParser) -> None:
     how = command.add_argument_group("how")
     how.add_argument("--preset", choices=("fast", "normal", "best"), default="normal", help="default: normal")
     how.add_argument("--supports", type=int, metavar="N", help="examples shown for every slice")

@@ -1,5 +1,7 @@
 """One task, many volumes: each case is segmented, written and recorded on its own, and what is done already is left."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,10 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from InContextSegLib import __version__
 from InContextSegLib.cases import Case, CaseStatus
-from InContextSegLib.errors import Cancelled, InputError, sentence_of
+from InContextSegLib.catalog import cache_folder, find, pinned_sha256
+from InContextSegLib.config import to_mapping
+from InContextSegLib.errors import Cancelled, InputError, WeightsError, sentence_of
 from InContextSegLib.files import check_fits, make_folder, write_volume
 from InContextSegLib.progress import Report
+from InContextSegLib.protocol import Batch, FileRef, TaskSpec, VolumeRef
 from InContextSegLib.records import (
     Traces,
     check_table,
@@ -50,6 +58,58 @@ class Way:
     inputs: frozenset[Path] = frozenset()
 
 
+def fingerprint_of_task(request: Batch, array_of: Callable[[str], np.ndarray]) -> str:
+    """SHA-256 (hex) of all that decides the results of a batch, but for the targets: examples by what is in them.
+
+    Raises:
+        InputError, WeightsError: if an example or the weights cannot be read.
+    """
+    task = request.task
+    sources = [example.source for example in task.examples]
+    examples = [
+        {
+            "image": _fingerprint(example.image, array_of),
+            "labels": _fingerprint(example.labels, array_of),
+            # What it is called does not matter, but who is the same patient does.
+            "patient": sources.index(example.source),
+            "slices": example.slices,
+            "values": example.values,
+        }
+        for example in task.examples
+    ]
+    weights = sha256_of(Path(task.weights)) if task.weights else pinned_sha256(find(task.model), cache_folder())
+    same = {"version": __version__, "weights_sha256": weights, "examples": examples}
+    mapping = to_mapping(request)
+    same |= {name: value for name, value in mapping["task"].items() if name not in ("examples", "weights", "device")}
+    text = json.dumps(same | {"looks": mapping["looks"]}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def inputs_of(task: TaskSpec) -> frozenset[Path]:
+    """The files that a task reads."""
+    refs = [ref for example in task.examples for ref in (example.image, example.labels)]
+    paths = [ref.path for ref in refs if isinstance(ref, FileRef)]
+    return frozenset(map(Path, [*paths, *filter(None, [task.weights])]))
+
+
+def told(request: Batch, way: "Way", report: Report) -> list[CaseStatus]:
+    """Run the batch of a request and tell of every case, in words that `batchrun.BatchRun` understands.
+
+    Raises: as `run_batch`.
+    """
+    cases = [Case(Path(case.image), Path(case.output)) for case in request.cases]
+    running: list[CaseStatus] = []
+
+    def show(done: int, total: int, message: str) -> None:
+        report.step(done, max(total, 1), json.dumps(replace(running[-1], message=message).to_mapping()))
+
+    settled = []
+    for status in run_batch(cases, way, Report(show), request.overwrite):
+        report.step(0, 0, json.dumps(status.to_mapping()))
+        (settled if status.settled else running).append(status)
+    return settled
+
+
 def run_batch(cases: Sequence[Case], way: Way, report: Report, overwrite: bool = False) -> Iterator[CaseStatus]:
     """Segment case after case; yields the status of each when it begins ("running") and when it is settled.
 
@@ -63,12 +123,12 @@ def run_batch(cases: Sequence[Case], way: Way, report: Report, overwrite: bool =
 
     Raises:
         InputError, OutputError: before the first case, if the outputs cannot come where they should.
+        WeightsError: with the first case that is not done, as no other could do better.
         Cancelled: from `report`; the case it came in has left nothing.
     """
     folder = _checked(cases, way)
     statuses = [CaseStatus(case) for case in cases]
     for number, case in enumerate(cases):
-        report.step(0, 1, case.image.name)
         yield replace(statuses[number], status="running")
         statuses[number] = _settled(case, way, report, overwrite)
         write_table(folder, statuses)
@@ -92,6 +152,7 @@ def _checked(cases: Sequence[Case], way: Way) -> Path:
 
 def _settled(case: Case, way: Way, report: Report, overwrite: bool) -> CaseStatus:
     started = time.monotonic()
+    report.step(0, 1, case.image.name)
     try:
         traces, target = Traces.of(case), fingerprint_of(case.image)
         if traces.done(way.task, target):
@@ -105,7 +166,7 @@ def _settled(case: Case, way: Way, report: Report, overwrite: bool) -> CaseStatu
         seconds = round(time.monotonic() - started, 2)
         _write(case, result, {"task": way.task, "target": target}, seconds)
         return CaseStatus(case, "done", seconds=seconds, millilitres=_millilitres(result.record))
-    except Cancelled:
+    except (Cancelled, WeightsError):
         raise
     except Exception as error:
         # Whatever it is, the other cases go on.
@@ -121,6 +182,17 @@ def _write(case: Case, result: Result, batch: Mapping[str, str], seconds: float)
     write_volume(case.output, result.mask, result.segments)
     kept = {"files": {"mask": {"path": str(case.output), "sha256": sha256_of(case.output)}}, "seconds": seconds}
     write_record(case, {**result.record, **kept}, **batch, status="done", output=kept["files"]["mask"]["sha256"])
+
+
+def _fingerprint(ref: VolumeRef, array_of: Callable[[str], np.ndarray]) -> str:
+    if isinstance(ref, FileRef):
+        return fingerprint_of(Path(ref.path))
+    digest = hashlib.sha256(f"{ref.kind.value} {ref.affine}".encode())
+    array = array_of(ref.name)
+    digest.update(f"{array.dtype.str} {array.shape}".encode())
+    for plane in array:
+        digest.update(np.ascontiguousarray(plane))
+    return digest.hexdigest()
 
 
 def _millilitres(record: Mapping[str, Any]) -> dict[str, float]:

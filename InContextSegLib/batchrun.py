@@ -70,7 +70,7 @@ class BatchRun:
     def _progressed(self, done: int, total: int, message: str) -> None:
         with suppress(ValueError, KeyError, TypeError):
             status = CaseStatus.from_mapping(json.loads(message))
-            self.share = done / total if total and not status.settled else 0.0
+            self.share = done / total if total else 0.0
             self._note(self._places[str(status.case.output)], status)
 
     def _done(self, answer: Mapping[str, Any]) -> None:

@@ -12,13 +12,16 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from InContextSegLib.arguments import parser
+from InContextSegLib.cases import CaseStatus, cases_of, listed_in
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
 from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml, with_overrides
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError, sentence_of
 from InContextSegLib.files import json_text
+from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.progress import Report
+from InContextSegLib.records import TABLE
 
 EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, Cancelled: 130}
 BUG = 1
@@ -27,8 +30,8 @@ BUG = 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 1 a bug, 2 bad input, 3 cannot write, 4 weights, 130 cancelled. Whatever goes wrong is one sentence on
-    stderr; with --debug it is a traceback.
+    0 done, 1 a bug, 2 bad input (of a batch: some of it), 3 cannot write, 4 weights, 130 cancelled. Whatever goes wrong
+    is one sentence on stderr; with --debug it is a traceback.
 
     Raises:
         SystemExit: with code 2 for words that no command has, with 0 after --help and --version.
@@ -45,11 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
         force=True,
     )
-    commands = {"segment": _segment, "train": _train, "evaluate": _evaluate, "weights": _weights, "demo": _demo}
+    commands = {
+        "segment": _segment,
+        "batch": _batch,
+        "train": _train,
+        "evaluate": _evaluate,
+        "weights": _weights,
+        "demo": _demo,
+    }
     try:
         with _progress(options) as report:
             result, text = commands[options.command](options, report)
         print(json_text(result) if options.json else text)
+        return EXIT_CODES[InputError] if result.get("failed") else 0
     except (Exception, KeyboardInterrupt) as error:
         # Everything, because a user can do nothing with a traceback.
         if options.debug:
@@ -57,7 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, sentence = _said(error)
         print(f"incontextseg {options.command}: {sentence}", file=sys.stderr)
         return code
-    return 0
 
 
 def _said(error: BaseException) -> tuple[int, str]:
@@ -112,6 +122,26 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     return record, "\n".join(lines)
 
 
+def _batch(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    # A worker computes: an image that brings it down does not bring down the rest.
+    from InContextSegLib.batchcommand import run_in_worker, task_of  # noqa: PLC0415
+
+    listed = [each for path in options.images for each in listed_in(path.absolute())]
+    cases = cases_of(listed, options.output_dir.absolute(), options.format)
+    statuses = run_in_worker(task_of(options, _settings(options)), cases, report, options.overwrite)
+    counted = {name: sum(status.status == name for status in statuses) for name in ("done", "skipped", "failed")}
+    table = options.output_dir / TABLE
+    lines = [_failure(status) for status in statuses if status.status == "failed"]
+    lines.append("{done} done, {skipped} were done before, {failed} failed.".format(**counted))
+    result = {**counted, "table": str(table), "cases": [each.to_mapping() for each in statuses]}
+    return result, "\n".join([*lines, f"table: {table}"])
+
+
+def _failure(status: CaseStatus) -> str:
+    image = str(status.case.image)
+    return status.message if image in status.message else f"{image}: {status.message}"
+
+
 def _foreseen(record: dict) -> list[str]:
     """What the examples lead to expect, and what speaks against relying on it."""
     lines = [f"Expected Dice: {name} {_expectation(found)}" for name, found in record["expected"].items()]
@@ -148,20 +178,23 @@ def _ranges(indices: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _job(options: argparse.Namespace):
-    from InContextSegLib.inference.settings import PRESETS, InferenceSettings  # noqa: PLC0415
-    from InContextSegLib.jobs import SegmentJob, Source  # noqa: PLC0415
-    from InContextSegLib.loading import Model  # noqa: PLC0415
-
+def _settings(options: argparse.Namespace) -> InferenceSettings:
     own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
     own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
     own |= {"rehearse": options.rehearsal, "adapt_seconds": options.adapt, "style": options.style}
     chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}
+    return InferenceSettings(**chosen)
+
+
+def _job(options: argparse.Namespace):
+    from InContextSegLib.jobs import SegmentJob, Source  # noqa: PLC0415
+    from InContextSegLib.loading import Model  # noqa: PLC0415
+
     return SegmentJob(
         image=options.image,
         sources=tuple(Source(images, labels) for images, labels in options.support),
         output=options.output,
-        settings=InferenceSettings(**chosen),
+        settings=_settings(options),
         model=Model(options.model, options.weights),
         intensities=options.window,
         colour=options.colour,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib import segnrrd
-from InContextSegLib.colour import LUMINANCE, ColourMix, palette
+from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.files import (
@@ -31,10 +31,9 @@ from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import slab
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
-from InContextSegLib.segnrrd import Segment
 from InContextSegLib.slicing import Box
 from InContextSegLib.support import Label, LabelledVolume, paired_files
-from InContextSegLib.tasks import Brief, Drawn, findings, keep_drawn, open_session, shows
+from InContextSegLib.tasks import Brief, Drawn, findings, keep_drawn, open_session, segments_of, shows
 from InContextSegLib.volume import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
@@ -211,11 +210,6 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
         record = record | {"files": files}
         write_text(aside["record"], json_text(record, indent=2) + "\n")
     return record
-
-
-def segments_of(labels: Sequence[Label]) -> list[Segment]:
-    """The labels as a segmentation shows them, in the colours of the picture."""
-    return [Segment(label.value, label.name, palette(number)) for number, label in enumerate(labels)]
 
 
 @contextmanager

@@ -9,6 +9,16 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEPT_BYTES = 2**31 - 1
 _FETCHED_AT_ONCE_BYTES = 64 << 20
 
+NO_MEMORY = (
+    "There is not enough memory for this: choose fewer examples or draws, a smaller part of the volume, or the CPU in "
+    "place of the GPU."
+)
+
+
+def is_exhaustion(error: Exception) -> bool:
+    """Whether an error says that memory, of the computer or of its GPU, was not enough."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error)
+
 
 class _MemoryStatus(ctypes.Structure):
     """MEMORYSTATUSEX of Windows."""

@@ -78,6 +78,7 @@ class TaskSpec:
         labels: pairs of a value and its name.
         model: a name in the catalogue; `weights` a file of one's own in place of the entry's.
         window: of grey values that becomes [0, 1]; None: percentiles of every volume.
+        colour: weights of red, green and blue in a grey value; None: as separates the labels of the examples best.
     """
 
     examples: tuple[ExampleRef, ...]
@@ -86,6 +87,7 @@ class TaskSpec:
     model: str = "default"
     weights: str | None = None
     window: tuple[float, float] | None = None
+    colour: tuple[float, float, float] | None = None
     device: str = "auto"
 
     @property
@@ -153,6 +155,53 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class CaseRef:
+    """A volume of a batch, and the file for its result."""
+
+    image: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a label shows in files that can say it: colour from 0 to 1, and what Slicer says of it besides."""
+
+    value: int
+    colour: tuple[float, float, float]
+    tags: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Asks for the labels of many volumes, written to files -> cases: the status of every one (`cases.CaseStatus`).
+
+    The message of its progress is such a status as JSON; one with 0 steps in all tells that the status is new.
+
+    Attributes:
+        overwrite: whether results of other tasks are replaced.
+        looks: of labels, as far as they are known.
+    """
+
+    task: TaskSpec
+    cases: tuple[CaseRef, ...]
+    overwrite: bool = False
+    looks: tuple[Look, ...] = ()
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Asks what labelled files hold -> pairs: image, mask, and labels as pairs of a value and its name.
+
+    Attributes:
+        images: a file, or a folder of them.
+        labels: the labels of that file, or a folder of label maps with the same stems.
+    """
+
+    images: str
+    labels: str
+
+
+@dataclass(frozen=True)
 class Weights:
     """Asks to fetch or delete the weights of a catalogue entry, which only the user may wish -> path and sha256."""
 
@@ -177,6 +226,8 @@ REQUESTS = {
     "prepare": Prepare,
     "preview": Preview,
     "segment": Segment,
+    "batch": Batch,
+    "describe": Describe,
     "weights": Weights,
     "cancel": Cancel,
     "stop": Stop,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from InContextSegLib.colour import palette
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.prepare import Task, prepare
 from InContextSegLib.inference.rehearsal import sizes_for
@@ -15,6 +16,7 @@ from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
+from InContextSegLib.segnrrd import Segment
 from InContextSegLib.slicing import AXES, Box, Intensities, SliceChoice, SlicePlan
 from InContextSegLib.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
@@ -192,6 +194,11 @@ def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> 
             prediction.next_axis,
         )
     return Volume(array, mask.geometry, Kind.LABELS)
+
+
+def segments_of(labels: Sequence[Label]) -> list[Segment]:
+    """The labels as a segmentation shows them, in the colours of a picture of them."""
+    return [Segment(label.value, label.name, palette(number)) for number, label in enumerate(labels)]
 
 
 def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:

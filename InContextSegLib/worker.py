@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.memory import keep_freed_memory
+from InContextSegLib.memory import NO_MEMORY, is_exhaustion, keep_freed_memory
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import Cancel, Preview, Stop, decode_line, encode_line, request_of
 from InContextSegLib.shared import SharedFolder
@@ -173,12 +173,8 @@ def outcome(error: Exception) -> dict[str, str]:
     if isinstance(error, ModuleNotFoundError):
         sentence = f"The package {error.name} is not installed for {sys.executable}; install it and ask again."
         return _failed("Missing", sentence)
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error):
-        return _failed(
-            "OutOfMemory",
-            "There is not enough memory for this: choose fewer examples or draws, a smaller part of the volume, or the "
-            "CPU in place of the GPU.",
-        )
+    if is_exhaustion(error):
+        return _failed("OutOfMemory", NO_MEMORY)
     return _failed("Bug", f"The worker failed with {type(error).__name__}: {error}; please report it with its log.")
 
 
@@ -201,7 +197,8 @@ class _Show:
 
     def __call__(self, done: int, total: int, message: str) -> None:
         now = time.monotonic()
-        if now - self._sent_at < BETWEEN_REPORTS_S:
+        # What has no steps is news.
+        if total and now - self._sent_at < BETWEEN_REPORTS_S:
             return
         self._sent_at = now
         self._channel.send(id=self._number, **{"is": "progress", "done": done, "total": total, "message": message})

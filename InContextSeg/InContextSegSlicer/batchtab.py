@@ -35,7 +35,7 @@ class BatchTab:
         ask: asks the worker: what, with which payload, and whom to tell of progress, the end and failure.
         cancel: stops a request, by the number that `ask` gave.
         openCase: loads an image file and its result for review.
-        looksOf: gives {name of a segment: (colour, terminology tags)} for the results, as far as they are known.
+        looksOf: gives {name of a segment: (colour, terminology entry)} for the results, as far as they are known.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class BatchTab:
         request = {
             "task": task,
             "overwrite": bool(self.ui.batchOverwriteBox.checked),
-            "looks": [[value, list(looks[name][0]), looks[name][1]] for value, name in task["labels"] if name in looks],
+            "looks": [_look(value, *looks[name]) for value, name in task["labels"] if name in looks],
         }
         self._run = BatchRun(self._ask, request, cases, self._told, self._ended)
         yield
@@ -352,6 +352,11 @@ class BatchTab:
             row for row in rows if row < len(self.statuses) and self.statuses[row].status in ("done", "skipped")
         ]
         return finished[0] if len(rows) == 1 and finished else None
+
+
+def _look(value: int, colour: Iterable[float], terminology: str) -> dict:
+    tags = f"TerminologyEntry:{terminology}|" if terminology else ""
+    return {"value": value, "colour": list(colour), "tags": tags}
 
 
 def savedVolumes(scene: slicer.vtkMRMLScene) -> tuple[list[str], list[str]]:

@@ -87,7 +87,7 @@ class Controller:
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
         self._clock = clock
         self._request: int | None = None
-        self._previewing: Callable[[], None] | None = None
+        self._previewRequest: int | None = None
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
@@ -99,7 +99,7 @@ class Controller:
     @property
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
-        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self.preview.pending
+        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self._previewRequest is not None
 
     def prepare(self, order: Order) -> None:
         """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""
@@ -148,26 +148,30 @@ class Controller:
 
     def showPreview(self, order: Order, axis: str, index: int) -> None:
         """Show what the network makes of one slice; a newer slice takes the place of an older one."""
-        self.preview.pending = True
 
         def asking():
             task = yield from taskOf(order, self.handover)
             target = yield from self.handover.volume(order.target)
             names = dict(task.labels)
-            self.client.ask(
+            number = self.client.ask(
                 "preview",
                 Preview(task, target, index, axis),
                 lane="preview",
                 on_progress=self._previewProgress,
-                on_done=lambda answer: self._previewed(order, names, answer),
-                on_failed=self._previewFailed,
+                on_done=lambda answer: self._previewed(number, order, names, answer),
+                on_failed=lambda kind, message: self._previewFailed(number, message),
             )
+            self._previewRequest = number
 
         self._previewChores.drop()
-        self._previewChores.add(asking(), lambda _: None, lambda error: self._previewFailed(None, _said(error)))
+        self._previewChores.add(asking(), bool, lambda error: self._previewFailed(self._previewRequest, _said(error)))
 
     def hidePreview(self) -> None:
+        """Take the preview away; an answer that is under way is not shown any more."""
         self._previewChores.drop()
+        if self._previewRequest is not None:
+            self.client.cancel(self._previewRequest)
+            self._previewRequest = None
         self.preview.clear()
 
     def undo(self) -> None:
@@ -187,7 +191,7 @@ class Controller:
         self.cancel()
         self.chores.drop()
         self.hidePreview()
-        self.handover.keepOnly(())
+        self.handover.forgetAll()
         self.writer.forget()
         self.outcome, self.uncertainty = Outcome(), None
         self.changed()
@@ -270,8 +274,7 @@ class Controller:
         if output is None:
             output = bridge.ensureSegmentation(self.scene, target, f"{target.GetName()} segmentation")
             self.made(output)
-        block = np.array(self.client.fetch(answer["block"]["array"]))
-        yield
+        block = self.client.fetch(answer["block"]["array"])
         ids = {}
         for wanted in order.wanted:
             if wanted.enabled:
@@ -280,28 +283,42 @@ class Controller:
         region = regionOf(order, output, answer)
         corner = tuple(answer["block"]["corner_kji"])
         yield from self.writer.write(target, output, block, corner, ids, order.existing, region)
-        if answer["uncertainty"] is not None:
+        if answer["uncertainty"] is None:
+            # That of an earlier result would be taken for this one's.
+            self._removeUncertainty()
+        else:
             spread = self.client.fetch(answer["uncertainty"]["array"])
             self.uncertainty = yield from bridge.showUncertainty(
                 self.scene, target, spread, answer["uncertainty"]["corner_kji"], self.uncertainty
             )
+            self.client.forget(answer["uncertainty"]["array"])
+        self.client.forget(answer["block"]["array"])
 
-    def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
-        self.preview.pending = False
-        block = np.array(self.client.fetch(answer["block"]["array"]))
-        self.preview.show(order, names, block, answer["block"]["corner_kji"])
-        self.message = ""
-        self.changed()
+    def _removeUncertainty(self) -> None:
+        if self.uncertainty is not None:
+            self.scene.RemoveNode(self.uncertainty)
+            self.uncertainty = None
+
+    def _previewed(self, number: int, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
+        if number == self._previewRequest:
+            self._previewRequest = None
+            block = np.array(self.client.fetch(answer["block"]["array"]))
+            self.preview.show(order, names, block, answer["block"]["corner_kji"])
+            self.message = ""
+            self.changed()
+        for each in (answer["block"], answer["uncertainty"]):
+            if each is not None:
+                self.client.forget(each["array"])
 
     def _previewProgress(self, done: int, total: int, message: str) -> None:
         if self.state != BUSY:
             self.message = f"Preview: {message}"
             self.changed()
 
-    def _previewFailed(self, kind: str | None, message: str) -> None:
-        if kind == CANCELLED:
-            return
-        self.preview.pending = False
+    def _previewFailed(self, number: int | None, message: str) -> None:
+        if number != self._previewRequest:
+            return  # a newer slice has taken its place, or nobody looks any more
+        self._previewRequest = None
         self.preview.clear()
         self.message = message
         self.changed()

@@ -1,7 +1,7 @@
 """Volumes and segments of the scene handed to the worker, each once for as long as it stays as it is."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,8 @@ from InContextSegLib.protocol import ArrayRef
 from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
 
+# On the disk for temporary files; a large CT is 100 MB, its labels half of it.
+KEPT_BYTES = 4 << 30
 # Read at about 1 GB/s, so a piece takes a few milliseconds.
 _HASHED_BYTES = 1 << 22
 
@@ -21,25 +23,19 @@ class Handover:
     """Publishes arrays through the client and remembers what was published.
 
     Labels are told apart by their content: an edit of slices that do not teach changes nothing for the worker, whose
-    caches stay good.
+    caches stay good. What was used longest ago goes first where there is too much.
     """
 
     client: WorkerClient
-    _volumes: dict[str, tuple[int, str]] = field(default_factory=dict)  # node ID: state of its voxels, array
-    _labels: dict[str, str] = field(default_factory=dict)  # digest: array
+    keptBytes: int = KEPT_BYTES
+    _kept: dict[tuple, tuple[str, int]] = field(default_factory=dict)  # what it is: array, bytes; the last used last
 
     def volume(self, node: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, ArrayRef]:
         """A chore: the volume as the worker can read it."""
-        geometry = bridge.geometryOf(node)
         array = bridge.arrayOf(node)
-        state = node.GetImageData().GetMTime()
-        known = self._volumes.get(node.GetID())
-        if known is None or known[0] != state:
-            name = yield from self.client.publishing(array)
-            if known is not None:
-                self.client.forget(known[1])
-            self._volumes[node.GetID()] = (state, name)
-        return ArrayRef.of(self._volumes[node.GetID()][1], geometry, Kind.INTENSITY)
+        what = ("volume", node.GetID(), node.GetImageData().GetMTime())
+        name = yield from self._published(what, array)
+        return ArrayRef.of(name, bridge.geometryOf(node))
 
     def labels(
         self,
@@ -62,16 +58,25 @@ class Handover:
                 array[(slice(None),) * axis + (int(index),)] = 0
             yield
         digest = yield from _digest(array)
-        if digest not in self._labels:
-            self._labels[digest] = yield from self.client.publishing(array)
-        return ArrayRef.of(self._labels[digest], bridge.geometryOf(volume), Kind.LABELS)
+        name = yield from self._published(("labels", digest), array)
+        return ArrayRef.of(name, bridge.geometryOf(volume), Kind.LABELS)
 
-    def keepOnly(self, names: Iterable[str]) -> None:
-        """Forget every array that is not named, so that a long session does not fill the disk."""
-        kept = set(names)
-        for known, nameOf in ((self._volumes, lambda entry: entry[1]), (self._labels, lambda entry: entry)):
-            for key in [key for key, entry in known.items() if nameOf(entry) not in kept]:
-                self.client.forget(nameOf(known.pop(key)))
+    def forgetAll(self) -> None:
+        """Take every array back, as when a scene is closed."""
+        for name, _bytes in self._kept.values():
+            self.client.forget(name)
+        self._kept.clear()
+
+    def _published(self, what: tuple, array: np.ndarray) -> Generator[None, None, str]:
+        known = self._kept.pop(what, None)
+        if known is None:
+            name = yield from self.client.publishing(array)
+            known = name, array.nbytes
+        self._kept[what] = known
+        while sum(size for _name, size in self._kept.values()) > self.keptBytes and len(self._kept) > 1:
+            oldest = next(iter(self._kept))
+            self.client.forget(self._kept.pop(oldest)[0])
+        return known[0]
 
 
 def _digest(array: np.ndarray) -> Generator[None, None, str]:

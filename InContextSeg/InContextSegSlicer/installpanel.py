@@ -186,7 +186,7 @@ def expectedDevice(card: str) -> str:
     """What the computer has, before torch is there to be asked."""
     return {
         "nvidia": _("This computer has an NVIDIA graphics card: PyTorch will use it, if the driver is recent enough."),
-        "apple": _("On this Mac PyTorch will use Apple's graphics, where it can."),
+        "apple": _("On this Mac the processor will compute; Apple's graphics are not used yet."),
         "": _("No NVIDIA graphics card was found: the processor will compute. That is enough to work with."),
     }[card]
 

@@ -1,5 +1,6 @@
 """What the segments of a segmentation are made of: labelmaps that several may share, surfaces, and room for more."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
@@ -39,11 +40,10 @@ def segmentOf(segmentationNode: Any, segmentID: str) -> Any:
     Raises:
         InputError: if the segmentation was closed or has no such segment.
     """
-    if segmentationNode.GetScene() is None:
-        raise InputError(f"The segmentation {segmentationNode.GetName()!r} is no longer in the scene; choose another.")
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
-    if segment is None:
-        raise InputError(f"The segmentation {segmentationNode.GetName()!r} has no segment {segmentID!r}; choose again.")
+    if segment is None or segmentationNode.GetScene() is None:
+        what = "was closed" if segment is not None else f"has no segment {segmentID!r}"
+        raise InputError(f"The segmentation {segmentationNode.GetName()!r} {what}; open it and start again.")
     return segment
 
 
@@ -71,11 +71,34 @@ def rasterOf(labelmap: Any) -> Raster:
     return Raster(array, tuple(low.tolist()))
 
 
-def sharedBy(segmentationNode: Any, labelmap: Any) -> dict[int, str]:
-    """Which label of a labelmap is which segment."""
-    segmentation = segmentationNode.GetSegmentation()
-    segments = {segmentID: segmentation.GetSegment(segmentID) for segmentID in segmentation.GetSegmentIDs()}
-    return {s.GetLabelValue(): segmentID for segmentID, s in segments.items() if labelmapOf(s) is labelmap}
+class Layers:
+    """Which labelmap and which label every segment has right now; good until somebody else gets to act."""
+
+    def __init__(self, segmentationNode: Any):
+        if segmentationNode.GetScene() is None:
+            raise InputError(f"The segmentation {segmentationNode.GetName()!r} was closed; open it and start again.")
+        segmentation = segmentationNode.GetSegmentation()
+        self._name = segmentationNode.GetName()
+        self._places: dict[str, tuple[Any, int]] = {}
+        self._owners: dict[Any, dict[int, str]] = defaultdict(dict)
+        for segmentID in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(segmentID)
+            labelmap, label = labelmapOf(segment), segment.GetLabelValue()
+            self._places[segmentID] = labelmap, label
+            self._owners[labelmap][label] = segmentID
+
+    def __contains__(self, segmentID: str) -> bool:
+        return segmentID in self._places
+
+    def __getitem__(self, segmentID: str) -> tuple[Any, int]:
+        """Labelmap and label of a segment."""
+        if segmentID not in self._places:
+            raise InputError(f"The segmentation {self._name!r} has no segment {segmentID!r}; open it and start again.")
+        return self._places[segmentID]
+
+    def sharing(self, labelmap: Any) -> dict[int, str]:
+        """Which label of a labelmap is which segment."""
+        return self._owners[labelmap]
 
 
 class Reading:
@@ -90,12 +113,17 @@ class Reading:
         self._surfaces: dict[str, Any] = {}
 
     def prepare(self) -> Chore:
-        """Find the box outside of which there is nothing; has to be done before the first reading."""
+        """Bring surfaces to the grid; has to be done before the first reading."""
+        for labelmap, members in self._layers():
+            for segmentID in members if labelmap is None else ():
+                self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
+
+    def reach(self) -> Chore:
+        """Find the box outside of which there is nothing."""
         box = _NOTHING
         for labelmap, members in self._layers():
             if labelmap is None:
                 for segmentID in members:
-                    self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
                     box = union(box, _boundsOf(self._surfaces[segmentID]))
             elif not isEmpty(labelmap):
                 passage = Passage(gridOf(labelmap, self._node), self._grid)
@@ -117,14 +145,14 @@ class Reading:
                 np.copyto(labels, renamed, where=labels == 0)
         return labels
 
-    def _layers(self) -> Iterator[tuple[Any, list[str]]]:
-        """Labelmaps with the segments wanted of them, in the order the segments were named."""
-        segments = {segmentID: segmentOf(self._node, segmentID) for segmentID in self._values}
-        for labelmap, run in groupby(segments, key=lambda segmentID: labelmapOf(segments[segmentID])):
-            yield labelmap, list(run)
+    def _layers(self) -> Iterator[tuple[Any, dict[str, int]]]:
+        """Labelmaps with the segments wanted of them and their labels, in the order the segments were named."""
+        layers = Layers(self._node)
+        for labelmap, run in groupby(self._values, key=lambda segmentID: layers[segmentID][0]):
+            yield labelmap, {segmentID: layers[segmentID][1] for segmentID in run}
 
-    def _renamed(self, found: np.ndarray, members: list[str]) -> np.ndarray:
-        labels = {segmentOf(self._node, segmentID).GetLabelValue(): self._values[segmentID] for segmentID in members}
+    def _renamed(self, found: np.ndarray, members: dict[str, int]) -> np.ndarray:
+        labels = {label: self._values[segmentID] for segmentID, label in members.items()}
         table = np.zeros(max(labels) + 2, dtype=self.dtype)  # the last entry stands for everything beyond
         for label, value in labels.items():
             table[label] = value
@@ -157,7 +185,7 @@ def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> Chor
         grown.SetGeometryFromImageToWorldMatrix(matrixOfArray(grid.affine))
         grown.SetExtent(*extentOf(low, high))
         kind = vtk.VTK_UNSIGNED_CHAR if empty else labelmap.GetScalarType()
-        largest = max(sharedBy(segmentationNode, labelmap), default=1)
+        largest = max(Layers(segmentationNode).sharing(labelmap), default=1)
         grown.AllocateScalars(vtk.VTK_SHORT if empty and largest > np.iinfo(np.uint8).max else kind, 1)
         new, unchanged = rasterOf(grown), labelmap.GetMTime()
         source = Raster(np.zeros((0, 0, 0), np.uint8)) if empty else old

@@ -30,7 +30,7 @@ class Wanted:
     enabled: bool = True
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Order:
     """Everything a segmentation depends on, taken from the panel at one moment.
 

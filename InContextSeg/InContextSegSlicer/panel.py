@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
 
 import qt
 import slicer
@@ -12,14 +11,16 @@ from slicer.i18n import tr as _
 from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.controller import BUSY, FAILED, Controller, Progress
-from InContextSegSlicer.examples import ExampleList, ExampleRow
+from InContextSegSlicer.examples import ExampleList
 from InContextSegSlicer.exampletable import ExampleTable
 from InContextSegSlicer.installpanel import InstallPanel, describeDevice
 from InContextSegSlicer.modelchoice import ModelChoice
 from InContextSegSlicer.order import Order, settingsOf, taskOf, wantedSegments
 from InContextSegSlicer.segmenttable import SegmentTable
 from InContextSegSlicer.sliceviews import SliceViews
+from InContextSegSlicer.teaching import Teaching
 
+LOOK_EVERY_S = 1.0
 # A choice has to stand this long before the preview follows it, so that three quick clicks are one change.
 SETTLED_S = 0.5
 
@@ -72,7 +73,7 @@ class Panel:
         self.parameters = None
         self.examples: ExampleList | None = None
         self._order: Order | None = None
-        self._changedAt = 0.0
+        self._changedAt = self._lookedAt = 0.0
         self._preparedKey = self._previewed = None
         self._sentence = ""
         self.exampleTable = ExampleTable(ui.examplesTable, self.say)
@@ -82,6 +83,7 @@ class Panel:
             for value, text in items():
                 getattr(ui, box).addItem(text, value)
         ui.progressBar.setVisible(False)
+        self.teaching = Teaching(self)
         controller.changed, controller.made = self.refresh, self.receive
         self._connect()
 
@@ -138,7 +140,15 @@ class Panel:
         """Called by the timer."""
         self.controller.tick()
         self.exampleTable.tick()
+        if self.controller.state != BUSY and self._clock() - self._lookedAt > LOOK_EVERY_S:
+            self._look()
         self._followPreview()
+
+    def _look(self) -> None:
+        """Notice what no event tells: renamed segments, a moved region."""
+        self._lookedAt, before = self._clock(), self._order
+        if before is not None and self._ordered() != before:
+            self.modified()
 
     @property
     def ready(self) -> bool:
@@ -204,8 +214,9 @@ class Panel:
         ui.nextSliceButton.setEnabled(outcome.nextSlice is not None)
         self._showProgress(controller.progress)
         ui.statusLabel.setText(self._sentence or controller.message)
-        if controller.uncertainty is not None and self.parameters is not None:
-            self.views.showOverlay(controller.uncertainty if self.parameters.showUncertainty else None)
+        shown = self.parameters is not None and self.parameters.showUncertainty
+        self.views.showOverlay(controller.uncertainty if shown else None)
+        ui.uncertaintyBox.setEnabled(controller.uncertainty is not None)
 
     def _showChoices(self) -> None:
         if self.parameters is None:
@@ -218,6 +229,16 @@ class Panel:
                 widget.setCurrentIndex(index)
                 widget.blockSignals(wasBlocked)
         self.models.show(self.parameters.model, self.parameters.device)
+        target, axis = self.parameters.target, self.order().axis
+        if target is not None and target.GetImageData() is not None:
+            axis = axis if axis != "auto" else grid.acrossSlices(target)
+            last = target.GetImageData().GetDimensions()[2 - grid.arrayAxis(target, axis)] - 1
+            for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
+                box.setMaximum(last)
+            if not self.parameters.useRange and self.parameters.lastSlice != last:
+                self.parameters.lastSlice = last
+        for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
+            box.setEnabled(self.parameters.useRange)
 
     def _showProgress(self, progress: Progress | None) -> None:
         bar = self.ui.progressBar
@@ -231,22 +252,18 @@ class Panel:
     def _connect(self) -> None:
         ui = self.ui
         buttons = {
-            "addButton": self.onAdd,
-            "useSliceButton": self.onUseSlice,
-            "addFilesButton": self.onAddFiles,
-            "addFolderButton": self.onAddFolder,
-            "removeButton": self.onRemove,
             "checkButton": self.onCheck,
             "segmentButton": self.onSegment,
             "cancelButton": self.controller.cancel,
             "undoButton": self.controller.undo,
             "redoButton": self.controller.redo,
             "nextSliceButton": self.onNextSlice,
-            "acceptButton": self.onAccept,
         }
         for name, slot in buttons.items():
             getattr(ui, name).connect("clicked()", slot)
         ui.previewButton.connect("toggled(bool)", self.onPreview)
+        self._escape = qt.QShortcut(qt.QKeySequence("Esc"), ui.segmentTab)
+        self._escape.connect("activated()", self.controller.cancel)
         for box, (name, _items) in CHOICES.items():
             getattr(ui, box).connect(
                 "currentIndexChanged(int)",
@@ -270,91 +287,12 @@ class Panel:
             self.say(str(error))
             return False
 
-    def onAdd(self) -> None:
-        volume = self.ui.exampleVolumeSelector.currentNode()
-        segmentation = self.ui.exampleSegmentationSelector.currentNode()
-        if volume is None or segmentation is None:
-            self.say(_("Choose a labelled volume and its segmentation beside the button first."))
-        else:
-            self.add(volume, segmentation)
-
-    def add(self, volume: slicer.vtkMRMLScalarVolumeNode, segmentation: slicer.vtkMRMLSegmentationNode) -> None:
-        """Add an example; of the target itself only the slices that are drawn now."""
-        row = ExampleRow(volume=volume, segmentation=segmentation)
-        if volume is not self.parameters.target:
-            self.examples.add(row)
-            return
-        # Its own result must not turn into an example unseen.
-        axis = self._axisName()
-        self.controller.chores.add(
-            grid.drawnSlices(volume, segmentation, axis),
-            lambda slices: self._addDrawn(replace(row, slices=slices, axis=axis)),
-            lambda error: self.say(str(error)),
-        )
-
-    def _addDrawn(self, row: ExampleRow) -> None:
-        if row.slices:
-            self.examples.add(row)
-        else:
-            self.say(_("The segmentation '{name}' is empty.").format(name=row.segmentation.GetName()))
-
-    def onUseSlice(self) -> None:
-        """The displayed slice of the target, as it is drawn in the segmentation chosen for examples, or the output."""
-        chosen = self.ui.exampleSegmentationSelector.currentNode()
-        self._teach(chosen or self.parameters.output)
-
-    def onAccept(self) -> None:
-        self._teach(self.parameters.output)
-
-    def _teach(self, segmentation) -> None:
-        target = self.parameters.target
-        if target is None or segmentation is None:
-            self.say(_("Choose the volume at the top, and the segmentation in which the slice is drawn."))
-            return
-        rows = [
-            row
-            for row in self.examples.rows()
-            if row.volume is target and row.segmentation is segmentation and row.axis
-        ]
-        axis = rows[0].axis if rows else self._axisName()
-        index = self.views.displayed(target, axis)
-        if index is None:
-            self.say(_("No {axis} view shows a slice of the volume; scroll to the slice first.").format(axis=axis))
-            return
-        slices = sorted({*(rows[0].slices if rows else ()), index})
-        self.examples.add(ExampleRow(volume=target, segmentation=segmentation, slices=tuple(slices), axis=axis))
-        self.say(_("{axis} slice {index} teaches now.").format(axis=axis.capitalize(), index=index))
-
-    def _axisName(self) -> str:
+    def axisName(self) -> str:
+        """Along which the target is cut, as far as that can be known before the worker says it."""
         order = self.order()
         if order.axis != "auto":
             return order.axis
         return self.controller.outcome.axis or grid.acrossSlices(order.target)
-
-    def onAddFiles(self) -> None:
-        image = qt.QFileDialog.getOpenFileName(None, _("Image of an example"))
-        labels = image and qt.QFileDialog.getOpenFileName(None, _("Its labels"))
-        if image and labels:
-            self.addFiles(image, labels)
-
-    def onAddFolder(self) -> None:
-        images = qt.QFileDialog.getExistingDirectory(None, _("Folder of the images"))
-        labels = images and qt.QFileDialog.getExistingDirectory(None, _("Folder of the labels, of the same names"))
-        if images and labels:
-            self.addFiles(images, labels)
-
-    def addFiles(self, images: str, labels: str) -> None:
-        """Add an image and its labels, or all of two folders; the worker reads what they hold."""
-
-        def described(answer):
-            for pair in answer["pairs"]:
-                names = tuple((value, name) for value, name in pair["labels"])
-                self.examples.add(ExampleRow(imagePath=pair["image"], labelsPath=pair["mask"], names=names))
-
-        self.controller.ask("describe", {"images": images, "labels": labels}, described, _("Reading the examples"))
-
-    def onRemove(self) -> None:
-        self.examples.remove(self.exampleTable.selectedKeys())
 
     def onCheck(self) -> None:
         order = self.order()
@@ -368,7 +306,7 @@ class Panel:
             self.controller.segment(self.order())
 
     def onPreview(self, on: bool) -> None:
-        self._previewed = None
+        self._preparedKey = self._previewed = None
         if not on:
             self.controller.hidePreview()
         elif not self._checked(self.order()):
@@ -391,7 +329,7 @@ class Panel:
         if self.controller.state == FAILED:
             self.ui.previewButton.setChecked(False)
             return
-        axis = self._axisName()
+        axis = self.axisName()
         place = (axis, self.views.displayed(order.target, axis))
         if place[1] is not None and place != self._previewed:
             self._previewed = place

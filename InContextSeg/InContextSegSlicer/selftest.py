@@ -28,7 +28,7 @@ def run(test) -> None:
     teacher, labelled = _ball("Teacher", (6, 30, 28), 9)
     target, truth = _ball("Target", (5, 34, 33), 11)
     panel.parameters.target, panel.parameters.preset = target, "fast"
-    panel.add(teacher, labelled)
+    panel.teaching.add(teacher, labelled)
     panel.onSegment()
     end = time.monotonic() + TIMEOUT_S
     while panel.controller.working and time.monotonic() < end:

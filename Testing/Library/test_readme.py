@@ -86,7 +86,7 @@ def test_the_readme_shows_how_to_segment_from_volumes_folders_own_slices_and_pic
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_option_in_the_sentences_is_one_of_the_program(name):
-    helps = [_help(command) for command in ("segment", "train", "evaluate", "weights", "demo")]
+    helps = [_help(command) for command in ("segment", "batch", "train", "evaluate", "weights", "demo")]
     known = set(re.findall(r"--[a-z-]+", " ".join(helps)))
     named = {word for line in command_lines(name) for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
     assert named <= known

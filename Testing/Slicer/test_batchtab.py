@@ -66,7 +66,7 @@ def tab(scene, worker):
         worker.ask,
         worker.cancelled.append,
         lambda image, result: worker.opened.append((image, result)),
-        lambda: {"liver": ((0.9, 0.5, 0.3), "TerminologyEntry:a|")},
+        lambda: {"liver": ((0.9, 0.5, 0.3), "a~b")},
     )
     tab.parent = parent
     parent.resize(420, 520)
@@ -210,7 +210,7 @@ def test_the_worker_is_asked_for_every_volume_with_the_looks_of_the_segments(tab
     assert [Path(case["output"]).name for case in payload["cases"]] == ["a.seg.nrrd", "b.seg.nrrd", "c ü.seg.nrrd"]
     assert payload["task"] == TASK
     assert payload["overwrite"] is True
-    assert payload["looks"] == [[1, [0.9, 0.5, 0.3], "TerminologyEntry:a|"]]
+    assert payload["looks"] == [{"value": 1, "colour": [0.9, 0.5, 0.3], "tags": "TerminologyEntry:a~b|"}]
     assert tab.ui.batchTable.item(0, 0).toolTip() == f"{folder / 'a.nii.gz'}\n→ {tmp_path / 'out' / 'a.seg.nrrd'}"
     assert not tab.ui.batchRunButton.enabled
     assert tab.ui.batchCancelButton.enabled

@@ -1,5 +1,6 @@
 """The harness itself: it lets no error pass, and its `qt` is PythonQt's."""
 
+import os
 import re
 import subprocess
 import sys
@@ -275,7 +276,51 @@ def test_a_missing_package_is_the_reason(monkeypatch):
     assert harness.missing().startswith("slicer-core is not installed")
 
 
+def test_without_slicer_core_the_tests_are_skipped_with_the_reason():
+    script = """
+import importlib.metadata, pytest, sys
+known = importlib.metadata.version
+def version(name):
+    if name == "slicer-core":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+importlib.metadata.version = version
+sys.exit(pytest.main(["-ra", "-p", "no:cacheprovider", sys.argv[1]]))
+"""
+    result = subprocess.run([sys.executable, "-c", script, __file__], capture_output=True, text=True, check=False)
+    assert "1 skipped" in result.stdout
+    assert "slicer-core is not installed" in result.stdout
+
+
 def test_a_folder_without_slicer_is_no_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(slicer, "__path__", [])
     with pytest.raises(FileNotFoundError, match="name a checkout"):
         app.use_python_of_slicer(str(tmp_path))
+
+
+def test_a_checkout_of_slicer_takes_the_place_of_the_stand_ins(tmp_path):
+    originals = tmp_path / "Base" / "Python" / "slicer"
+    originals.mkdir(parents=True)
+    for name in ("i18n", "packaging"):
+        (originals / f"{name}.py").write_text("ORIGINAL = True\n", encoding="utf-8")
+    script = (
+        "from Testing.Slicer.harness import app; app.start(); import ctk; from slicer import i18n, packaging; "
+        "print(i18n.ORIGINAL, hasattr(packaging, 'ORIGINAL'), ctk.ctkDirectoryButton().className())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"SLICER_SOURCE_DIR": str(tmp_path)},
+        cwd=Path(harness.__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.split() == ["True", "False", "ctkDirectoryButton"], result.stderr
+
+
+def test_a_scene_that_was_read_from_a_text_leaves_nothing_behind(scene):
+    scene.SetLoadFromXMLString(1)
+    scene.SetSaveToXMLString(1)
+    scene.SetURL("/somewhere/scene.mrml")
+    app.clean()
+    assert (scene.GetLoadFromXMLString(), scene.GetSaveToXMLString(), scene.GetURL()) == (0, 0, "")

@@ -64,8 +64,7 @@ def look_before(doctor, target):
     assert "sarcoma" in doctor.controller.outcome.expected
     assert doctor.output is None, "a preview makes nothing that stays"
     doctor.scroll(target, 30)
-    app.pump(60, until=lambda: not doctor.panel.busy)
-    assert shown(doctor) == 30
+    assert app.pump(60, until=lambda: shown(doctor) == 30)
     doctor.press("previewButton")
     assert doctor.controller.preview.node is None
 
@@ -141,7 +140,10 @@ def go_on_another_day(doctor, corrected, again, path):
 
 def shown(doctor):
     """The slice on which the preview lies."""
-    labelmap = doctor.controller.preview.node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
+    node = doctor.controller.preview.node
+    if node is None:
+        return None
+    labelmap = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
     low, high = labelmap.GetExtent()[4:]
     assert low == high
     return low

@@ -45,8 +45,10 @@ def use_python_of_slicer(source: str | None) -> None:
         if not (originals / "i18n.py").is_file():
             raise FileNotFoundError(f"SLICER_SOURCE_DIR is {source}, which has no Base/Python/slicer; name a checkout.")
         slicer.__path__.insert(0, str(originals))
+        # The originals name widgets that no panel of ours has.
         views = sys.modules["qSlicerSubjectHierarchyModuleWidgetsPythonQt"] = types.ModuleType("standin")
         views.qMRMLSubjectHierarchyTreeView = type("qMRMLSubjectHierarchyTreeView", (), {})
+        ctkwidgets.ctk.__getattr__ = lambda name: type(qt.QWidget)(name, (qt.QWidget,), {})
 
 
 def start() -> None:
@@ -112,7 +114,11 @@ def clean() -> None:
     while _panels:
         close_panel(_panels[-1])
     slicer.app.layoutManager().clear()
-    slicer.mrmlScene.Clear(True)
+    scene = slicer.mrmlScene
+    scene.Clear(True)
+    for reset in (scene.SetSaveToXMLString, scene.SetLoadFromXMLString):
+        reset(0)
+    scene.SetURL("")
     add_defaults()
     slicer.app.settings().clear()
     slicer.app.testing = False

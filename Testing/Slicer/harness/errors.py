@@ -22,7 +22,7 @@ class Errors:
         """Used as Qt's message handler."""
         if MISTAKES.match(message):
             self.seen.append((RuntimeWarning(message), message))
-        else:
+        elif "propagateSizeHints" not in message:  # the offscreen platform says this of every window
             print(message, file=sys.stderr)
 
     def take(self) -> list[BaseException]:

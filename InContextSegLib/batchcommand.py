@@ -1,0 +1,125 @@
+"""The command `batch`: its words become a task, which a worker process carries out."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from InContextSegLib.batchrun import BatchRun
+from InContextSegLib.cases import Case, CaseStatus
+from InContextSegLib.client import WorkerClient
+from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.files import read_segments, read_volume
+from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.progress import Report
+from InContextSegLib.protocol import ExampleRef, FileRef, TaskSpec
+from InContextSegLib.records import check_table
+from InContextSegLib.support import paired_files
+from InContextSegLib.transport import SubprocessTransport
+from InContextSegLib.volume import Kind
+
+_PAUSE_S = 0.02
+_KINDS = {kind.__name__: kind for kind in (InputError, OutputError, WeightsError)}
+
+
+def task_of(options: argparse.Namespace, settings: InferenceSettings) -> TaskSpec:
+    """What the words of the command line ask for.
+
+    Raises:
+        InputError: if an example cannot be read, or its slices are named for several volumes.
+    """
+    pairs = [pair for images, labels in options.support for pair in _pairs(images.absolute(), labels.absolute())]
+    if isinstance(options.support_slices, tuple) and len(pairs) != 1:
+        raise InputError(f"Slice indices can be named for a single volume only, but {len(pairs)} volumes came.")
+    examples = tuple(
+        ExampleRef(
+            FileRef(str(image), Kind.INTENSITY),
+            FileRef(str(labels), Kind.LABELS),
+            str(image),
+            None if options.support_slices == "auto" else options.support_slices,
+        )
+        for image, labels in pairs
+    )
+    labels = [(label.value, label.name) for label in options.labels or ()]
+    return TaskSpec(
+        examples=examples,
+        labels=tuple(labels or _labels_in([labels for _, labels in pairs])),
+        settings=settings,
+        model=options.model,
+        weights=str(options.weights.absolute()) if options.weights else None,
+        window=options.window.window,
+        colour=options.colour.weights if options.colour else None,
+        device=options.device,
+    )
+
+
+def run_in_worker(task: TaskSpec, cases: Sequence[Case], report: Report, overwrite: bool) -> Sequence[CaseStatus]:
+    """Segment the cases in a worker process and wait for it; where it dies, another one goes on.
+
+    Returns:
+        The status of every case.
+
+    Raises:
+        Cancelled: from `report`; what is done stays.
+        InputError, OutputError, WeightsError, RuntimeError: what ended the whole batch.
+    """
+    check_table(cases[0].output.parent)
+    ends: list[tuple[str, str]] = []
+    client = WorkerClient(SubprocessTransport)
+
+    def ask(do, payload, on_progress, on_done, on_failed):
+        return client.ask(do, payload, on_progress=on_progress, on_done=on_done, on_failed=on_failed)
+
+    run = BatchRun(
+        ask,
+        {"task": task.to_mapping(), "overwrite": overwrite},
+        cases,
+        lambda place: None,
+        lambda kind, message: ends.append((kind, message)),
+    )
+    try:
+        run.start()
+        while not ends:
+            client.poll()
+            _show(run, report)
+            time.sleep(_PAUSE_S)
+    except Cancelled:
+        # Politely first, so that nothing is left half-written aside.
+        client.cancel(run.number)
+        while not ends:
+            client.poll()
+            time.sleep(_PAUSE_S)
+        raise
+    finally:
+        client.close()
+    kind, message = ends[0]
+    if kind:
+        raise _KINDS.get(kind, RuntimeError)(message)
+    return run.statuses
+
+
+def _show(run: BatchRun, report: Report) -> None:
+    settled = sum(status.settled for status in run.statuses)
+    running = next((status for status in run.statuses if status.status == "running"), None)
+    what = f"{running.case.image.name}: {running.message}" if running else "starting"
+    report.step(settled, len(run.statuses), what)
+
+
+def _pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    if images.is_dir() and labels.is_dir():
+        return paired_files(images, labels)
+    return [(images, labels)]
+
+
+def _labels_in(paths: Sequence[Path]) -> list[tuple[int, str]]:
+    """All labels of the examples, called as a segmentation calls them, else by their values."""
+    names: dict[int, str] = {}
+    for path in paths:
+        for segment in read_segments(path):
+            names.setdefault(segment.value, segment.name)
+    values = sorted({int(value) for path in paths for value in np.unique(read_volume(path, Kind.LABELS).array)} - {0})
+    if not values:
+        raise InputError("The label maps of the examples are empty; choose some that hold labels.")
+    return [(value, names.get(value, f"label {value}")) for value in values]

@@ -1,0 +1,11 @@
+# Writes the description of the extension, from what its CMakeLists.txt must set.
+set(description "")
+foreach(key HOMEPAGE CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+  if(NOT EXTENSION_${key})
+    message(FATAL_ERROR "EXTENSION_${key} is not set")
+  endif()
+  string(TOLOWER ${key} name)
+  string(APPEND description "${name} ${EXTENSION_${key}}\n")
+endforeach()
+file(WRITE ${CMAKE_BINARY_DIR}/${PROJECT_NAME}.s4ext "${description}")
+install(FILES ${CMAKE_BINARY_DIR}/${PROJECT_NAME}.s4ext DESTINATION ${Slicer_INSTALL_SHARE_DIR})

@@ -1,0 +1,10 @@
+# A Slicer for `find_package(Slicer)` that only copies and installs: enough to see what the extension would ship.
+set(Slicer_VERSION_MAJOR 5)
+set(Slicer_VERSION_MINOR 12)
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/UseSlicer.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/GenerateConfig.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/CPackExtension.cmake)
+set(Slicer_LAUNCHER_EXECUTABLE Slicer)
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer-5.12/qt-scripted-modules)
+set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR ${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+set(Slicer_INSTALL_SHARE_DIR share/Slicer-5.12)
