@@ -57,7 +57,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     axes = axes_for(brief.settings, target, drawn)
     if drawn and axes != (drawn,):
         log.warning(
-            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose the axis %s.",
+            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose axis %s.",
             drawn,
             " and ".join(axis for axis in axes if axis != drawn),
             drawn,

@@ -15,10 +15,14 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.protocol import (
     ArrayRef,
+    Batch,
     Cancel,
+    CaseRef,
+    Describe,
     Device,
     ExampleRef,
     FileRef,
+    Look,
     Prepare,
     Preview,
     Segment,
@@ -52,6 +56,8 @@ SENT = {
     "prepare": Prepare(TASK, IMAGE),
     "preview": Preview(TASK, IMAGE, 3, "coronal"),
     "segment": Segment(TASK, FileRef("a#1.2", Kind.INTENSITY), box=((0, 0, 0), (3, 4, 5))),
+    "batch": Batch(TASK, (CaseRef("a.nii.gz", "out/ä.seg.nrrd"),), looks=(Look(1, (1.0, 0.5, 0.0), "A:B|"),)),
+    "describe": Describe("images", "labels"),
     "weights": Weights("default", "ensure"),
     "cancel": Cancel(4),
     "stop": Stop(),
