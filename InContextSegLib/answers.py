@@ -204,6 +204,8 @@ class Desk:
         ]
 
     def _bind(self, task: TaskSpec, stamps: tuple, target: VolumeRef, axis: str | None) -> _Bound:
+        if not task.examples:
+            raise InputError("A task needs at least one example, but none came; add a labelled image.")
         brief, entry = _brief(task), find(task.model)
         values = tuple(label.value for label in brief.labels)
         examples = [(each.image, each) for each in task.examples]

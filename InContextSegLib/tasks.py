@@ -57,7 +57,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     axes = axes_for(brief.settings, target, drawn)
     if drawn and axes != (drawn,):
         log.warning(
-            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose --axis %s.",
+            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose axis %s.",
             drawn,
             " and ".join(axis for axis in axes if axis != drawn),
             drawn,
@@ -190,7 +190,7 @@ def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> 
     elif not (array.astype(bool) & ~drawn.labelled).any():
         log.warning(
             "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
-            "choose it with --axis.",
+            "choose that axis.",
             prediction.next_axis,
         )
     return Volume(array, mask.geometry, Kind.LABELS)

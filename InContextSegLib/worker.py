@@ -148,6 +148,7 @@ class Worker:
                 self._channel.send(id=errand.number, **{"is": "done"})
                 return
             remarks = _Remarks()
+            self._channel.send(id=errand.number, **{"is": "progress", "done": 0, "total": 1, "message": "begun"})
             try:
                 desk = desk or _desk(self._shared)
                 answer = {"is": "done", **desk.answer(errand.request, errand.report), "remarks": remarks.said}

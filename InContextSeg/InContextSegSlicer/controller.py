@@ -87,7 +87,7 @@ class Controller:
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
         self._clock = clock
         self._request: int | None = None
-        self._previewing: Callable[[], None] | None = None
+        self._previewRequest: int | None = None
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
@@ -99,7 +99,7 @@ class Controller:
     @property
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
-        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self.preview.pending
+        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self._previewRequest is not None
 
     def prepare(self, order: Order) -> None:
         """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""
@@ -148,26 +148,30 @@ class Controller:
 
     def showPreview(self, order: Order, axis: str, index: int) -> None:
         """Show what the network makes of one slice; a newer slice takes the place of an older one."""
-        self.preview.pending = True
 
         def asking():
             task = yield from taskOf(order, self.handover)
             target = yield from self.handover.volume(order.target)
             names = dict(task.labels)
-            self.client.ask(
+            number = self.client.ask(
                 "preview",
                 Preview(task, target, index, axis),
                 lane="preview",
                 on_progress=self._previewProgress,
-                on_done=lambda answer: self._previewed(order, names, answer),
-                on_failed=self._previewFailed,
+                on_done=lambda answer: self._previewed(number, order, names, answer),
+                on_failed=lambda kind, message: self._previewFailed(number, message),
             )
+            self._previewRequest = number
 
         self._previewChores.drop()
-        self._previewChores.add(asking(), lambda _: None, lambda error: self._previewFailed(None, _said(error)))
+        self._previewChores.add(asking(), bool, lambda error: self._previewFailed(self._previewRequest, _said(error)))
 
     def hidePreview(self) -> None:
+        """Take the preview away; an answer that is under way is not shown any more."""
         self._previewChores.drop()
+        if self._previewRequest is not None:
+            self.client.cancel(self._previewRequest)
+            self._previewRequest = None
         self.preview.clear()
 
     def undo(self) -> None:
@@ -295,25 +299,26 @@ class Controller:
             self.scene.RemoveNode(self.uncertainty)
             self.uncertainty = None
 
-    def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
-        self.preview.pending = False
-        block = np.array(self.client.fetch(answer["block"]["array"]))
-        self.preview.show(order, names, block, answer["block"]["corner_kji"])
+    def _previewed(self, number: int, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
+        if number == self._previewRequest:
+            self._previewRequest = None
+            block = np.array(self.client.fetch(answer["block"]["array"]))
+            self.preview.show(order, names, block, answer["block"]["corner_kji"])
+            self.message = ""
+            self.changed()
         for each in (answer["block"], answer["uncertainty"]):
             if each is not None:
                 self.client.forget(each["array"])
-        self.message = ""
-        self.changed()
 
     def _previewProgress(self, done: int, total: int, message: str) -> None:
         if self.state != BUSY:
             self.message = f"Preview: {message}"
             self.changed()
 
-    def _previewFailed(self, kind: str | None, message: str) -> None:
-        if kind == CANCELLED:
-            return
-        self.preview.pending = False
+    def _previewFailed(self, number: int | None, message: str) -> None:
+        if number != self._previewRequest:
+            return  # a newer slice has taken its place, or nobody looks any more
+        self._previewRequest = None
         self.preview.clear()
         self.message = message
         self.changed()
@@ -353,4 +358,4 @@ def _said(error: Exception) -> str:
 
 def _summary(answer: Mapping) -> str:
     amounts = [f"{name} {amount['millilitres']:.1f} ml" for name, amount in answer["labels"].items()]
-    return f"Done in {answer['seconds']:.0f} s: {', '.join(amounts)}."
+    return " ".join([f"Done in {answer['seconds']:.0f} s: {', '.join(amounts)}.", *answer["remarks"]])

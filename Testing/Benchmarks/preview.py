@@ -53,8 +53,7 @@ def published(client):
     own = ExampleRef(target, ArrayRef.of(client.publish(drawn), geometry(), Kind.LABELS), "target")
     others = []
     for seed in (1, 2, 3):
-        image, volume = phantom(seed, (40, 256, 256), (7.5, 1.4, 1.4)), None
-        image, volume = image
+        image, volume = phantom(seed, (40, 256, 256), (7.5, 1.4, 1.4))
         refs = [ArrayRef.of(client.publish(each.array), each.geometry, each.kind) for each in (image, volume)]
         others.append(ExampleRef(*refs, f"patient {seed}"))
     return target, own, others
