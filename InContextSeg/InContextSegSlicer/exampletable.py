@@ -77,7 +77,7 @@ class ExampleTable:
 
     def selectedKeys(self) -> list[str]:
         rows = self._list.rows() if self._list else ()
-        chosen = {index.row() for index in self._widget.selectionModel().selectedIndexes()}
+        chosen = {item.row() for item in self._widget.selectedItems()}
         return [row.key for place, row in enumerate(rows) if place in chosen]
 
     def _fill(self, place: int, row: ExampleRow, doubt: str | None, reported: bool) -> None:
