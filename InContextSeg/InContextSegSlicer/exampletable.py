@@ -12,6 +12,7 @@ from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.examples import ExampleList, ExampleRow
+from InContextSegSlicer.items import itemOf
 from InContextSegSlicer.order import namesIn
 from InContextSegSlicer.pixmap import pixmapOf
 
@@ -86,8 +87,7 @@ class ExampleTable:
         name.setFlags(name.flags() | qt.Qt.ItemIsUserCheckable)
         name.setCheckState(qt.Qt.Checked if row.enabled and row.complete else qt.Qt.Unchecked)
         picture = self._pictures.get(_pictureKey(row))
-        if picture is not None:
-            name.setIcon(qt.QIcon(picture))
+        name.setIcon(qt.QIcon(picture) if picture is not None else qt.QIcon())
         labels = self._item(place, LABELS, labelText(row), editable=row.fromFiles)
         if row.fromFiles:
             labels.setToolTip(_("Values in the label file and what they are called, as in: 1 liver, 2 spleen"))
@@ -108,10 +108,11 @@ class ExampleTable:
             agreement.setToolTip(_("Nothing speaks against this example."))
 
     def _item(self, place: int, column: int, text: str, editable: bool) -> qt.QTableWidgetItem:
-        item = qt.QTableWidgetItem(text)
+        item = itemOf(self._widget, place, column)
         flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
         item.setFlags(flags | qt.Qt.ItemIsEditable if editable else flags)
-        self._widget.setItem(place, column, item)
+        item.setText(text)
+        item.setToolTip("")
         return item
 
     def _changed(self, item: qt.QTableWidgetItem) -> None:
