@@ -40,7 +40,7 @@ def drawnSlices(
 
 def middleSlice(volume: slicer.vtkMRMLScalarVolumeNode, segmentation: slicer.vtkMRMLSegmentationNode) -> int:
     """The k index about the middle of what is drawn, by the extents of the label maps, which is cheap to know."""
-    depth = volume.GetImageData().GetDimensions()[2]
+    depth = bridge.arrayOf(volume).shape[0]
     ends = []
     for identifier in bridge.segmentNames(segmentation):
         labelmap = segmentation.GetBinaryLabelmapInternalRepresentation(identifier)
