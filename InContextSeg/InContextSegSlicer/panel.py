@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 
 import qt
 import slicer
@@ -112,7 +113,12 @@ class Panel:
         chosen = self.parameters
         rows = tuple(row for row in self.examples.rows() if row.enabled and row.complete)
         target, region = chosen.target, chosen.region
-        box = grid.boxOf(region, target) if region is not None and target is not None else None
+        box, trouble = None, ""
+        if region is not None and target is not None and target.GetImageData() is not None:
+            try:
+                box = grid.boxOf(region, target)
+            except InputError as error:
+                trouble = str(error)
         return Order(
             target=target,
             output=chosen.output,
@@ -125,6 +131,7 @@ class Panel:
             box=box,
             sliceRange=(chosen.firstSlice, chosen.lastSlice) if chosen.useRange else None,
             existing=chosen.existing,
+            trouble=trouble,
         )
 
     def receive(self, output: slicer.vtkMRMLSegmentationNode) -> None:
@@ -229,14 +236,17 @@ class Panel:
                 widget.setCurrentIndex(index)
                 widget.blockSignals(wasBlocked)
         self.models.show(self.parameters.model, self.parameters.device)
-        target, axis = self.parameters.target, self.order().axis
-        if target is not None and target.GetImageData() is not None:
-            axis = axis if axis != "auto" else grid.acrossSlices(target)
-            last = target.GetImageData().GetDimensions()[2 - grid.arrayAxis(target, axis)] - 1
-            for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
-                box.setMaximum(last)
-            if not self.parameters.useRange and self.parameters.lastSlice != last:
-                self.parameters.lastSlice = last
+        self._showRange()
+
+    def _showRange(self) -> None:
+        """Let the range of slices end where the volume ends, if it is one that has slices."""
+        with suppress(InputError):
+            if self.parameters.target is not None:
+                last = grid.countAlong(self.parameters.target, self.order().axis) - 1
+                for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
+                    box.setMaximum(last)
+                if not self.parameters.useRange and self.parameters.lastSlice != last:
+                    self.parameters.lastSlice = last
         for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
             box.setEnabled(self.parameters.useRange)
 
@@ -319,15 +329,15 @@ class Panel:
     def _followPreview(self) -> None:
         order = self.order()
         settled = self._clock() - self._changedAt > SETTLED_S
-        if not self.ui.previewButton.checked or self.controller.state == BUSY or order is None or not settled:
+        if not self.ui.previewButton.checked or self.controller.state == BUSY or not settled:
+            return
+        failed = self.controller.state == FAILED and order is not None and order.key == self._preparedKey
+        if failed or not self._checked(order):
+            self.ui.previewButton.setChecked(False)
             return
         if order.key != self._preparedKey:
             self._preparedKey = order.key
-            if self._checked(order):
-                self.controller.prepare(order)
-            return
-        if self.controller.state == FAILED:
-            self.ui.previewButton.setChecked(False)
+            self.controller.prepare(order)
             return
         axis = self.axisName()
         place = (axis, self.views.displayed(order.target, axis))

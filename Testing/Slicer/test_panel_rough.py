@@ -1,9 +1,11 @@
 """The panel treated roughly: things deleted behind its back, odd volumes and names, workers that fail."""
 
 import pytest
+import slicer
 
+from InContextSegSlicer import bridge
 from Testing.Slicer.harness import app
-from Testing.Slicer.impatient import Impatient
+from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
 
 
 @pytest.fixture
@@ -27,3 +29,71 @@ def test_an_item_that_was_changed_is_not_replaced_while_qt_still_works_with_it(d
     item.setCheckState(app.qt.Qt.Unchecked)
     assert item.text()
     assert getattr(doctor.ui, table).item(0, 0).checkState() == app.qt.Qt.Unchecked
+
+
+def test_a_region_outside_the_volume_is_said_and_the_panel_goes_on(doctor):
+    doctor.ready()
+    region = regionAt(500, 24, 3)
+    doctor.set(region=region)
+    doctor.segment()
+    assert "'Region' lies outside the volume 'Target'" in doctor.status
+    doctor.set(region=None)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+@pytest.mark.parametrize("name", ["segmentButton", "checkButton", "previewButton", "useSliceButton", "acceptButton"])
+def test_a_sheared_target_is_refused_in_a_sentence(doctor, name):
+    doctor.ready()
+    target = sheared("Sheared")
+    doctor.set(output=labelsOf(target))
+    doctor.choose(target)
+    doctor.press(name)
+    doctor.settle()
+    assert "are not perpendicular" in doctor.status
+    assert not doctor.ui.previewButton.checked
+
+
+@pytest.mark.parametrize("name", ["segmentButton", "checkButton", "previewButton", "useSliceButton", "acceptButton"])
+def test_a_target_without_an_image_is_refused_in_a_sentence(doctor, scene, name):
+    labels, _target = doctor.ready()
+    doctor.ui.targetSelector.setCurrentNode(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty"))
+    doctor.set(region=regionAt(0, 0, 0), output=labels)
+    doctor.press(name)
+    doctor.settle()
+    said = ("No volume to segment", "holds no image", "not a segmentation of 'Empty'")
+    assert any(sentence in doctor.status for sentence in said)
+    assert not doctor.ui.previewButton.checked
+
+
+@pytest.mark.parametrize("make", [sheared, lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "No")])
+def test_an_example_that_cannot_be_used_is_refused_in_a_sentence(doctor, make):
+    doctor.ready()
+    doctor.teach(make(), labelsOf(volumeOf("Other")))
+    doctor.segment()
+    assert "are not perpendicular" in doctor.status or "holds no image" in doctor.status
+
+
+def test_examples_that_show_nothing_are_called_so(doctor):
+    teacher = volumeOf("Teacher")
+    doctor.teach(teacher, bridge.ensureSegmentation(slicer.mrmlScene, teacher, "Labels"))
+    doctor.choose(volumeOf("Target"))
+    doctor.press("segmentButton")
+    assert "The examples show no segments" in doctor.status
+
+
+def test_a_target_that_goes_away_ends_the_preview(doctor, scene):
+    _labels, target = doctor.ready()
+    doctor.press("previewButton")
+    assert doctor.previewed()
+    scene.RemoveNode(target)
+    app.pump(0.5)
+    assert doctor.controller.preview.node is None and not doctor.ui.previewButton.checked
+    assert "No volume to segment" in doctor.status
+
+
+def test_a_range_the_wrong_way_round_is_refused(doctor):
+    doctor.ready()
+    doctor.set(useRange=True, firstSlice=5, lastSlice=2)
+    doctor.press("segmentButton")
+    assert "Slices 5 to 2 were asked for" in doctor.status
