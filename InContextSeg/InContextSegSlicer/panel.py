@@ -94,7 +94,26 @@ class Panel:
         self.examples = ExampleList(parameters.parameterNode) if parameters is not None else None
         self._preparedKey = self._previewed = None
         self.ui.previewButton.setChecked(False)
+        unknown = self._replaceUnknown() if parameters is not None else []
         self.modified()
+        if unknown:
+            self.say(
+                _("The scene asks for {values}, which is not known here; the usual choice took its place.").format(
+                    values=", ".join(unknown)
+                )
+            )
+
+    def _replaceUnknown(self) -> list[str]:
+        """Choices in a scene of another version that are none here give way to the usual ones; what they were."""
+        known = {name: [value for value, _text in items()] for name, items in CHOICES.values()}
+        unknown = []
+        with slicer.util.NodeModify(self.parameters.parameterNode):
+            for name, values in {**known, "model": self.models.names}.items():
+                value = getattr(self.parameters, name)
+                if value not in values:
+                    unknown.append(f"{name} '{value}'")
+                    self._setParameter(name, self.parameters.default(name).value)
+        return unknown
 
     def modified(self) -> None:
         """A choice changed, or a node that it refers to."""

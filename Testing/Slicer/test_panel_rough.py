@@ -97,3 +97,26 @@ def test_a_range_the_wrong_way_round_is_refused(doctor):
     doctor.set(useRange=True, firstSlice=5, lastSlice=2)
     doctor.press("segmentButton")
     assert "Slices 5 to 2 were asked for" in doctor.status
+
+
+@pytest.mark.parametrize("name", ["adaptSecondsBox", "firstSliceBox", "lastSliceBox"])
+def test_a_number_that_makes_no_sense_cannot_be_typed(doctor, name):
+    doctor.ready()
+    doctor.set(adapt=True, useRange=True)
+    getattr(doctor.ui, name).setValue(-7)
+    assert getattr(doctor.ui, name).value >= 0
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_choices_of_another_version_give_way_to_the_usual_ones_and_that_is_said(doctor):
+    doctor.ready()
+    doctor.widget.exit()
+    node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
+    for name in ("model", "preset"):
+        node.SetParameter(name, "of tomorrow")
+    doctor.widget.enter()
+    assert "model 'of tomorrow'" in doctor.status and "preset 'of tomorrow'" in doctor.status
+    assert (doctor.panel.parameters.model, doctor.panel.parameters.preset) == ("default", "normal")
+    doctor.segment()
+    assert doctor.status.startswith("Done")
