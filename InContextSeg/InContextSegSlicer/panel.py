@@ -189,6 +189,10 @@ class Panel:
             self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
         self.refresh()
 
+    def leave(self) -> None:
+        """The module is hidden: nobody looks at a preview any more."""
+        self.ui.previewButton.setChecked(False)
+
     def _showDevices(self, answer: Mapping) -> None:
         self.models.showDevices(answer["devices"])
         self.ui.deviceText.setText(describeDevice(answer, self.install.card))

@@ -120,3 +120,38 @@ def test_choices_of_another_version_give_way_to_the_usual_ones_and_that_is_said(
     assert (doctor.panel.parameters.model, doctor.panel.parameters.preset) == ("default", "normal")
     doctor.segment()
     assert doctor.status.startswith("Done")
+
+
+def test_widgets_do_not_change_the_scene_while_another_module_is_shown(doctor):
+    doctor.ready()
+    doctor.widget.exit()
+    doctor.ui.adaptBox.setChecked(True)
+    assert not doctor.panel.parameters.adapt
+    doctor.widget.enter()
+    assert not doctor.ui.adaptBox.checked
+
+
+def test_a_result_that_comes_while_another_module_is_shown_is_there_afterwards(doctor, scene):
+    doctor.ready()
+    doctor.set(showUncertainty=True)
+    doctor.worker.hold = True
+    doctor.press("segmentButton")
+    doctor.asked("segment")
+    doctor.widget.exit()
+    doctor.worker.hold = False
+    doctor.wait()
+    composite = doctor.view("Red").sliceLogic().GetSliceCompositeNode()
+    assert composite.GetForegroundVolumeID(), "for those who correct in the Segment Editor"
+    doctor.widget.enter()
+    assert doctor.output is not None
+    assert doctor.ui.outputSelector.currentNode() is doctor.output
+
+
+def test_the_panel_works_after_its_parameters_were_deleted(doctor, scene):
+    doctor.ready()
+    scene.RemoveNode(doctor.panel.parameters.parameterNode)
+    app.pump(0.3)
+    assert doctor.panel.parameters.parameterNode.GetScene() is scene
+    doctor.ready()
+    doctor.segment()
+    assert doctor.status.startswith("Done")
