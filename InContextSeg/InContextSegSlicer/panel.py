@@ -85,7 +85,7 @@ class Panel:
                 getattr(ui, box).addItem(text, value)
         ui.progressBar.setVisible(False)
         self.teaching = Teaching(self)
-        controller.changed, controller.made = self.refresh, self.receive
+        controller.changed, controller.made = self.hear, self.receive
         self._connect()
 
     def setParameterNode(self, parameters) -> None:
@@ -157,8 +157,13 @@ class Panel:
         """A segmentation was made for the result."""
         self._setParameter("output", output)
 
+    def hear(self) -> None:
+        """The controller has news, which count for more than what was said before."""
+        self._sentence = ""
+        self.refresh()
+
     def say(self, sentence: str) -> None:
-        """Show a sentence until the next choice."""
+        """Show a sentence until the next choice, or until the controller has news."""
         self._sentence = sentence
         self.refresh()
 

@@ -39,3 +39,15 @@ def test_an_example_that_is_gone_cannot_be_ticked(doctor, scene):
     item = doctor.ui.examplesTable.item(0, 0)
     assert item.text() == "(removed volume)"
     assert not item.flags() & app.qt.Qt.ItemIsUserCheckable
+
+
+@pytest.mark.parametrize(("fail", "status"), [(None, "Done in"), (("Bug", "It broke."), "It broke.")])
+def test_how_work_ended_is_shown_whatever_was_said_before_it(doctor, fail, status):
+    _labels, target = doctor.ready()
+    doctor.segment()
+    doctor.scroll(target, 3)
+    doctor.press("acceptButton")
+    assert doctor.status == "Axial slice 3 teaches now."
+    doctor.worker.fail = fail
+    doctor.segment()
+    assert doctor.status.startswith(status)
