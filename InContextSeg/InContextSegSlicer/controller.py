@@ -87,7 +87,7 @@ class Controller:
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
         self._clock = clock
         self._request: int | None = None
-        self._previewing: Callable[[], None] | None = None
+        self._previewing: int | None = None
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
@@ -154,20 +154,31 @@ class Controller:
             task = yield from taskOf(order, self.handover)
             target = yield from self.handover.volume(order.target)
             names = dict(task.labels)
-            self.client.ask(
+
+            def wanted():
+                return self._previewing == number
+
+            number = self.client.ask(
                 "preview",
                 Preview(task, target, index, axis),
                 lane="preview",
-                on_progress=self._previewProgress,
-                on_done=lambda answer: self._previewed(order, names, answer),
-                on_failed=self._previewFailed,
+                on_progress=_while(wanted, self._previewProgress),
+                on_done=_while(wanted, lambda answer: self._previewed(order, names, answer)),
+                on_failed=_while(wanted, self._previewFailed),
             )
+            self._previewing = number
 
         self._previewChores.drop()
         self._previewChores.add(asking(), lambda _: None, lambda error: self._previewFailed(None, _said(error)))
 
     def hidePreview(self) -> None:
+        """Take the preview away, and one that is on its way as well."""
         self._previewChores.drop()
+        if self._previewing is not None:
+            self.client.cancel(self._previewing)
+            self._previewing = None
+        if self.preview.pending:
+            self.preview.pending, self.message = False, ""
         self.preview.clear()
 
     def undo(self) -> None:
@@ -184,13 +195,14 @@ class Controller:
 
     def reset(self) -> None:
         """Forget everything about a scene that is being closed; the worker lives on."""
-        self.cancel()
         self.chores.drop()
+        if self._request is not None:
+            self.client.cancel(self._request)
         self.hidePreview()
         self.handover.forgetAll()
         self.writer.forget()
         self.outcome, self.uncertainty = Outcome(), None
-        self.changed()
+        self._end(IDLE, "")
 
     def close(self) -> None:
         """End the worker and leave nothing behind."""
@@ -208,9 +220,17 @@ class Controller:
         self.changed()
 
     def _ask(self, do: str, payload, onDone: Callable) -> None:
-        self._request = self.client.ask(
-            do, payload, on_progress=self._progressed, on_done=onDone, on_failed=self._failed
+        def wanted():
+            return self._request == number
+
+        number = self.client.ask(
+            do,
+            payload,
+            on_progress=_while(wanted, self._progressed),
+            on_done=_while(wanted, onDone),
+            on_failed=_while(wanted, self._failed),
         )
+        self._request = number
 
     def _progressed(self, done: int, total: int, message: str) -> None:
         before = self.progress
@@ -340,6 +360,11 @@ def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, 
             bridge.copySegmentLook(segmentation, identifier, output, made, name=into)
             return made
     return bridge.ensureSegment(output, into)
+
+
+def _while(wanted: Callable[[], bool], callback: Callable) -> Callable:
+    """The callback, as long as somebody waits for it."""
+    return lambda *what: callback(*what) if wanted() else None
 
 
 def _said(error: Exception) -> str:

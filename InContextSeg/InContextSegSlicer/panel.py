@@ -292,7 +292,7 @@ class Panel:
         buttons = {
             "checkButton": self.onCheck,
             "segmentButton": self.onSegment,
-            "cancelButton": self.controller.cancel,
+            "cancelButton": self.onCancel,
             "undoButton": self.controller.undo,
             "redoButton": self.controller.redo,
             "nextSliceButton": self.onNextSlice,
@@ -301,7 +301,7 @@ class Panel:
             getattr(ui, name).connect("clicked()", slot)
         ui.previewButton.connect("toggled(bool)", self.onPreview)
         self._escape = qt.QShortcut(qt.QKeySequence("Esc"), ui.segmentTab)
-        self._escape.connect("activated()", self.controller.cancel)
+        self._escape.connect("activated()", self.onCancel)
         for box, (name, _items) in CHOICES.items():
             getattr(ui, box).connect(
                 "currentIndexChanged(int)",
@@ -340,15 +340,21 @@ class Panel:
 
     def onSegment(self) -> None:
         if self._checked(self.order()):
-            self._preparedKey = self.order().key
+            self.ui.previewButton.setChecked(False)
             self.controller.segment(self.order())
 
     def onPreview(self, on: bool) -> None:
         self._preparedKey = self._previewed = None
         if not on:
             self.controller.hidePreview()
+            self.refresh()
         elif not self._checked(self.order()):
             self.ui.previewButton.setChecked(False)
+
+    def onCancel(self) -> None:
+        """The preview ends too, else it would ask again for what was cancelled."""
+        self.ui.previewButton.setChecked(False)
+        self.controller.cancel()
 
     def onNextSlice(self) -> None:
         outcome = self.controller.outcome

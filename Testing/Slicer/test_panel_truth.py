@@ -51,3 +51,75 @@ def test_how_work_ended_is_shown_whatever_was_said_before_it(doctor, fail, statu
     doctor.worker.fail = fail
     doctor.segment()
     assert doctor.status.startswith(status)
+
+
+def test_a_preview_that_is_switched_off_while_it_is_computed_does_not_come(doctor):
+    _labels, target = doctor.ready()
+    doctor.press("previewButton")
+    assert doctor.previewed()
+    doctor.worker.hold = True
+    doctor.scroll(target, 3)
+    doctor.asked("preview", times=2)
+    doctor.press("previewButton")
+    doctor.worker.hold = False
+    doctor.settle()
+    assert doctor.controller.preview.node is None
+
+
+def test_a_preview_that_is_switched_off_before_it_is_asked_for_keeps_nobody_waiting(doctor):
+    doctor.ready()
+    doctor.press("previewButton")
+    assert doctor.previewed()
+    doctor.controller.showPreview(doctor.panel.order(), "axial", 2)
+    doctor.press("previewButton")
+    assert not doctor.panel.busy
+
+
+def test_cancelling_a_preview_ends_it(doctor):
+    doctor.ready()
+    doctor.worker.hold = True
+    doctor.press("previewButton")
+    doctor.asked("prepare")
+    doctor.press("cancelButton")
+    doctor.worker.hold = False
+    app.pump(0.3)
+    assert not doctor.ui.previewButton.checked
+    assert "preview" not in doctor.worker.asked
+
+
+def test_a_result_takes_the_place_of_the_preview(doctor):
+    doctor.ready()
+    doctor.press("previewButton")
+    assert doctor.previewed()
+    doctor.segment()
+    assert doctor.controller.preview.node is None and not doctor.ui.previewButton.checked
+
+
+@pytest.mark.parametrize("do", ["segment", "preview"])
+def test_a_new_scene_has_nothing_of_what_was_computed_for_the_last_one(doctor, scene, do):
+    _labels, target = doctor.ready()
+    if do == "preview":
+        doctor.press("previewButton")
+        assert doctor.previewed()
+    doctor.worker.hold = True
+    if do == "preview":
+        doctor.scroll(target, 3)
+    else:
+        doctor.press("segmentButton")
+    doctor.asked(do, times=2 if do == "preview" else 1)
+    scene.Clear(0)
+    assert not doctor.panel.busy and doctor.status == ""
+    volumeOf("Fresh")  # under an identifier that the last scene had, too
+    doctor.worker.hold = False
+    app.pump(0.3)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+    assert doctor.status == ""
+
+
+def test_a_failure_is_forgotten_with_its_scene(doctor, scene):
+    doctor.ready()
+    doctor.worker.fail = "Bug", "It broke."
+    doctor.segment()
+    assert doctor.status == "It broke."
+    scene.Clear(0)
+    assert doctor.status == ""
