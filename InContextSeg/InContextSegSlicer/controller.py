@@ -38,6 +38,8 @@ class Outcome:
     """What is known after the last work, for the panel to show.
 
     Attributes:
+        of: the key of the order it came of.
+        target: identifies the volume it is about.
         expected: by segment name, see `Expected.record` of the library.
         doubtful: examples that disagree with the others, `example` is the key of its row.
         axis, nextSlice: where labelling helps most.
@@ -45,6 +47,8 @@ class Outcome:
         labels: by segment name {"value", "voxels", "millilitres"}.
     """
 
+    of: tuple = ()
+    target: str = ""
     expected: Mapping[str, Mapping] = field(default_factory=dict)
     doubtful: tuple[Mapping, ...] = ()
     axis: str = ""
@@ -107,7 +111,7 @@ class Controller:
         def asking():
             task = yield from taskOf(order, self.handover)
             target = yield from self.handover.volume(order.target)
-            self._ask("prepare", Prepare(task, target), self._prepared)
+            self._ask("prepare", Prepare(task, target), lambda answer: self._prepared(order, answer))
 
         self._begin(asking(), "Looking at the examples")
 
@@ -254,8 +258,10 @@ class Controller:
         self._end(IDLE, "")
         last()
 
-    def _prepared(self, answer: Mapping) -> None:
+    def _prepared(self, order: Order, answer: Mapping) -> None:
         self.outcome = Outcome(
+            of=order.key,
+            target=order.target.GetID(),
             expected=answer["expected"],
             doubtful=tuple(answer["doubtful"]),
             axis=answer["axis"],
@@ -270,6 +276,8 @@ class Controller:
 
         def written(_):
             self.outcome = Outcome(
+                of=order.key,
+                target=order.target.GetID(),
                 expected=answer["expected"],
                 doubtful=tuple(answer["doubtful"]),
                 axis=answer["axis"],

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.controller import BUSY, FAILED, Controller, Progress
+from InContextSegSlicer.controller import BUSY, FAILED, Controller, Outcome, Progress
 from InContextSegSlicer.examples import ExampleList
 from InContextSegSlicer.exampletable import ExampleTable
 from InContextSegSlicer.installpanel import InstallPanel, describeDevice
@@ -231,7 +231,7 @@ class Panel:
         """Show how things are."""
         order, controller, ui = self.order(), self.controller, self.ui
         busy = controller.state == BUSY
-        outcome = controller.outcome
+        outcome = self._outcome()
         self._showChoices()
         self.exampleTable.show(self.examples, outcome.doubtful, bool(outcome.expected))
         names = bridge.segmentNames(order.output).values() if order and order.output else ()
@@ -246,7 +246,7 @@ class Panel:
         ui.cancelButton.setEnabled(busy)
         ui.undoButton.setEnabled(not busy and controller.writer.canUndo)
         ui.redoButton.setEnabled(not busy and controller.writer.canRedo)
-        ui.nextSliceButton.setEnabled(outcome.nextSlice is not None)
+        ui.nextSliceButton.setEnabled(self._nextSlice() is not None)
         self._showProgress(controller.progress)
         ui.statusLabel.setText(self._sentence or controller.message)
         shown = self.parameters is not None and self.parameters.showUncertainty
@@ -330,7 +330,7 @@ class Panel:
         order = self.order()
         if order.axis != "auto":
             return order.axis
-        return self.controller.outcome.axis or grid.acrossSlices(order.target)
+        return self._outcome().axis or grid.acrossSlices(order.target)
 
     def onCheck(self) -> None:
         order = self.order()
@@ -357,8 +357,20 @@ class Panel:
         self.controller.cancel()
 
     def onNextSlice(self) -> None:
-        outcome = self.controller.outcome
-        self.views.jump(self.parameters.target, outcome.axis, outcome.nextSlice)
+        index = self._nextSlice()
+        if index is not None:
+            self.views.jump(self.parameters.target, self.controller.outcome.axis, index)
+
+    def _outcome(self) -> Outcome:
+        """What is known of the present choices; nothing where the last work was about others."""
+        order, outcome = self.order(), self.controller.outcome
+        return outcome if order is not None and outcome.of == order.key else Outcome()
+
+    def _nextSlice(self) -> int | None:
+        """Where labelling helps most, as long as its volume is the one to segment, whatever teaches by now."""
+        order, outcome = self.order(), self.controller.outcome
+        here = order is not None and order.target is not None and order.target.GetID() == outcome.target
+        return outcome.nextSlice if here else None
 
     def _followPreview(self) -> None:
         order = self.order()

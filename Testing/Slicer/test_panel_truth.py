@@ -1,5 +1,6 @@
 """What the panel shows is so: status, buttons, expectations, overlays; and it belongs to what is chosen now."""
 
+import numpy as np
 import pytest
 
 from Testing.Slicer.harness import app
@@ -123,3 +124,43 @@ def test_a_failure_is_forgotten_with_its_scene(doctor, scene):
     assert doctor.status == "It broke."
     scene.Clear(0)
     assert doctor.status == ""
+
+
+def test_expectations_and_doubts_are_those_of_the_present_examples(doctor):
+    doctor.ready()
+    doctor.press("checkButton")
+    doctor.wait()
+    dice, agreement = doctor.ui.segmentsTable.item(0, 2), doctor.ui.examplesTable.item(0, 3)
+    assert (dice.text(), agreement.text()) == ("0.80 ± 0.10", "⚠ disagrees")
+    other = volumeOf("Other")
+    doctor.teach(other, labelsOf(other))
+    assert (dice.text(), agreement.text()) == ("", "")
+    doctor.ui.examplesTable.selectRow(1)
+    doctor.press("removeButton")
+    assert (dice.text(), agreement.text()) == ("0.80 ± 0.10", "⚠ disagrees")
+    doctor.set(preset="fast")
+    assert (dice.text(), agreement.text()) == ("", "")
+
+
+def test_the_slice_worth_labelling_is_one_of_the_volume_to_segment(doctor, scene):
+    _labels, target = doctor.ready()
+    doctor.segment()
+    doctor.scroll(target, 3)
+    doctor.press("acceptButton")
+    assert doctor.ui.nextSliceButton.enabled, "what teaches does not matter to it"
+    doctor.choose(volumeOf("Other"))
+    assert not doctor.ui.nextSliceButton.enabled
+    doctor.choose(target)
+    assert doctor.ui.nextSliceButton.enabled
+    scene.RemoveNode(target)
+    app.pump(0.1)
+    assert not doctor.ui.nextSliceButton.enabled
+
+
+def test_the_axis_is_that_of_the_volume_to_segment(doctor):
+    doctor.ready()
+    doctor.press("checkButton")
+    doctor.wait()
+    coronal = np.array([[1.0, 0, 0, 0], [0, 0, 3, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    doctor.choose(volumeOf("Other", affine=coronal))
+    assert doctor.panel.axisName() == "coronal"
