@@ -13,9 +13,10 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.protocol import Prepare, Preview, Segment
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
+from InContextSegSlicer.display import UNCERTAINTY_OF
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.order import Order, taskOf
-from InContextSegSlicer.preview import SlicePreview
+from InContextSegSlicer.preview import SlicePreview, removeShown
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
 CANCELLED = "Cancelled"
@@ -86,7 +87,6 @@ class Controller:
         self.state, self.message = IDLE, ""
         self.progress: Progress | None = None
         self.outcome = Outcome()
-        self.uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
         self.changed: Callable[[], None] = lambda: None
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
         self._clock = clock
@@ -104,6 +104,15 @@ class Controller:
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
         return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self.preview.pending
+
+    def uncertaintyOf(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
+        kind = "vtkMRMLScalarVolumeNode"
+        for number in range(self.scene.GetNumberOfNodesByClass(kind) if volume is not None else 0):
+            node = self.scene.GetNthNodeByClass(number, kind)
+            if node.GetNodeReferenceID(UNCERTAINTY_OF) == volume.GetID():
+                return node
+        return None
 
     def prepare(self, order: Order) -> None:
         """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""
@@ -205,7 +214,7 @@ class Controller:
         self.hidePreview()
         self.handover.forgetAll()
         self.writer.forget()
-        self.outcome, self.uncertainty = Outcome(), None
+        self.outcome = Outcome()
         self._end(IDLE, "")
 
     def close(self) -> None:
@@ -309,19 +318,13 @@ class Controller:
         yield from self.writer.write(target, output, block, corner, ids, order.existing, region)
         if answer["uncertainty"] is None:
             # That of an earlier result would be taken for this one's.
-            self._removeUncertainty()
+            removeShown(self.scene, self.uncertaintyOf(target))
         else:
             spread = self.client.fetch(answer["uncertainty"]["array"])
-            self.uncertainty = yield from bridge.showUncertainty(
-                self.scene, target, spread, answer["uncertainty"]["corner_kji"], self.uncertainty
-            )
+            corner = tuple(answer["uncertainty"]["corner_kji"])
+            yield from bridge.showUncertainty(self.scene, target, spread, corner, self.uncertaintyOf(target))
             self.client.forget(answer["uncertainty"]["array"])
         self.client.forget(answer["block"]["array"])
-
-    def _removeUncertainty(self) -> None:
-        if self.uncertainty is not None:
-            self.scene.RemoveNode(self.uncertainty)
-            self.uncertainty = None
 
     def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
         self.preview.pending = False

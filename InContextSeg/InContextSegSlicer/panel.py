@@ -249,9 +249,9 @@ class Panel:
         ui.nextSliceButton.setEnabled(self._nextSlice() is not None)
         self._showProgress(controller.progress)
         ui.statusLabel.setText(self._sentence or controller.message)
-        shown = self.parameters is not None and self.parameters.showUncertainty
-        self.views.showOverlay(controller.uncertainty if shown else None)
-        ui.uncertaintyBox.setEnabled(controller.uncertainty is not None)
+        uncertainty = controller.uncertaintyOf(order.target if order else None)
+        self.views.showOverlay(uncertainty if order and self.parameters.showUncertainty else None)
+        ui.uncertaintyBox.setEnabled(uncertainty is not None)
 
     def _showChoices(self) -> None:
         if self.parameters is None:

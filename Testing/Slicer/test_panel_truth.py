@@ -164,3 +164,64 @@ def test_the_axis_is_that_of_the_volume_to_segment(doctor):
     coronal = np.array([[1.0, 0, 0, 0], [0, 0, 3, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     doctor.choose(volumeOf("Other", affine=coronal))
     assert doctor.panel.axisName() == "coronal"
+
+
+def overlay(doctor, view="Red"):
+    """What lies over the volume in a view, and how opaque."""
+    composite = doctor.view(view).sliceLogic().GetSliceCompositeNode()
+    return composite.GetForegroundVolumeID(), pytest.approx(composite.GetForegroundOpacity())
+
+
+def test_the_overlay_is_the_uncertainty_of_the_volume_to_segment(doctor, scene):
+    _labels, target = doctor.ready()
+    doctor.set(showUncertainty=True)
+    doctor.segment()
+    first = doctor.controller.uncertaintyOf(target)
+    assert overlay(doctor)[0] == first.GetID()
+    other = volumeOf("Other")
+    doctor.choose(other)
+    app.pump(0.1)
+    assert not overlay(doctor)[0] and not doctor.ui.uncertaintyBox.enabled
+    doctor.segment()
+    assert overlay(doctor)[0] == doctor.controller.uncertaintyOf(other).GetID()
+    assert doctor.controller.uncertaintyOf(other).GetName() == "Other uncertainty"
+    doctor.choose(target)
+    app.pump(0.1)
+    assert overlay(doctor)[0] == first.GetID()
+
+
+def test_an_overlay_of_the_users_comes_back_as_it_was(doctor):
+    doctor.ready()
+    doctor.segment()
+    composite = doctor.view("Red").sliceLogic().GetSliceCompositeNode()
+    composite.SetForegroundVolumeID(volumeOf("PET").GetID())
+    composite.SetForegroundOpacity(0.3)
+    before = overlay(doctor)
+    doctor.set(showUncertainty=True)
+    assert overlay(doctor) != before
+    doctor.set(showUncertainty=False)
+    assert overlay(doctor) == before
+    doctor.set(showUncertainty=True)
+    doctor.scene.RemoveNode(doctor.controller.uncertaintyOf(doctor.panel.parameters.target))
+    app.pump(0.1)
+    doctor.panel.refresh()
+    assert overlay(doctor) == before
+
+
+def test_a_removed_uncertainty_is_no_error_of_the_next_segmentation(doctor, scene):
+    _labels, target = doctor.ready()
+    doctor.segment()
+    scene.RemoveNode(doctor.controller.uncertaintyOf(target))
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+    assert doctor.controller.uncertaintyOf(target) is not None
+
+
+def test_previews_leave_nothing_in_the_scene(doctor, scene):
+    doctor.ready()
+    before = scene.GetNumberOfNodes()
+    for _ in range(2):
+        doctor.press("previewButton")
+        assert doctor.previewed()
+        doctor.press("previewButton")
+    assert scene.GetNumberOfNodes() == before
