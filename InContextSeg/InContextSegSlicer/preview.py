@@ -83,7 +83,7 @@ def removeShown(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLDisplayableNode 
     if node is not None:
         display = node.GetDisplayNode()
         for each in (node, display):
-            if each is not None:
+            if each is not None and each.GetScene() is scene:
                 scene.RemoveNode(each)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import slicer
 
+from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
@@ -155,3 +156,64 @@ def test_the_panel_works_after_its_parameters_were_deleted(doctor, scene):
     doctor.ready()
     doctor.segment()
     assert doctor.status.startswith("Done")
+
+
+@pytest.mark.parametrize("moment", ["handing over", "computing", "writing"])
+@pytest.mark.parametrize("what", ["Target", "Target labels", "Teacher labels"])
+def test_what_is_removed_while_it_is_used_leads_to_a_sentence_and_no_more(doctor, scene, what, moment):
+    _labels, target = doctor.ready()
+    own = labelsOf(target, "mine")
+    doctor.set(output=own)
+    doctor.worker.hold = moment != "writing"
+    if moment == "writing":
+        doctor.writing()
+    else:
+        doctor.press("segmentButton")
+    if moment == "computing":
+        doctor.asked("segment")
+    scene.RemoveNode(scene.GetFirstNodeByName(what))
+    doctor.worker.hold = False
+    doctor.goOn()
+    if doctor.status.startswith("Done"):
+        assert moment != "handing over" and what != "Target labels"
+    else:
+        assert "was removed meanwhile" in doctor.status or "is no longer in the scene" in doctor.status
+        assert list(bridge.segmentNames(own).values()) == ["mine"]
+    doctor.ready()
+    doctor.set(output=None)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_cancelling_while_segments_are_written_leaves_nothing_behind(doctor, scene):
+    doctor.ready()
+    nodes = scene.GetNumberOfNodes()
+    doctor.writing()
+    doctor.press("cancelButton")
+    doctor.goOn()
+    assert doctor.status == "Cancelled; nothing was changed."
+    assert doctor.output is None and scene.GetNumberOfNodes() == nodes
+    arrays = {path.name for path in doctor.controller.client.folder.glob("*.npy")}
+    assert arrays == {name for name, _bytes in doctor.controller.handover._kept.values()}, "what was handed over"
+
+
+def test_an_answer_whose_array_is_gone_is_a_failure(doctor):
+    doctor.ready()
+    doctor.worker.hold = True
+    doctor.press("segmentButton")
+    doctor.asked("segment")
+    doctor.controller.client.fetch = lambda name: (_ for _ in ()).throw(InputError("The array is gone."))
+    doctor.worker.hold = False
+    doctor.wait()
+    assert doctor.status == "The array is gone."
+
+
+def test_a_segment_that_is_there_already_keeps_its_looks(doctor):
+    _labels, target = doctor.ready()
+    own = labelsOf(target, "ball")
+    segment = own.GetSegmentation().GetNthSegment(0)
+    segment.SetColor(0.1, 0.2, 0.3)
+    doctor.set(output=own)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+    assert segment.GetColor() == pytest.approx((0.1, 0.2, 0.3))
