@@ -15,6 +15,9 @@ from InContextSegSlicer import bridge
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.handover import Handover
 
+# The role under which a segmentation refers to the volume it was drawn on.
+DRAWN_ON = "referenceImageGeometryRef"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -82,7 +85,8 @@ class Order:
         """Say in one sentence what is missing.
 
         Raises:
-            InputError: if there is no target or it cannot be used, no example, or no segment is wanted.
+            InputError: if there is no target or it cannot be used, no example or no wanted segment, or if an example
+                would be spoilt.
         """
         if needsTarget:
             self._checkTarget()
@@ -92,7 +96,20 @@ class Order:
             raise InputError(_("The examples show no segments; draw some, or add others."))
         if not self.names:
             raise InputError(_("No segment is ticked; tick what is to be segmented."))
+        if needsTarget:
+            self._checkOutput()
         self._checkAxes()
+
+    def _checkOutput(self) -> None:
+        """An example must not be spoilt by what is found in another volume."""
+        pairs = {row.volume for row in self.examples if row.segmentation is self.output and self.output is not None}
+        if pairs and self.target not in pairs and self.output.GetNodeReference(DRAWN_ON) is not self.target:
+            raise InputError(
+                _(
+                    "The result would go into '{output}', which teaches what is in '{volume}'; choose another "
+                    "segmentation for it, or a new one."
+                ).format(output=self.output.GetName(), volume=pairs.pop().GetName())
+            )
 
     def _checkTarget(self) -> None:
         if self.target is None or self.target.GetImageData() is None:

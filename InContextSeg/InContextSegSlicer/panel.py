@@ -16,7 +16,7 @@ from InContextSegSlicer.examples import ExampleList
 from InContextSegSlicer.exampletable import ExampleTable
 from InContextSegSlicer.installpanel import InstallPanel, describeDevice
 from InContextSegSlicer.modelchoice import ModelChoice
-from InContextSegSlicer.order import Order, settingsOf, taskOf, wantedSegments
+from InContextSegSlicer.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
 from InContextSegSlicer.segmenttable import SegmentTable
 from InContextSegSlicer.sliceviews import SliceViews
 from InContextSegSlicer.teaching import Teaching
@@ -76,7 +76,7 @@ class Panel:
         self._order: Order | None = None
         self._changedAt = self._lookedAt = 0.0
         self._preparedKey = self._previewed = None
-        self._sentence = ""
+        self._sentence = self._targetId = ""
         self.exampleTable = ExampleTable(ui.examplesTable, self.say)
         self.segmentTable = SegmentTable(ui.segmentsTable, self._choose)
         self.models = ModelChoice(ui, controller, self._setParameter)
@@ -93,6 +93,8 @@ class Panel:
         self.parameters = parameters
         self.examples = ExampleList(parameters.parameterNode) if parameters is not None else None
         self._preparedKey = self._previewed = None
+        target = parameters.target if parameters is not None else None
+        self._targetId = target.GetID() if target is not None else ""
         self.ui.previewButton.setChecked(False)
         unknown = self._replaceUnknown() if parameters is not None else []
         self.modified()
@@ -120,7 +122,20 @@ class Panel:
         self._order = None
         self._changedAt = self._clock()
         self._sentence = ""
+        self._followTarget()
         self.refresh()
+
+    def _followTarget(self) -> None:
+        """With another volume to segment, the last one's result stays its own, and its range of slices is none."""
+        target = self.parameters.target if self.parameters is not None else None
+        if target is None or target.GetID() == self._targetId:
+            return
+        before, self._targetId = self._targetId, target.GetID()
+        output = self.parameters.output
+        if before and output is not None and output.GetNodeReferenceID(DRAWN_ON) == before:
+            self._setParameter("output", None)
+        if before:
+            self._setParameter("useRange", False)
 
     def order(self) -> Order | None:
         """What the panel asks for now; None without a scene."""

@@ -13,9 +13,8 @@ from InContextSegLib.errors import InputError
 from InContextSegSlicer import grid
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
+from InContextSegSlicer.order import DRAWN_ON
 
-# The role under which a segmentation refers to the volume it was drawn on.
-DRAWN_ON = "referenceImageGeometryRef"
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
 
 

@@ -1,5 +1,6 @@
 """The panel treated roughly: things deleted behind its back, odd volumes and names, workers that fail."""
 
+import numpy as np
 import pytest
 import slicer
 
@@ -7,6 +8,7 @@ from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
+from Testing.Slicer.radiologist import mask
 
 
 @pytest.fixture
@@ -217,3 +219,35 @@ def test_a_segment_that_is_there_already_keeps_its_looks(doctor):
     doctor.segment()
     assert doctor.status.startswith("Done")
     assert segment.GetColor() == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_the_next_patients_result_does_not_replace_the_last_ones(doctor):
+    _labels, target = doctor.ready()
+    doctor.segment()
+    first, found = doctor.output, mask(doctor.output, target)
+    doctor.set(useRange=True, firstSlice=5, lastSlice=7)
+    doctor.choose(volumeOf("Next", (3, 14, 12)))
+    assert doctor.output is None and not doctor.panel.parameters.useRange
+    doctor.segment()
+    assert doctor.output.GetName() == "Next segmentation"
+    assert np.array_equal(mask(first, target), found)
+
+
+def test_a_segmentation_chosen_for_another_volume_is_used(doctor):
+    doctor.ready()
+    doctor.segment()
+    own = doctor.output
+    doctor.choose(volumeOf("The same patient in another sequence"))
+    doctor.set(output=own)
+    doctor.segment()
+    assert doctor.output is own and doctor.status.startswith("Done")
+
+
+def test_a_result_does_not_spoil_the_segmentation_that_teaches(doctor):
+    labels, _target = doctor.ready()
+    teacher = doctor.scene.GetFirstNodeByName("Teacher")
+    before = mask(labels, teacher)
+    doctor.set(output=labels)
+    doctor.press("segmentButton")
+    assert "would go into 'Teacher labels', which teaches what is in 'Teacher'" in doctor.status
+    assert np.array_equal(mask(labels, teacher), before)
