@@ -259,6 +259,7 @@ class Panel:
         for name in ("segmentButton", "checkButton", "addFilesButton", "addFolderButton", "previewButton"):
             getattr(ui, name).setEnabled((free or (name == "previewButton" and order is not None)) and self.ready)
         ui.cancelButton.setEnabled(busy)
+        self._escape.setEnabled(busy)  # else it would be taken from the slice views
         ui.undoButton.setEnabled(not busy and controller.writer.canUndo)
         ui.redoButton.setEnabled(not busy and controller.writer.canRedo)
         ui.nextSliceButton.setEnabled(self._nextSlice() is not None)
