@@ -67,8 +67,7 @@ class Whim:
         getattr(self.doctor.ui, name).setValue(self.random.randrange(-5, 30))
 
     def doSelect(self):
-        name = self.random.choice(SELECTORS)
-        box = getattr(self.doctor.ui, name)
+        box = getattr(self.doctor.ui, f"{self.random.choice(SELECTORS)}Selector")
         box.setCurrentNode(self.random.choice([None, *box.nodes()]))
 
     def doTickOrTypeIntoATable(self):
