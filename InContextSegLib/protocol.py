@@ -19,6 +19,7 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.slicing import SliceChoice
 from InContextSegLib.volume import Geometry, Kind
 
+BEGUN = "begun"  # the message of the first progress of a request
 Row = tuple[float, float, float, float]
 Index = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import Prepare, Preview, Segment
+from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.display import UNCERTAINTY_OF
@@ -253,6 +253,8 @@ class Controller:
         self._request = number
 
     def _progressed(self, done: int, total: int, message: str) -> None:
+        if message == BEGUN:
+            return  # what is shown already says more
         before = self.progress
         if before is None or message != before.message or total != before.total:
             before = Progress(message, since=self._clock(), stepsSince=done)
