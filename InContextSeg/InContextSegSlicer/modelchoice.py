@@ -16,10 +16,14 @@ class ModelChoice:
     Args:
         ui: with `modelBox`, `modelText`, `modelButton` and `deviceBox`.
         choose: called with the name of a parameter and its new value.
+
+    Attributes:
+        names: of the models.
     """
 
     def __init__(self, ui, controller: Controller, choose: Callable[[str, str], None]):
         self._ui, self._controller, self._choose = ui, controller, choose
+        self.names = tuple(entry.name for entry in list_entries())
         for entry in list_entries():
             ui.modelBox.addItem(entry.name, entry.name)
         self._devices: tuple = ()

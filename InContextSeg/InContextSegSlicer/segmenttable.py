@@ -7,6 +7,7 @@ import qt
 from slicer.i18n import tr as _
 
 from InContextSegSlicer.examples import ExampleRow
+from InContextSegSlicer.items import itemOf
 from InContextSegSlicer.order import Wanted
 
 NAME, INTO, EXPECTED = range(3)
@@ -66,10 +67,10 @@ class SegmentTable:
         self._filling = False
 
     def _item(self, place: int, column: int, text: str, flag=0) -> qt.QTableWidgetItem:
-        item = qt.QTableWidgetItem(text)
+        item = itemOf(self._widget, place, column)
         flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
         item.setFlags(flags | flag if flag else flags)
-        self._widget.setItem(place, column, item)
+        item.setText(text)
         return item
 
     def _changed(self, item: qt.QTableWidgetItem) -> None:

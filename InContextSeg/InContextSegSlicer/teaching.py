@@ -1,6 +1,7 @@
 """What a person does to choose what teaches: volumes of the scene, single slices, files."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from InContextSegLib.errors import InputError
 from InContextSegSlicer import grid
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
+from InContextSegSlicer.order import DRAWN_ON
 
-# The role under which a segmentation refers to the volume it was drawn on.
-DRAWN_ON = "referenceImageGeometryRef"
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
 
 
@@ -35,8 +36,14 @@ class Teaching:
             "acceptButton": self.onAccept,
         }
         for name, slot in buttons.items():
-            getattr(panel.ui, name).connect("clicked()", slot)
+            getattr(panel.ui, name).connect("clicked()", lambda slot=slot: self._try(slot))
         self._drop = FileDrop(panel.ui.examplesTable.viewport(), self.onDropped)
+
+    def _try(self, slot: Callable[[], None]) -> None:
+        try:
+            slot()
+        except InputError as error:
+            self._panel.say(str(error))
 
     def onAdd(self) -> None:
         volume = self._panel.ui.exampleVolumeSelector.currentNode()

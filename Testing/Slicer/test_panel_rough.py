@@ -1,0 +1,253 @@
+"""The panel treated roughly: things deleted behind its back, odd volumes and names, workers that fail."""
+
+import numpy as np
+import pytest
+import slicer
+
+from InContextSegLib.errors import InputError
+from InContextSegSlicer import bridge
+from Testing.Slicer.harness import app
+from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
+from Testing.Slicer.radiologist import mask
+
+
+@pytest.fixture
+def doctor(scene, monkeypatch):
+    doctor = Impatient(monkeypatch)
+    yield doctor
+    doctor.close()
+
+
+def test_chosen_examples_are_taken_off_the_list(doctor):
+    doctor.ready()
+    doctor.ui.examplesTable.selectRow(0)
+    doctor.press("removeButton")
+    assert doctor.panel.examples.rows() == ()
+
+
+@pytest.mark.parametrize("table", ["examplesTable", "segmentsTable"])
+def test_an_item_that_was_changed_is_not_replaced_while_qt_still_works_with_it(doctor, table):
+    doctor.ready()
+    item = getattr(doctor.ui, table).item(0, 0)
+    item.setCheckState(app.qt.Qt.Unchecked)
+    assert item.text()
+    assert getattr(doctor.ui, table).item(0, 0).checkState() == app.qt.Qt.Unchecked
+
+
+def test_a_region_outside_the_volume_is_said_and_the_panel_goes_on(doctor):
+    doctor.ready()
+    region = regionAt(500, 24, 3)
+    doctor.set(region=region)
+    doctor.segment()
+    assert "'Region' lies outside the volume 'Target'" in doctor.status
+    doctor.set(region=None)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+@pytest.mark.parametrize("name", ["segmentButton", "checkButton", "previewButton", "useSliceButton", "acceptButton"])
+def test_a_sheared_target_is_refused_in_a_sentence(doctor, name):
+    doctor.ready()
+    target = sheared("Sheared")
+    doctor.set(output=labelsOf(target))
+    doctor.choose(target)
+    doctor.press(name)
+    doctor.settle()
+    assert "are not perpendicular" in doctor.status
+    assert not doctor.ui.previewButton.checked
+
+
+@pytest.mark.parametrize("name", ["segmentButton", "checkButton", "previewButton", "useSliceButton", "acceptButton"])
+def test_a_target_without_an_image_is_refused_in_a_sentence(doctor, scene, name):
+    labels, _target = doctor.ready()
+    doctor.ui.targetSelector.setCurrentNode(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty"))
+    doctor.set(region=regionAt(0, 0, 0), output=labels)
+    doctor.press(name)
+    doctor.settle()
+    said = ("No volume to segment", "holds no image", "not a segmentation of 'Empty'")
+    assert any(sentence in doctor.status for sentence in said)
+    assert not doctor.ui.previewButton.checked
+
+
+@pytest.mark.parametrize("make", [sheared, lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "No")])
+def test_an_example_that_cannot_be_used_is_refused_in_a_sentence(doctor, make):
+    doctor.ready()
+    doctor.teach(make(), labelsOf(volumeOf("Other")))
+    doctor.segment()
+    assert "are not perpendicular" in doctor.status or "holds no image" in doctor.status
+
+
+def test_examples_that_show_nothing_are_called_so(doctor):
+    teacher = volumeOf("Teacher")
+    doctor.teach(teacher, bridge.ensureSegmentation(slicer.mrmlScene, teacher, "Labels"))
+    doctor.choose(volumeOf("Target"))
+    doctor.press("segmentButton")
+    assert "The examples show no segments" in doctor.status
+
+
+def test_a_target_that_goes_away_ends_the_preview(doctor, scene):
+    _labels, target = doctor.ready()
+    doctor.press("previewButton")
+    assert doctor.previewed()
+    scene.RemoveNode(target)
+    app.pump(0.5)
+    assert doctor.controller.preview.node is None and not doctor.ui.previewButton.checked
+    assert "No volume to segment" in doctor.status
+
+
+def test_a_range_the_wrong_way_round_is_refused(doctor):
+    doctor.ready()
+    doctor.set(useRange=True, firstSlice=5, lastSlice=2)
+    doctor.press("segmentButton")
+    assert "Slices 5 to 2 were asked for" in doctor.status
+
+
+@pytest.mark.parametrize("name", ["adaptSecondsBox", "firstSliceBox", "lastSliceBox"])
+def test_a_number_that_makes_no_sense_cannot_be_typed(doctor, name):
+    doctor.ready()
+    doctor.set(adapt=True, useRange=True)
+    getattr(doctor.ui, name).setValue(-7)
+    assert getattr(doctor.ui, name).value >= 0
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_choices_of_another_version_give_way_to_the_usual_ones_and_that_is_said(doctor):
+    doctor.ready()
+    doctor.widget.exit()
+    node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScriptedModuleNode")
+    for name in ("model", "preset"):
+        node.SetParameter(name, "of tomorrow")
+    doctor.widget.enter()
+    assert "model 'of tomorrow'" in doctor.status and "preset 'of tomorrow'" in doctor.status
+    assert (doctor.panel.parameters.model, doctor.panel.parameters.preset) == ("default", "normal")
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_widgets_do_not_change_the_scene_while_another_module_is_shown(doctor):
+    doctor.ready()
+    doctor.widget.exit()
+    doctor.ui.adaptBox.setChecked(True)
+    assert not doctor.panel.parameters.adapt
+    doctor.widget.enter()
+    assert not doctor.ui.adaptBox.checked
+
+
+def test_a_result_that_comes_while_another_module_is_shown_is_there_afterwards(doctor, scene):
+    doctor.ready()
+    doctor.set(showUncertainty=True)
+    doctor.worker.hold = True
+    doctor.press("segmentButton")
+    doctor.asked("segment")
+    doctor.widget.exit()
+    doctor.worker.hold = False
+    doctor.wait()
+    composite = doctor.view("Red").sliceLogic().GetSliceCompositeNode()
+    assert composite.GetForegroundVolumeID(), "for those who correct in the Segment Editor"
+    doctor.widget.enter()
+    assert doctor.output is not None
+    assert doctor.ui.outputSelector.currentNode() is doctor.output
+
+
+def test_the_panel_works_after_its_parameters_were_deleted(doctor, scene):
+    doctor.ready()
+    scene.RemoveNode(doctor.panel.parameters.parameterNode)
+    app.pump(0.3)
+    assert doctor.panel.parameters.parameterNode.GetScene() is scene
+    doctor.ready()
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+@pytest.mark.parametrize("moment", ["handing over", "computing", "writing"])
+@pytest.mark.parametrize("what", ["Target", "Target labels", "Teacher labels"])
+def test_what_is_removed_while_it_is_used_leads_to_a_sentence_and_no_more(doctor, scene, what, moment):
+    _labels, target = doctor.ready()
+    own = labelsOf(target, "mine")
+    doctor.set(output=own)
+    doctor.worker.hold = moment != "writing"
+    if moment == "writing":
+        doctor.writing()
+    else:
+        doctor.press("segmentButton")
+    if moment == "computing":
+        doctor.asked("segment")
+    scene.RemoveNode(scene.GetFirstNodeByName(what))
+    doctor.worker.hold = False
+    doctor.goOn()
+    if doctor.status.startswith("Done"):
+        assert moment != "handing over" and what != "Target labels"
+    else:
+        assert "was removed meanwhile" in doctor.status or "is no longer in the scene" in doctor.status
+        assert list(bridge.segmentNames(own).values()) == ["mine"]
+    doctor.ready()
+    doctor.set(output=None)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_cancelling_while_segments_are_written_leaves_nothing_behind(doctor, scene):
+    doctor.ready()
+    nodes = scene.GetNumberOfNodes()
+    doctor.writing()
+    doctor.press("cancelButton")
+    doctor.goOn()
+    assert doctor.status == "Cancelled; nothing was changed."
+    assert doctor.output is None and scene.GetNumberOfNodes() == nodes
+    arrays = {path.name for path in doctor.controller.client.folder.glob("*.npy")}
+    assert arrays == {name for name, _bytes in doctor.controller.handover._kept.values()}, "what was handed over"
+
+
+def test_an_answer_whose_array_is_gone_is_a_failure(doctor):
+    doctor.ready()
+    doctor.worker.hold = True
+    doctor.press("segmentButton")
+    doctor.asked("segment")
+    doctor.controller.client.fetch = lambda name: (_ for _ in ()).throw(InputError("The array is gone."))
+    doctor.worker.hold = False
+    doctor.wait()
+    assert doctor.status == "The array is gone."
+
+
+def test_a_segment_that_is_there_already_keeps_its_looks(doctor):
+    _labels, target = doctor.ready()
+    own = labelsOf(target, "ball")
+    segment = own.GetSegmentation().GetNthSegment(0)
+    segment.SetColor(0.1, 0.2, 0.3)
+    doctor.set(output=own)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+    assert segment.GetColor() == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_the_next_patients_result_does_not_replace_the_last_ones(doctor):
+    _labels, target = doctor.ready()
+    doctor.segment()
+    first, found = doctor.output, mask(doctor.output, target)
+    doctor.set(useRange=True, firstSlice=5, lastSlice=7)
+    doctor.choose(volumeOf("Next", (3, 14, 12)))
+    assert doctor.output is None and not doctor.panel.parameters.useRange
+    doctor.segment()
+    assert doctor.output.GetName() == "Next segmentation"
+    assert np.array_equal(mask(first, target), found)
+
+
+def test_a_segmentation_chosen_for_another_volume_is_used(doctor):
+    doctor.ready()
+    doctor.segment()
+    own = doctor.output
+    doctor.choose(volumeOf("The same patient in another sequence"))
+    doctor.set(output=own)
+    doctor.segment()
+    assert doctor.output is own and doctor.status.startswith("Done")
+
+
+def test_a_result_does_not_spoil_the_segmentation_that_teaches(doctor):
+    labels, _target = doctor.ready()
+    teacher = doctor.scene.GetFirstNodeByName("Teacher")
+    before = mask(labels, teacher)
+    doctor.set(output=labels)
+    doctor.press("segmentButton")
+    assert "would go into 'Teacher labels', which teaches what is in 'Teacher'" in doctor.status
+    assert np.array_equal(mask(labels, teacher), before)
