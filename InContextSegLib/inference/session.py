@@ -35,7 +35,7 @@ SHARE_REDRAWN = 2 / 3
 SAME_POSITION = 1e-6
 # What one slice may take when it is wanted quickly: so many pictures of 128 x 128 pixels, a third of a second on two
 # cores; the slice itself takes the time of as many examples (docs/benchmarks.md).
-REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 48, 8
+REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
 
 
 @dataclass(frozen=True, eq=False)
