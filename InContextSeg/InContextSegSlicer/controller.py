@@ -401,7 +401,9 @@ def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, 
     made = bridge.ensureSegment(output, into)
     for row in order.examples:
         segmentation = row.segmentation
-        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name) if segmentation else ""
+        if segmentation is None or segmentation.GetScene() is None:
+            continue  # from files, or removed since it was handed over
+        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
         if identifier:
             bridge.copySegmentLook(segmentation, identifier, output, made, name=into)
             break

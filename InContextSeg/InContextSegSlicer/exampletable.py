@@ -64,8 +64,10 @@ class ExampleTable:
         # Of these rows alone: in another scene the same identifiers are other patients.
         self._pictures = {key: self._pictures[key] for key in map(_pictureKey, rows) if key in self._pictures}
         self._widget.setRowCount(len(rows))
+        doubts = {_image(row): _doubts(doubtful)[row.key] for row in rows if row.key in _doubts(doubtful)}
         for place, row in enumerate(rows):
-            self._fill(place, row, _doubts(doubtful).get(row.key), reported)
+            # All rows of an image are one patient, who is named by the first of them.
+            self._fill(place, row, doubts.get(_image(row)) if row.enabled else None, reported)
         self._filling = False
         self._chores.drop()
         for place, row in enumerate(rows):
@@ -195,6 +197,10 @@ def sliceText(row: ExampleRow) -> str:
 def _doubts(doubtful: Sequence[Mapping]) -> dict[str, str]:
     """By key of an example, why it is doubted."""
     return {doubt["example"]: _("Perhaps wrong: {why}.").format(why=doubt["why"]) for doubt in doubtful}
+
+
+def _image(row: ExampleRow) -> str:
+    return row.imagePath or (row.volume.GetID() if row.volume else row.key)
 
 
 def _title(row: ExampleRow) -> str:

@@ -62,7 +62,7 @@ class ModelChoice:
         action = "remove" if isHere(entry) else "ensure"
         message = _("Removing the download") if action == "remove" else _("Downloading the weights")
         payload = {"name": entry.name, "action": action}
-        self._controller.ask("weights", payload, lambda _answer: self.show(entry.name, "auto"), message)
+        self._controller.ask("weights", payload, lambda _answer: None, message)
 
 
 def isHere(entry: CatalogEntry) -> bool:

@@ -18,7 +18,7 @@ from InContextSegSlicer.installpanel import InstallPanel, describeDevice
 from InContextSegSlicer.modelchoice import ModelChoice
 from InContextSegSlicer.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
 from InContextSegSlicer.segmenttable import SegmentTable
-from InContextSegSlicer.sliceviews import SliceViews
+from InContextSegSlicer.sliceviews import SliceViews, notDisplayed
 from InContextSegSlicer.teaching import Teaching
 
 LOOK_EVERY_S = 1.0
@@ -92,7 +92,7 @@ class Panel:
         """Show another scene's choices; None: of a scene that is being closed."""
         self.parameters = parameters
         self.examples = ExampleList(parameters.parameterNode) if parameters is not None else None
-        self._preparedKey = self._previewed = None
+        self._preparedKey = self._previewed = self._order = None
         target = parameters.target if parameters is not None else None
         self._targetId = target.GetID() if target is not None else ""
         self.ui.previewButton.setChecked(False)
@@ -191,10 +191,12 @@ class Panel:
         self._followPreview()
 
     def _look(self) -> None:
-        """Notice what no event tells: renamed segments, a moved region."""
+        """Notice what no event tells: renamed segments, a moved region, a removed result."""
         self._lookedAt, before = self._clock(), self._order
         if before is not None and self._ordered() != before:
             self.modified()
+        else:
+            self.refresh()
 
     @property
     def ready(self) -> bool:
@@ -205,9 +207,12 @@ class Panel:
         """The module is shown: see what is missing, and once nothing is, what there is to compute with."""
         self.install.enter()
         self.ui.installFrame.setVisible(not self.ready)
-        if self.ready:
-            self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
         self.refresh()
+        if self.ready:
+            try:
+                self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
+            except OSError as error:  # no folder can be made for the worker
+                self.say(str(error))
 
     def leave(self) -> None:
         """The module is hidden: nobody looks at a preview any more."""
@@ -259,6 +264,7 @@ class Panel:
         for name in ("segmentButton", "checkButton", "addFilesButton", "addFolderButton", "previewButton"):
             getattr(ui, name).setEnabled((free or (name == "previewButton" and order is not None)) and self.ready)
         ui.cancelButton.setEnabled(busy)
+        self._escape.setEnabled(busy)  # else it would be taken from the slice views
         ui.undoButton.setEnabled(not busy and controller.writer.canUndo)
         ui.redoButton.setEnabled(not busy and controller.writer.canRedo)
         ui.nextSliceButton.setEnabled(self._nextSlice() is not None)
@@ -402,8 +408,13 @@ class Panel:
             return
         axis = self.axisName()
         place = (axis, self.views.displayed(order.target, axis))
-        if place[1] is not None and place != self._previewed:
-            self._previewed = place
+        if place == self._previewed:
+            return
+        self._previewed = place
+        if place[1] is None:
+            self.controller.hidePreview()
+            self.say(notDisplayed(axis))
+        else:
             self.controller.showPreview(order, *place)
 
 

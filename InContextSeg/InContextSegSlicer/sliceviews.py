@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import slicer
+from slicer.i18n import tr as _
 
 from InContextSegSlicer import bridge
 from InContextSegSlicer.grid import arrayAxis
@@ -56,3 +57,8 @@ class SliceViews:
     def _nodes(self, kind: str) -> Iterator:
         for number in range(self._scene.GetNumberOfNodesByClass(kind)):
             yield self._scene.GetNthNodeByClass(number, kind)
+
+
+def notDisplayed(axis: str) -> str:
+    """What to do where no view shows a slice of the volume."""
+    return _("No {axis} view shows a slice of the volume; scroll to the slice first.").format(axis=axis)

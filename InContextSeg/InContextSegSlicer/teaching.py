@@ -14,6 +14,7 @@ from InContextSegSlicer import grid
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
 from InContextSegSlicer.order import DRAWN_ON
+from InContextSegSlicer.sliceviews import notDisplayed
 
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
 
@@ -100,9 +101,7 @@ class Teaching:
         axis = rows[0].axis if rows else self._panel.axisName()
         index = self._panel.views.displayed(target, axis)
         if index is None:
-            self._panel.say(
-                _("No {axis} view shows a slice of the volume; scroll to the slice first.").format(axis=axis)
-            )
+            self._panel.say(notDisplayed(axis))
             return
         slices = sorted({*(rows[0].slices if rows else ()), index})
         self._panel.examples.add(ExampleRow(volume=target, segmentation=segmentation, slices=tuple(slices), axis=axis))

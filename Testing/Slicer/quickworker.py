@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import Preview, Segment, request_of
+from InContextSegLib.protocol import ArrayRef, Preview, Segment, request_of
 from InContextSegLib.shared import SharedFolder
 
 BOX = (slice(2, 5), slice(3, 9), slice(3, 9))
@@ -72,8 +72,9 @@ class QuickWorker:
             return {"devices": [], "torch": "", "version": "", "chosen": "cpu", "threads": 1, "pairs": []}
         values = [value for value, _name in request.task.labels]
         for each in request.task.examples:
-            self._folder.read(each.image.name)
-            self._folder.read(each.labels.name)
+            if isinstance(each.image, ArrayRef):
+                self._folder.read(each.image.name)
+                self._folder.read(each.labels.name)
         shape = self._folder.read(request.target.name).shape[:3]
         axis = next(iter(request.task.settings.axes))
         known = {"axis": "axial" if axis == "auto" else axis, "adaptation": {}, "uncertainty": None, "given": []}

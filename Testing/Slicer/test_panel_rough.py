@@ -1,14 +1,17 @@
 """The panel treated roughly: things deleted behind its back, odd volumes and names, workers that fail."""
 
+import re
+import time
+
 import numpy as np
 import pytest
 import slicer
 
-from InContextSegLib.errors import InputError
+from InContextSegLib.errors import InputError, OutputError
 from InContextSegSlicer import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
-from Testing.Slicer.radiologist import mask
+from Testing.Slicer.radiologist import finish, mask
 
 
 @pytest.fixture
@@ -179,7 +182,7 @@ def test_what_is_removed_while_it_is_used_leads_to_a_sentence_and_no_more(doctor
     if doctor.status.startswith("Done"):
         assert moment != "handing over" and what != "Target labels"
     else:
-        assert "was removed meanwhile" in doctor.status or "is no longer in the scene" in doctor.status
+        assert re.search("was removed meanwhile|is no longer in the scene|was closed; open it", doctor.status)
         assert list(bridge.segmentNames(own).values()) == ["mine"]
     doctor.ready()
     doctor.set(output=None)
@@ -251,3 +254,73 @@ def test_a_result_does_not_spoil_the_segmentation_that_teaches(doctor):
     doctor.press("segmentButton")
     assert "would go into 'Teacher labels', which teaches what is in 'Teacher'" in doctor.status
     assert np.array_equal(mask(labels, teacher), before)
+
+
+KINDS = ("InputError", "OutputError", "WeightsError", "OutOfMemory", "Missing", "Bug")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("button", ["segmentButton", "checkButton", "previewButton"])
+def test_an_error_of_the_worker_is_one_sentence_and_the_panel_goes_on(doctor, kind, button):
+    doctor.ready()
+    doctor.worker.fail = kind, "A sentence about it."
+    doctor.press(button)
+    app.pump(0.3)
+    doctor.settle()
+    assert doctor.status == "A sentence about it."
+    assert not doctor.ui.previewButton.checked and not doctor.ui.progressBar.isVisible()
+    doctor.worker.fail = None
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_a_worker_that_dies_is_one_sentence_and_the_next_one_works(doctor):
+    doctor.ready()
+    doctor.worker.hold = True
+    doctor.press("segmentButton")
+    doctor.asked("segment")
+    doctor.worker.dead = True
+    doctor.wait()
+    assert doctor.status.startswith("The worker process ended in the middle of its work")
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+
+
+def test_a_full_disk_is_one_sentence(doctor, monkeypatch):
+    def full(*_arguments):
+        raise OutputError("The disk is full; make room.")
+
+    doctor.ready()
+    monkeypatch.setattr("InContextSegLib.shared.SharedFolder._require_room", full)
+    doctor.segment()
+    assert doctor.status == "The disk is full; make room."
+
+
+@pytest.mark.parametrize("names", [("a, b", "ü 'x' \"y\"", "<b>z</b>", "50%"), ("ball", "ball"), ("Ball", "ball")])
+def test_segments_may_have_any_names(doctor, names):
+    teacher = volumeOf("Teacher")
+    doctor.teach(teacher, labelsOf(teacher, *names))
+    target = volumeOf("Target")
+    doctor.choose(target)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
+    assert list(bridge.segmentNames(doctor.output).values()) == list(dict.fromkeys(names))
+    doctor.press("previewButton")
+    assert doctor.previewed()
+
+
+def test_three_hundred_segments_do_not_hold_the_panel_up(doctor):
+    teacher = volumeOf("Teacher", (8, 30, 40))
+    labels = bridge.ensureSegmentation(slicer.mrmlScene, teacher, "Labels")
+    ids = {number: labels.GetSegmentation().AddEmptySegment("", f"s{number}") for number in range(1, 301)}
+    block = (np.arange(1200).reshape(2, 20, 30) % 301).astype(np.uint16)
+    writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
+    finish(writer.write(teacher, labels, block, (2, 3, 3), ids))
+    doctor.teach(teacher, labels)
+    doctor.choose(volumeOf("Target", (8, 30, 40)))
+    for what in (doctor.panel.refresh, doctor.panel.modified, doctor.panel._look):
+        start = time.perf_counter()
+        what()
+        assert time.perf_counter() - start < 0.05
+    doctor.segment()
+    assert doctor.status.endswith("s8 0.9 ml, and 292 more.")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from InContextSegLib.errors import OutputError
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, volumeOf
 
@@ -225,3 +226,63 @@ def test_previews_leave_nothing_in_the_scene(doctor, scene):
         assert doctor.previewed()
         doctor.press("previewButton")
     assert scene.GetNumberOfNodes() == before
+
+
+def test_both_segmentations_of_a_doubted_patient_are_marked(doctor):
+    labels, _target = doctor.ready()
+    teacher = doctor.scene.GetFirstNodeByName("Teacher")
+    second = doctor.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Second reader")
+    second.GetSegmentation().DeepCopy(labels.GetSegmentation())
+    doctor.teach(teacher, second)
+    other = volumeOf("Other")
+    doctor.teach(other, labelsOf(other))
+    doctor.press("checkButton")
+    doctor.wait()
+    marks = [doctor.ui.examplesTable.item(row, 3).text() for row in range(3)]
+    assert marks == ["⚠ disagrees", "⚠ disagrees", "✓"]
+
+
+def test_a_preview_says_where_no_view_shows_the_volume(doctor):
+    doctor.ready()
+    doctor.set(axis="coronal")
+    doctor.press("previewButton")
+    doctor.asked("prepare")
+    app.pump(0.3)
+    assert "No coronal view shows a slice of the volume" in doctor.status
+    doctor.set(axis="axial")
+    assert doctor.previewed()
+
+
+def test_a_removed_uncertainty_is_noticed(doctor, scene, monkeypatch):
+    monkeypatch.setattr("InContextSegSlicer.panel.LOOK_EVERY_S", 0.0)
+    _labels, target = doctor.ready()
+    doctor.segment()
+    assert doctor.ui.uncertaintyBox.enabled
+    scene.RemoveNode(doctor.controller.uncertaintyOf(target))
+    app.pump(0.3)
+    assert not doctor.ui.uncertaintyBox.enabled
+
+
+def test_the_device_on_show_is_the_chosen_one_after_a_download(doctor):
+    doctor.ready()
+    doctor.set(device="cpu", model="universeg-v1")
+    doctor.press("modelButton")
+    doctor.settle()
+    assert doctor.ui.deviceBox.itemData(doctor.ui.deviceBox.currentIndex) == "cpu"
+
+
+def test_markup_in_a_name_is_shown_as_it_is(doctor):
+    assert doctor.ui.statusLabel.textFormat == app.qt.Qt.PlainText
+
+
+def test_a_panel_opens_where_no_folder_can_be_made_for_the_worker(scene, monkeypatch):
+    def full(_parent=None):
+        raise OutputError("The disk is full; make room.")
+
+    monkeypatch.setattr("InContextSegLib.shared.SharedFolder.make", full)
+    doctor = Impatient(monkeypatch)
+    assert doctor.status == "The disk is full; make room."
+    doctor.ready()
+    doctor.segment()
+    assert doctor.status == "The disk is full; make room."
+    doctor.close()
