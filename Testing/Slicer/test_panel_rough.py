@@ -338,3 +338,22 @@ def test_a_row_that_goes_by_its_own_tick_outlives_the_tick(doctor, monkeypatch):
     assert item.text() == "box"
     doctor.panel.refresh()
     assert doctor.ui.segmentsTable.rowCount == 1
+
+
+def test_a_scene_is_saved_closed_and_read_again_while_a_preview_is_on(doctor, scene, tmp_path):
+    path = str(tmp_path / "Szene.mrb")
+    for _ in range(2):
+        if doctor.panel.parameters.target is None:
+            doctor.ready()
+        doctor.press("previewButton")
+        assert doctor.previewed()
+        assert slicer.util.saveScene(path)
+        scene.Clear(0)
+        assert not doctor.ui.previewButton.checked
+        slicer.util.loadScene(path)
+        app.pump(0.1)
+        names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
+        assert names == ["Teacher labels"], "a preview is not saved"
+        doctor.view("Red").showVolume(doctor.panel.parameters.target)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
