@@ -24,7 +24,6 @@ from InContextSegLib.inference.leave_out import origin
 from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import Source, files_of
 from InContextSegLib.loading import Model, choose_device
 from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
 from InContextSegLib.pictures import colours_of, grey_values
@@ -50,8 +49,10 @@ from InContextSegLib.support import Label, LabelledVolume
 from InContextSegLib.tasks import (
     Brief,
     Drawn,
+    Source,
     axes_for,
     drawn_axis,
+    files_of,
     findings,
     foreseen,
     keep_drawn,
@@ -204,6 +205,8 @@ class Desk:
         ]
 
     def _bind(self, task: TaskSpec, stamps: tuple, target: VolumeRef, axis: str | None) -> _Bound:
+        if not task.examples:
+            raise InputError("A task needs at least one example, but none came; add a labelled image.")
         brief, entry = _brief(task), find(task.model)
         values = tuple(label.value for label in brief.labels)
         examples = [(each.image, each) for each in task.examples]

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import Prepare, Preview, Segment
+from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.display import UNCERTAINTY_OF
@@ -106,7 +106,7 @@ class Controller:
     @property
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
-        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self.preview.pending
+        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self._previewing is not None
 
     def uncertaintyOf(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
         """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
@@ -164,7 +164,6 @@ class Controller:
 
     def showPreview(self, order: Order, axis: str, index: int) -> None:
         """Show what the network makes of one slice; a newer slice takes the place of an older one."""
-        self.preview.pending = True
 
         def asking():
             task = yield from taskOf(order, self.handover)
@@ -193,8 +192,7 @@ class Controller:
         if self._previewing is not None:
             self.client.cancel(self._previewing)
             self._previewing = None
-        if self.preview.pending:
-            self.preview.pending, self.message = False, ""
+            self.message = ""
         self.preview.clear()
 
     def undo(self) -> None:
@@ -255,6 +253,8 @@ class Controller:
         self._request = number
 
     def _progressed(self, done: int, total: int, message: str) -> None:
+        if message == BEGUN:
+            return  # what is shown already says more
         before = self.progress
         if before is None or message != before.message or total != before.total:
             before = Progress(message, since=self._clock(), stepsSince=done)
@@ -366,7 +366,7 @@ class Controller:
             yield from bridge.showUncertainty(self.scene, target, *spread, known)
 
     def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
-        self.preview.pending, self.message = False, ""
+        self._previewing, self.message = None, ""
         self._taken(answer["uncertainty"])
         self.preview.show(order, names, *self._taken(answer["block"]))
         self.changed()
@@ -377,9 +377,9 @@ class Controller:
             self.changed()
 
     def _previewFailed(self, kind: str | None, message: str) -> None:
+        self._previewing = None
         if kind == CANCELLED:
             return
-        self.preview.pending = False
         self.preview.clear()
         self.message = message
         self.changed()
@@ -403,7 +403,9 @@ def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, 
     made = bridge.ensureSegment(output, into)
     for row in order.examples:
         segmentation = row.segmentation
-        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name) if segmentation else ""
+        if segmentation is None or segmentation.GetScene() is None:
+            continue  # from files, or removed since it was handed over
+        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
         if identifier:
             bridge.copySegmentLook(segmentation, identifier, output, made, name=into)
             break
@@ -430,6 +432,7 @@ def _summary(answer: Mapping) -> str:
         for name, amount in answer["labels"].items()
     ]
     more = [_("and {count} more").format(count=len(amounts) - NAMED)] if len(amounts) > NAMED else []
-    return _("Done in {seconds:.0f} s: {amounts}.").format(
+    done = _("Done in {seconds:.0f} s: {amounts}.").format(
         seconds=answer["seconds"], amounts=", ".join(amounts[:NAMED] + more)
     )
+    return " ".join([done, *answer["remarks"]])

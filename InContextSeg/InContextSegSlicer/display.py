@@ -1,6 +1,7 @@
 """What a user sees: the uncertainty laid over a volume, pictures of slices, and which slice a view shows."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.volume import Geometry
-from InContextSegSlicer.labelmaps import segmentOf
+from InContextSegSlicer.labelmaps import Reading, segmentOf
 from InContextSegSlicer.lattice import Chore, Grid, Passage, inPieces, matrixOfArray
-from InContextSegSlicer.reading import arrayOf, gridOfVolume, labelsInBox
+from InContextSegSlicer.reading import arrayOf, gridOfVolume
 
 _HEAT = "vtkMRMLColorTableNodeIron"
 UNCERTAINTY_OF = "InContextSegUncertaintyOf"  # the role under which such a volume refers to the one it is about
@@ -89,17 +90,19 @@ def thumbnail(
             f"Slice {index} of the volume {volumeNode.GetName()!r} was asked for, but it has those from 0 to "
             f"{array.shape[arrayAxis] - 1}."
         )
-    geometry = Geometry(array.shape[:3], gridOfVolume(volumeNode).affine)
-    picture = _windowed(volumeNode, np.take(array, index, axis=arrayAxis))
+    layout = _Layout.of(Geometry(array.shape[:3], gridOfVolume(volumeNode).affine), arrayAxis, size)
+    picture = _windowed(volumeNode, layout.shrunk(np.take(array, index, axis=arrayAxis)))
     if segmentationNode is not None and ids:
-        low, high = np.zeros(3, int), np.array(array.shape[:3])
-        low[arrayAxis], high[arrayAxis] = index, index + 1
         values = {segmentID: number for number, segmentID in enumerate(ids, start=1)}
-        labels = np.take(labelsInBox(segmentationNode, values, volumeNode, (low, high)), 0, axis=arrayAxis)
+        grid = Grid(layout.affine(index), volumeNode.GetParentTransformNode())
+        reading = Reading(segmentationNode, values, grid)
+        for _ in reading.prepare():
+            pass
+        labels = reading(np.zeros(3, int), np.array((1, layout.height, layout.width)))[0]
         colours = np.array([(0, 0, 0), *(segmentOf(segmentationNode, segmentID).GetColor() for segmentID in ids)])
         laid = (1 - _COLOUR_SHARE) * picture + _COLOUR_SHARE * 255 * colours[labels]
         picture = np.where(labels[..., None] > 0, laid, picture)
-    return _asRead(picture, geometry, arrayAxis, size).astype(np.uint8)
+    return picture.astype(np.uint8)
 
 
 def displayedIndex(sliceNode: Any, volumeNode: Any, arrayAxis: int) -> int | None:
@@ -144,45 +147,70 @@ def _isAlong(normal: np.ndarray, volumeNode: Any, arrayAxis: int) -> bool:
     return bool(abs(normal @ axis) >= _LARGEST_ANGLE)
 
 
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """How a slice becomes a picture: which array axes its rows and columns are, whether turned round, its pixels."""
+
+    geometry: Geometry
+    sliceAxis: int
+    axes: tuple[int, int]
+    turned: tuple[bool, bool]
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, geometry: Geometry, arrayAxis: int, size: int) -> "_Layout":
+        permutation, against = geometry.anatomical_order()
+        directions = _READING[permutation.index(arrayAxis)]
+        axes = tuple(permutation[direction] for direction, _ in directions)
+        turned = tuple(against[direction] != turn for direction, turn in directions)
+        lengths = np.array([geometry.shape[axis] * geometry.spacing_mm[axis] for axis in axes])
+        height, width = np.maximum(1, np.rint(lengths * (size / lengths.max()))).astype(int).tolist()
+        return cls(geometry, arrayAxis, axes, turned, height, width)
+
+    def affine(self, index: int) -> np.ndarray:
+        """(4, 4) from pixels (column, row, 0, 1) to the volume's millimetres."""
+        steps, first = np.zeros((3, 3)), np.zeros(3)
+        steps[2 - self.sliceAxis, 2] = 1
+        first[2 - self.sliceAxis] = index
+        for column, axis, turned, pixels in zip((1, 0), self.axes, self.turned, (self.height, self.width), strict=True):
+            step = self.geometry.shape[axis] / pixels
+            steps[2 - axis, column] = -step if turned else step
+            first[2 - axis] = self.geometry.shape[axis] - 0.5 - step / 2 if turned else step / 2 - 0.5
+        pixels = np.eye(4)
+        pixels[:3, :3], pixels[:3, 3] = steps, first
+        return self.geometry.affine @ pixels
+
+    def shrunk(self, values: np.ndarray) -> np.ndarray:
+        """(height, width, ...) float32 of a slice whose axes are as stored."""
+        values = values.swapaxes(0, 1) if self.axes[0] > self.axes[1] else values
+        values = np.flip(values, [axis for axis in (0, 1) if self.turned[axis]]).astype(np.float32)
+        return _resampled(_resampled(values, self.height, 0), self.width, 1)
+
+
+def _resampled(values: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """The mean of what a pixel covers where an axis shrinks, the nearest where it grows."""
+    old = values.shape[axis]
+    if length >= old:
+        return np.take(values, ((2 * np.arange(length) + 1) * old) // (2 * length), axis=axis)
+    starts = (np.arange(length) * old) // length
+    counts = np.diff([*starts, old]).astype(np.float32)
+    sums = np.add.reduceat(values, starts, axis=axis)
+    return sums / counts.reshape([-1 if n == axis else 1 for n in range(values.ndim)])
+
+
 def _windowed(volumeNode: Any, values: np.ndarray) -> np.ndarray:
     """(rows, columns, 3) float32 from 0 to 255, in the window and level the volume is shown in."""
     if values.ndim == 3:
-        return np.clip(values, 0, 255).astype(np.float32)
+        return np.clip(values, 0, 255)
     display = volumeNode.GetDisplayNode()
     if display is not None and display.IsA("vtkMRMLScalarVolumeDisplayNode") and display.GetWindow() > 0:
         low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
     else:
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    scaled = (np.nan_to_num(values.astype(np.float32), nan=low) - low) * (255 / max(high - low, 1e-6))
+    scaled = (np.nan_to_num(values, nan=low) - low) * (255 / max(high - low, 1e-6))
     return np.repeat(np.clip(scaled, 0, 255)[..., None], 3, axis=2)
-
-
-def _asRead(picture: np.ndarray, geometry: Geometry, arrayAxis: int, size: int) -> np.ndarray:
-    """Turn a slice (two of k, j, i in this order) into reading order, and scale it to `size` pixels at most."""
-    permutation, against = geometry.anatomical_order()
-    (rowDirection, rowTurned), (columnDirection, columnTurned) = _READING[permutation.index(arrayAxis)]
-    rows, columns = permutation[rowDirection], permutation[columnDirection]
-    if rows > columns:
-        picture = picture.swapaxes(0, 1)
-    flips = [
-        n for n, (d, t) in enumerate(((rowDirection, rowTurned), (columnDirection, columnTurned))) if against[d] != t
-    ]
-    picture = np.flip(picture, flips)
-    lengths = np.array([picture.shape[n] * geometry.spacing_mm[axis] for n, axis in enumerate((rows, columns))])
-    height, width = np.maximum(1, np.rint(lengths * (size / lengths.max()))).astype(int)
-    return _scaled(_scaled(picture, height, 0), width, 1)
-
-
-def _scaled(picture: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Resample along one axis: the mean of what a pixel covers where it shrinks, the nearest where it grows."""
-    old = picture.shape[axis]
-    if length >= old:
-        return np.take(picture, (np.arange(length) * old) // length, axis=axis)
-    starts = (np.arange(length) * old) // length
-    counts = np.diff([*starts, old])
-    shape = [-1 if n == axis else 1 for n in range(picture.ndim)]
-    return np.add.reduceat(picture, starts, axis=axis) / counts.reshape(shape)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

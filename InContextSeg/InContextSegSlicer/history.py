@@ -9,6 +9,7 @@ import slicer
 
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.labelmaps import (
+    Layers,
     announce,
     giveOwnLabelmap,
     gridOf,
@@ -17,9 +18,8 @@ from InContextSegSlicer.labelmaps import (
     makeRoom,
     rasterOf,
     segmentOf,
-    sharedBy,
 )
-from InContextSegSlicer.lattice import Box, Chore, Grid, Passage, inPieces, intersection, sampled, union
+from InContextSegSlicer.lattice import Box, Chore, Grid, Passage, fewer, inPieces, intersection, sampled, union
 from InContextSegSlicer.voxelsets import MADE_TAG, VoxelSet, tagOf, tightBox
 
 Masks = dict[str, np.ndarray]  # segment: (k, j, i) bool
@@ -84,8 +84,12 @@ class Step:
             gains, losses = (changes.losses, changes.gains) if back else (changes.gains, changes.losses)
 
             def work(low, high, grid=changes.grid, gains=gains, losses=losses):
-                plus, minus = self._within(gains, grid, low, high), self._within(losses, grid, low, high)
-                return exchange(self._node, (low, high), plus, minus, grid)
+                met = sum(voxels.meets(low, high) for voxels in (*gains.values(), *losses.values()))
+                if (most := fewer(low, high, met)) is not None:
+                    return most
+                layers = Layers(self._node)
+                plus, minus = (self._within(layers, voxels, grid, (low, high)) for voxels in (gains, losses))
+                return exchange(self._node, layers, (low, high), (plus, minus), grid)
 
             yield from inPieces(*changes.box(), work)
         for segmentID, tags in self._tags.items():
@@ -94,21 +98,20 @@ class Step:
                 setTag(segment, tags[0 if back else 1])
         yield from self._announced()
 
-    def _within(self, voxels: dict[str, VoxelSet], grid: Grid, low: np.ndarray, high: np.ndarray) -> Masks:
-        segmentation, masks = self._node.GetSegmentation(), {}
+    def _within(self, layers: Layers, voxels: dict[str, VoxelSet], grid: Grid, box: Box) -> Masks:
+        masks = {}
         for segmentID, those in voxels.items():
-            segment = segmentation.GetSegment(segmentID)
-            if segment is None:  # somebody has removed it
+            mask = those.within(*box)
+            if mask is None or segmentID not in layers:  # somebody may have removed it
                 continue
-            labelmap = labelmapOf(segment)
+            labelmap, _ = layers[segmentID]
             if not isEmpty(labelmap) and not gridOf(labelmap, self._node).isGridOf(grid):
+                name = segmentOf(self._node, segmentID).GetName()
                 raise InputError(
-                    f"The segment {segment.GetName()!r} was resampled or transformed since it was written, so the "
-                    "write cannot be taken back or done again; use the undo of the Segment Editor."
+                    f"The segment {name!r} was resampled or transformed since it was written, so the write cannot be "
+                    "taken back or done again; use the undo of the Segment Editor."
                 )
-            mask = those.within(low, high)
-            if mask is not None:
-                masks[segmentID] = mask
+            masks[segmentID] = mask
         return masks
 
     def _announced(self) -> Chore:
@@ -119,39 +122,44 @@ class Step:
         yield from announce(self._node, [labelmap for labelmap in labelmaps if labelmap is not None], present)
 
 
-def exchange(node: Any, box: Box, gains: Masks, losses: Masks, grid: Grid, room: Box | None = None) -> Chore | None:
-    """Let segments lose voxels, then gain others, in one go; or return what has to be done to them before.
+def exchange(
+    node: Any, layers: Layers, box: Box, exchanged: tuple[Masks, Masks], grid: Grid, room: Box | None = None
+) -> Chore | None:
+    """Let segments gain voxels and lose others, in one go; or return what has to be done before, and change nothing.
 
-    Without `room` (the box to make room for) voxels that meanwhile belong to others stay theirs.
+    Args:
+        exchanged: gains, and losses, which go first.
+        room: the box to make room for at once; None: voxels that meanwhile belong to others stay theirs.
     """
     low, high = box
+    gains, losses = exchanged
     windows: dict[Any, np.ndarray] = {}
-    for masks, losing in ((losses, True), (gains, False)):
-        for segmentID, mask in masks.items():
-            tight = tightBox(mask)
-            if tight is None:
-                continue
-            segment = segmentOf(node, segmentID)
-            labelmap, label = labelmapOf(segment), segment.GetLabelValue()
-            if not losing and not _reaches(labelmap, (low + tight[0], low + tight[1])):
-                return makeRoom(node, labelmap, union((low + tight[0], low + tight[1]), room or box), grid)
-            if labelmap not in windows:
-                windows[labelmap] = windowOf(labelmap, low, high).copy()
-            window = windows[labelmap]
-            if losing:
-                window[mask & (window == label)] = 0
-                continue
-            owners = sharedBy(node, labelmap)
-            if room is None:
-                mask = mask & (window == 0)  # noqa: PLW2901 - less of the same
-            elif any(owner in owners for owner in valuesIn(window[mask]) if owner != label):
-                return giveOwnLabelmap(node, segmentID)
-            window[mask] = label
+    for segmentID, mask in losses.items():
+        labelmap, label = layers[segmentID]
+        if labelmap not in windows:
+            windows[labelmap] = windowOf(labelmap, low, high).copy()
+        windows[labelmap][mask & (windows[labelmap] == label)] = 0
+    for segmentID, mask in gains.items():
+        tight = tightBox(mask)
+        if tight is None:
+            continue
+        labelmap, label = layers[segmentID]
+        needed = (low + tight[0], low + tight[1])
+        if not _reaches(labelmap, needed):
+            return makeRoom(node, labelmap, union(needed, room or box), grid)
+        if labelmap not in windows:
+            windows[labelmap] = windowOf(labelmap, low, high).copy()
+        window = windows[labelmap]
+        taken = set(valuesIn(window[mask])) - {label}
+        if room is not None and not taken.isdisjoint(layers.sharing(labelmap)):
+            return giveOwnLabelmap(node, segmentID)
+        window[mask & (window == 0) if room is None else mask] = label
     for labelmap, window in windows.items():
-        raster = rasterOf(labelmap)
-        first, last = intersection(box, raster.box)
-        target = raster.array[tuple(map(slice, first - raster.box[0], last - raster.box[0]))]
-        target[...] = window[tuple(map(slice, first - low, last - low))]
+        if not isEmpty(labelmap):
+            raster = rasterOf(labelmap)
+            first, last = intersection(box, raster.box)
+            target = raster.array[tuple(map(slice, first - raster.box[0], last - raster.box[0]))]
+            target[...] = window[tuple(map(slice, first - low, last - low))]
     return None
 
 
@@ -161,11 +169,6 @@ def windowOf(labelmap: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         return np.zeros(tuple(high - low), np.uint8)
     same = Grid(np.eye(4))
     return sampled(rasterOf(labelmap), Passage(same, same), low, high)
-
-
-def voxelsOf(node: Any, segmentID: str, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    segment = segmentOf(node, segmentID)
-    return windowOf(labelmapOf(segment), low, high) == segment.GetLabelValue()
 
 
 def _reaches(labelmap: Any, box: Box) -> bool:

@@ -1,6 +1,7 @@
 """What the segments of a segmentation are made of: labelmaps that several may share, surfaces, and room for more."""
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -31,6 +32,7 @@ LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 _NOTHING: Box = (np.zeros(3, int), np.zeros(3, int))
 _SURFACE_POINTS = 50_000
+_ATTEMPTS = 3
 
 
 def segmentOf(segmentationNode: Any, segmentID: str) -> Any:
@@ -39,11 +41,10 @@ def segmentOf(segmentationNode: Any, segmentID: str) -> Any:
     Raises:
         InputError: if the segmentation was closed or has no such segment.
     """
-    if segmentationNode.GetScene() is None:
-        raise InputError(f"The segmentation {segmentationNode.GetName()!r} is no longer in the scene; choose another.")
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
-    if segment is None:
-        raise InputError(f"The segmentation {segmentationNode.GetName()!r} has no segment {segmentID!r}; choose again.")
+    if segment is None or segmentationNode.GetScene() is None:
+        what = "was closed" if segment is not None else f"has no segment {segmentID!r}"
+        raise InputError(f"The segmentation {segmentationNode.GetName()!r} {what}; open it and start again.")
     return segment
 
 
@@ -71,11 +72,34 @@ def rasterOf(labelmap: Any) -> Raster:
     return Raster(array, tuple(low.tolist()))
 
 
-def sharedBy(segmentationNode: Any, labelmap: Any) -> dict[int, str]:
-    """Which label of a labelmap is which segment."""
-    segmentation = segmentationNode.GetSegmentation()
-    segments = {segmentID: segmentation.GetSegment(segmentID) for segmentID in segmentation.GetSegmentIDs()}
-    return {s.GetLabelValue(): segmentID for segmentID, s in segments.items() if labelmapOf(s) is labelmap}
+class Layers:
+    """Which labelmap and which label every segment has right now; good until somebody else gets to act."""
+
+    def __init__(self, segmentationNode: Any):
+        if segmentationNode.GetScene() is None:
+            raise InputError(f"The segmentation {segmentationNode.GetName()!r} was closed; open it and start again.")
+        segmentation = segmentationNode.GetSegmentation()
+        self._name = segmentationNode.GetName()
+        self._places: dict[str, tuple[Any, int]] = {}
+        self._owners: dict[Any, dict[int, str]] = defaultdict(dict)
+        for segmentID in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(segmentID)
+            labelmap, label = labelmapOf(segment), segment.GetLabelValue()
+            self._places[segmentID] = labelmap, label
+            self._owners[labelmap][label] = segmentID
+
+    def __contains__(self, segmentID: str) -> bool:
+        return segmentID in self._places
+
+    def __getitem__(self, segmentID: str) -> tuple[Any, int]:
+        """Labelmap and label of a segment."""
+        if segmentID not in self._places:
+            raise InputError(f"The segmentation {self._name!r} has no segment {segmentID!r}; open it and start again.")
+        return self._places[segmentID]
+
+    def sharing(self, labelmap: Any) -> dict[int, str]:
+        """Which label of a labelmap is which segment."""
+        return self._owners[labelmap]
 
 
 class Reading:
@@ -90,12 +114,17 @@ class Reading:
         self._surfaces: dict[str, Any] = {}
 
     def prepare(self) -> Chore:
-        """Find the box outside of which there is nothing; has to be done before the first reading."""
+        """Bring surfaces to the grid; has to be done before the first reading."""
+        for labelmap, members in self._layers():
+            for segmentID in members if labelmap is None else ():
+                self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
+
+    def reach(self) -> Chore:
+        """Find the box outside of which there is nothing."""
         box = _NOTHING
         for labelmap, members in self._layers():
             if labelmap is None:
                 for segmentID in members:
-                    self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
                     box = union(box, _boundsOf(self._surfaces[segmentID]))
             elif not isEmpty(labelmap):
                 passage = Passage(gridOf(labelmap, self._node), self._grid)
@@ -117,14 +146,14 @@ class Reading:
                 np.copyto(labels, renamed, where=labels == 0)
         return labels
 
-    def _layers(self) -> Iterator[tuple[Any, list[str]]]:
-        """Labelmaps with the segments wanted of them, in the order the segments were named."""
-        segments = {segmentID: segmentOf(self._node, segmentID) for segmentID in self._values}
-        for labelmap, run in groupby(segments, key=lambda segmentID: labelmapOf(segments[segmentID])):
-            yield labelmap, list(run)
+    def _layers(self) -> Iterator[tuple[Any, dict[str, int]]]:
+        """Labelmaps with the segments wanted of them and their labels, in the order the segments were named."""
+        layers = Layers(self._node)
+        for labelmap, run in groupby(self._values, key=lambda segmentID: layers[segmentID][0]):
+            yield labelmap, {segmentID: layers[segmentID][1] for segmentID in run}
 
-    def _renamed(self, found: np.ndarray, members: list[str]) -> np.ndarray:
-        labels = {segmentOf(self._node, segmentID).GetLabelValue(): self._values[segmentID] for segmentID in members}
+    def _renamed(self, found: np.ndarray, members: dict[str, int]) -> np.ndarray:
+        labels = {label: self._values[segmentID] for segmentID, label in members.items()}
         table = np.zeros(max(labels) + 2, dtype=self.dtype)  # the last entry stands for everything beyond
         for label, value in labels.items():
             table[label] = value
@@ -149,49 +178,66 @@ class Reading:
 
 def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> Chore:
     """Let a labelmap reach over a box; what it holds stays. An empty one takes the lattice of `grid`."""
-    while True:
+
+    def copying(grown):
         empty = isEmpty(labelmap)
-        old = None if empty else rasterOf(labelmap)
+        old = Raster(np.zeros((0, 0, 0), np.uint8)) if empty else rasterOf(labelmap)
         low, high = box if empty else union(box, old.box)
-        grown = slicer.vtkOrientedImageData()
         grown.SetGeometryFromImageToWorldMatrix(matrixOfArray(grid.affine))
         grown.SetExtent(*extentOf(low, high))
-        kind = vtk.VTK_UNSIGNED_CHAR if empty else labelmap.GetScalarType()
-        largest = max(sharedBy(segmentationNode, labelmap), default=1)
-        grown.AllocateScalars(vtk.VTK_SHORT if empty and largest > np.iinfo(np.uint8).max else kind, 1)
-        new, unchanged = rasterOf(grown), labelmap.GetMTime()
-        source = Raster(np.zeros((0, 0, 0), np.uint8)) if empty else old
-        yield from _copied(new, source, lambda piece: piece)
-        if labelmap.GetMTime() == unchanged:  # else somebody drew meanwhile: once more
-            break
+        largest = max(Layers(segmentationNode).sharing(labelmap), default=1)
+        kind = vtk.VTK_SHORT if largest > np.iinfo(np.uint8).max else vtk.VTK_UNSIGNED_CHAR
+        grown.AllocateScalars(kind if empty else labelmap.GetScalarType(), 1)
+        yield from _copied(rasterOf(grown), old, lambda piece: piece)
+
+    grown, _ = yield from _whileUnchanged(labelmap, copying)
     with keepingSurfaces(segmentationNode):
         labelmap.ShallowCopy(grown)
 
 
 def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
     """Move a segment out of a labelmap that it shares, so that it may lie over its neighbours."""
-    while True:
-        segment = segmentOf(segmentationNode, segmentID)
-        labelmap, label = labelmapOf(segment), segment.GetLabelValue()
-        own = slicer.vtkOrientedImageData()
-        if isEmpty(labelmap):
-            break
-        old, unchanged = rasterOf(labelmap), labelmap.GetMTime()
+    segment = segmentOf(segmentationNode, segmentID)
+    labelmap, label = labelmapOf(segment), segment.GetLabelValue()
+
+    def copying(own):
         own.CopyDirections(labelmap)
         own.SetOrigin(labelmap.GetOrigin())
         own.SetSpacing(labelmap.GetSpacing())
         own.SetExtent(labelmap.GetExtent())
         own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        touched = yield from _copied(rasterOf(own), old, lambda piece: piece == label)  # noqa: B023 - used at once
-        if labelmap.GetMTime() == unchanged and segment.GetLabelValue() == label:
-            # In one go, since the label is free for another segment as soon as this one has left.
-            for low, high in touched:
-                window = old.array[tuple(map(slice, low - old.box[0], high - old.box[0]))]
-                window[window == label] = 0
-            break
+        return (yield from _copied(rasterOf(own), rasterOf(labelmap), lambda piece: piece == label))
+
+    own, touched = yield from _whileUnchanged(labelmap, copying)
+    segment = segmentOf(segmentationNode, segmentID)
+    if labelmapOf(segment) is not labelmap or segment.GetLabelValue() != label:
+        return  # somebody moved it meanwhile; whoever asked looks again
+    # At once, since the label is free for another segment as soon as this one has left.
+    old = rasterOf(labelmap)
+    for low, high in touched:
+        window = old.array[tuple(map(slice, low - old.box[0], high - old.box[0]))]
+        window[window == label] = 0
     with keepingSurfaces(segmentationNode):
         segment.AddRepresentation(LABELMAP, own)
         segment.SetLabelValue(1)
+
+
+def _whileUnchanged(labelmap: Any, copying: Callable[[Any], Chore]) -> Chore:
+    """Let a new image be filled from a labelmap, again where somebody drew meanwhile, and the last time at once."""
+    for attempt in range(_ATTEMPTS):
+        image, unchanged = slicer.vtkOrientedImageData(), labelmap.GetMTime()
+        chore = copying(image)
+        while True:
+            try:
+                next(chore)
+            except StopIteration as end:
+                found = end.value
+                break
+            if attempt < _ATTEMPTS - 1:
+                yield
+        if labelmap.GetMTime() == unchanged:
+            break
+    return image, found
 
 
 @contextmanager

@@ -16,8 +16,13 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 Chore = Generator[None, None, Any]
 Box = tuple[np.ndarray, np.ndarray]  # (k, j, i) low inclusive, high exclusive
 
-_PIECE_S = 0.008
-_FIRST_VOXELS = 1 << 17
+_PIECE_S = 0.006
+_FIRST_VOXELS = 1 << 14
+# Every piece costs something however small it is: below this a busy computer would be kept busier.
+_FEWEST_VOXELS = 1 << 12
+# Where nothing is, pieces are quick and grow; what comes next may not be quick.
+_MOST_VOXELS = 1 << 19
+_MOST_MASKED = 1 << 22
 # Fraction of a voxel by which grids may be apart and still count as the same one; it changes no voxel's label.
 _SAME = 0.05
 _FACE_SAMPLES = 40
@@ -176,11 +181,11 @@ def insideBox(box: Box, passage: Passage, low: np.ndarray, high: np.ndarray) -> 
     return vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape(tuple(high - low)) > 0
 
 
-def inPieces(low: np.ndarray, high: np.ndarray, work: Callable[[np.ndarray, np.ndarray], Chore | None]) -> Chore:
+def inPieces(low: np.ndarray, high: np.ndarray, work: Callable[[np.ndarray, np.ndarray], Chore | int | None]) -> Chore:
     """Call `work(low, high)` for boxes that tile a box, as large as the time the last one took allows.
 
-    Pieces are as long as the box along i. When `work` returns a chore, nothing was done yet: the chore is done, then
-    the piece is tried again.
+    Pieces are as long as the box along i. Work that returns anything has done nothing yet: a number of voxels asks for
+    a smaller piece, a chore is done before the piece is tried again.
     """
     low, high = np.asarray(low), np.asarray(high)
     if np.any(low >= high):
@@ -194,15 +199,26 @@ def inPieces(low: np.ndarray, high: np.ndarray, work: Callable[[np.ndarray, np.n
         last = np.minimum([k + planes, j + rows, high[2]], high)
         begun = time.perf_counter()
         before = work(first, last)
+        if isinstance(before, int):
+            voxels = before
+            continue
         if before is not None:
             yield from before
             continue
-        took = max(time.perf_counter() - begun, 1e-6)
-        done = float(np.prod(last - first))
-        voxels = done * min(4.0, max(0.1, _PIECE_S / took))
+        pace = _PIECE_S / max(time.perf_counter() - begun, 1e-6)
+        done = float(np.prod(last - first))  # less than asked for at the end of a plane or of the box
+        voxels = max(_FEWEST_VOXELS, done * max(pace, 0.25)) if pace < 1 else max(voxels, done * min(pace, 2.0))
+        voxels = min(voxels, _MOST_VOXELS)
         j = int(last[1]) if last[1] < high[1] else int(low[1])
         k = k if j > low[1] else int(last[0])
         yield
+
+
+def fewer(low: np.ndarray, high: np.ndarray, masks: int) -> int | None:
+    """How many voxels to take instead where a piece is too large to make so many masks of it; None where it is not."""
+    size = np.asarray(high) - low
+    most = max(_FEWEST_VOXELS, _MOST_MASKED // max(masks, 1))
+    return most if size.prod() > most and size[:2].prod() > 1 else None
 
 
 def intersection(first: Box, second: Box) -> Box:

@@ -92,7 +92,7 @@ class Panel:
         """Show another scene's choices; None: of a scene that is being closed."""
         self.parameters = parameters
         self.examples = ExampleList(parameters.parameterNode) if parameters is not None else None
-        self._order = self._preparedKey = self._previewed = None
+        self._preparedKey = self._previewed = self._order = None
         target = parameters.target if parameters is not None else None
         self._targetId = target.GetID() if target is not None else ""
         self.ui.previewButton.setChecked(False)

@@ -15,15 +15,10 @@ _BINARY = "Binary labelmap"
 
 
 class SlicePreview:
-    """At most one node, made when there is something to show and never saved with the scene.
-
-    Attributes:
-        pending: whether a slice has been asked for and has not come yet.
-    """
+    """At most one node, made when there is something to show and never saved with the scene."""
 
     def __init__(self, scene: slicer.vtkMRMLScene):
         self._scene, self._nodeId = scene, ""
-        self.pending = False
 
     @property
     def node(self) -> slicer.vtkMRMLSegmentationNode | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
@@ -103,7 +104,8 @@ def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: A
     def work(low, high):
         labels[tuple(map(slice, low, high))] = reading(low, high)
 
-    something = yield from reading.prepare()
+    yield from reading.prepare()
+    something = yield from reading.reach()
     yield from inPieces(*intersection(something, (np.zeros(3, int), shape)), work)
     return labels
 
@@ -118,7 +120,7 @@ def labelsInBox(segmentationNode: Any, values: Mapping[str, int], volumeNode: An
 
 def ensureSegmentation(scene: Any, volumeNode: Any, name: str) -> Any:
     """The segmentation of this name with a volume's geometry; made, under the volume's transform, if there is none."""
-    role = "referenceImageGeometryRef"
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
         node = scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode")
         if node.GetName() == name and node.GetNodeReferenceID(role) == volumeNode.GetID():

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import vtk
 
-from InContextSegSlicer.lattice import Box, Chore, Grid, intersection, union
+from InContextSegSlicer.lattice import Box, Chore, Grid, union
 
 MADE_TAG = "InContextSeg.Made"
-_LEVEL = 1  # masks are almost all runs: more effort saves little
+_LEVEL = 6
 
 
 class VoxelSet:
     """Voxels of one grid, as bits in boxes no larger than they need to be."""
 
-    def __init__(self, parts: list[tuple[np.ndarray, tuple[int, int, int], np.ndarray]] | None = None):
-        self._parts = [] if parts is None else parts
+    def __init__(self):
+        self._lows: list[list[int]] = []
+        self._highs: list[list[int]] = []
+        self._parts: list[np.ndarray] = []  # (k, j, i / 8): bits along i
+        self._box = ([0, 0, 0], [0, 0, 0])
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -27,40 +30,47 @@ class VoxelSet:
     @property
     def box(self) -> Box:
         """The box that holds them all."""
-        box = (np.zeros(3, int), np.zeros(3, int))
-        for low, shape, _ in self._parts:
-            box = union(box, (low, low + shape))
-        return box
+        return np.array(self._box[0]), np.array(self._box[1])
 
     def add(self, low: np.ndarray, mask: np.ndarray) -> None:
         """Add the voxels of a mask (k, j, i) whose first voxel has the index `low`; they must be new to the set."""
         tight = tightBox(mask)
         if tight is not None:
-            cropped = mask[tuple(map(slice, *tight))]
-            self._parts.append((np.asarray(low) + tight[0], cropped.shape, np.packbits(cropped)))
+            ends = ((np.asarray(low) + end).tolist() for end in tight)
+            self._append(*ends, np.packbits(mask[tuple(map(slice, *tight))], axis=-1))
+
+    def meets(self, low: np.ndarray, high: np.ndarray) -> bool:
+        """Whether some of them may lie in a box."""
+        return bool(self) and all(low[n] < self._box[1][n] and self._box[0][n] < high[n] for n in range(3))
 
     def within(self, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
         """The voxels of a box as a mask (k, j, i); None where there are none."""
         mask = None
-        for corner, shape, bits in self._parts:
-            first, last = intersection((low, high), (corner, corner + shape))
-            if np.any(first >= last):
-                continue
+        if not self.meets(low, high):
+            return mask
+        lows, highs = np.maximum(self._lows, low), np.minimum(self._highs, high)
+        for number in np.flatnonzero((lows < highs).all(axis=1)):
+            first, last, corner = lows[number], highs[number], np.array(self._lows[number])
+            rows = self._parts[number][tuple(map(slice, (first - corner)[:2], (last - corner)[:2]))]
+            part = np.unpackbits(rows, axis=-1, count=int(last[2] - corner[2])).view(bool)
             mask = np.zeros(tuple(np.asarray(high) - low), dtype=bool) if mask is None else mask
-            part = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).view(bool)
             window = mask[tuple(map(slice, first - low, last - low))]
-            np.logical_or(window, part[tuple(map(slice, first - corner, last - corner))], out=window)
+            np.logical_or(window, part[..., first[2] - corner[2] :], out=window)
         return mask
+
+    def _append(self, low: list[int], high: list[int], bits: np.ndarray) -> None:
+        self._box = tuple(end.tolist() for end in union(self.box, (np.array(low), np.array(high))))
+        self._lows.append(low)
+        self._highs.append(high)
+        self._parts.append(bits)
 
     def encoded(self, grid: Grid) -> Chore:
         """As text that a tag can hold."""
-        head = {
-            "affine": np.asarray(grid.affine).ravel().tolist(),
-            "parts": [[*map(int, low), *map(int, shape)] for low, shape, _ in self._parts],
-        }
+        boxes = list(zip(self._lows, self._highs, strict=True))
+        head = {"affine": np.asarray(grid.affine).ravel().tolist(), "boxes": boxes}
         packer = zlib.compressobj(_LEVEL)
         packed = [packer.compress(json.dumps(head).encode() + b"\n")]
-        for _, _, bits in self._parts:
+        for bits in self._parts:
             packed.append(packer.compress(bits.tobytes()))
             yield
         packed.append(packer.flush())
@@ -73,18 +83,19 @@ class VoxelSet:
             head, bits = zlib.decompress(base64.b64decode(text, validate=True)).split(b"\n", 1)
             described = json.loads(head)
             affine = np.array(described["affine"], dtype=float).reshape(4, 4)
-            boxes = np.array(described["parts"], dtype=int).reshape(-1, 6)
+            boxes = np.array(described["boxes"], dtype=int).reshape(-1, 2, 3)
         except (binascii.Error, zlib.error, ValueError, KeyError, TypeError):
             return cls()
-        if not Grid(affine).isGridOf(Grid(grid.affine)):
+        shapes = boxes[:, 1] - boxes[:, 0]
+        shapes[:, 2] = -(-shapes[:, 2] // 8)
+        ends = np.cumsum(shapes.prod(axis=1))
+        if not len(ends) or ends[-1] != len(bits) or not Grid(affine).isGridOf(Grid(grid.affine)):
             return cls()
-        parts, at, data = [], 0, np.frombuffer(bits, dtype=np.uint8)
-        for numbers in boxes:
-            shape = tuple(numbers[3:].tolist())
-            size = (int(np.prod(shape)) + 7) // 8
-            parts.append((numbers[:3], shape, data[at : at + size]))
-            at += size
-        return cls(parts if at == len(data) else None)
+        voxels = cls()
+        for box, shape, end in zip(boxes, shapes, ends, strict=True):
+            start = end - shape.prod()
+            voxels._append(*box.tolist(), np.frombuffer(bits[start:end], dtype=np.uint8).reshape(shape))
+        return voxels
 
 
 def tagOf(segment: Any, name: str) -> str:

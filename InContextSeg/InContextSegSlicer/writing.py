@@ -14,14 +14,15 @@ import numpy as np
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.history import Masks, Step, exchange, valuesIn, voxelsOf, windowOf
-from InContextSegSlicer.labelmaps import LABELMAP, gridOf, isEmpty, labelmapOf, rasterOf, segmentOf, sharedBy
+from InContextSegSlicer.history import Masks, Step, exchange, valuesIn, windowOf
+from InContextSegSlicer.labelmaps import LABELMAP, Layers, gridOf, isEmpty, labelmapOf, rasterOf, segmentOf
 from InContextSegSlicer.lattice import (
     Box,
     Chore,
     Grid,
     Passage,
     Raster,
+    fewer,
     inPieces,
     insideBox,
     intersection,
@@ -93,6 +94,8 @@ class SegmentWriter:
         Raises:
             InputError: if labels or segments cannot be used, or the scene is closed meanwhile; nothing is half written.
         """
+        if segmentationNode.GetScene() is not self._scene:
+            raise InputError(f"The segmentation {segmentationNode.GetName()!r} was closed; open it and start again.")
         task = _Task(Rules.of(self._editor, volumeNode), segmentationNode, dict(ids), replace, region)
         task.take(volumeNode, block, cornerKji)
         step = Step(segmentationNode)
@@ -198,10 +201,7 @@ class _Pass:
     def __init__(self, task: _Task, grid: Grid, members: list[str], step: Step):
         self._task, self._node, self._grid, self._members = task, task.node, grid, members
         self._toVolume = Passage(grid, task.volumeGrid)
-        self._old = {
-            segmentID: VoxelSet.decoded(tagOf(segmentOf(self._node, segmentID), MADE_TAG), grid)
-            for segmentID in members
-        }
+        self._old: dict[str, VoxelSet] = {}
         self._made = {segmentID: VoxelSet() for segmentID in members}
         self._changes = step.begin(grid, self._made)
         self._room: Box = (np.zeros(3, int), np.zeros(3, int))
@@ -215,37 +215,55 @@ class _Pass:
             self._room = yield from Passage(self._task.volumeGrid, self._grid).reach(*labels.box)
         box = self._room
         for segmentID in self._members:
+            segment = segmentOf(self._node, segmentID)
+            self._old[segmentID] = VoxelSet.decoded(tagOf(segment, MADE_TAG), self._grid)
             box = union(box, self._old[segmentID].box)
-            labelmap = labelmapOf(segmentOf(self._node, segmentID))
+            labelmap = labelmapOf(segment)
             if self._task.replace == "all" and not isEmpty(labelmap):
                 box = union(box, rasterOf(labelmap).box)
+            yield
         yield from inPieces(*box, self._piece)
 
-    def _piece(self, low: np.ndarray, high: np.ndarray) -> Chore | None:
+    def _piece(self, low: np.ndarray, high: np.ndarray) -> Chore | int | None:
+        labels, values = self._labelled(low, high)
+        concerned = [
+            segmentID
+            for segmentID in self._members
+            if self._task.replace == "all" or segmentID in values or self._old[segmentID].meets(low, high)
+        ]
+        if not values and not concerned:
+            return None
+        if (most := fewer(low, high, len({*values, *concerned}))) is not None:
+            return most
+        layers = Layers(self._node)
         allowed = self._allowed(low, high)
         bounds = Bounds(self._task.rules, self._node, self._grid, (low, high))
-        wanted = self._wanted(low, high, allowed, bounds)
+        old = {segmentID: self._old[segmentID].within(low, high) for segmentID in concerned}
+        wanted = {
+            segmentID: bounds.within(
+                segmentID, _and(np.isin(labels, those) if len(those) > 1 else labels == those[0], allowed)
+            )
+            for segmentID, those in values.items()
+        }
         gains: Masks = {}
         losses: Masks = {}
         made: Masks = {}
-        for segmentID in self._members:
-            old, want = self._old[segmentID].within(low, high), wanted.get(segmentID)
-            if old is None and want is None and self._task.replace != "all":
-                continue
-            here = voxelsOf(self._node, segmentID, low, high)
-            go = self._outdated(old, here)
+        for segmentID in concerned:
+            labelmap, label = layers[segmentID]
+            here, want = windowOf(labelmap, low, high) == label, wanted.get(segmentID)
+            go = self._outdated(old[segmentID], here)
             if go is not None:
                 go = _without(bounds.within(segmentID, _and(go, allowed)), want)
                 losses[segmentID] = go
             if want is not None:
                 gains[segmentID] = want & ~here
-            kept = None if old is None else _without(old & here, go)
+            kept = None if old[segmentID] is None else _without(old[segmentID] & here, go)
             new = want if self._task.replace == "all" else gains.get(segmentID)
             made[segmentID] = kept if new is None else new if kept is None else new | kept
-        self._overwrite(wanted, losses, low, high)
-        before = exchange(self._node, (low, high), gains, losses, self._grid, self._room)
+        self._overwrite(layers, wanted, losses, (low, high))
+        before = exchange(self._node, layers, (low, high), (gains, losses), self._grid, self._room)
         if before is None:
-            self._note(low, {s: wanted[s] for s in self._members if s in wanted}, gains, losses, made)
+            self._note(low, {s: wanted[s] for s in concerned if s in wanted}, gains, losses, made)
         return before
 
     def _outdated(self, old: np.ndarray | None, here: np.ndarray) -> np.ndarray | None:
@@ -274,28 +292,25 @@ class _Pass:
             allowed = _and((values >= rules.intensities[0]) & (values <= rules.intensities[1]), allowed)
         return allowed
 
-    def _wanted(self, low: np.ndarray, high: np.ndarray, allowed: np.ndarray | None, bounds: "Bounds") -> Masks:
-        """What each segment is to have of this piece."""
-        wanted: Masks = {}
+    def _labelled(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray | None, dict[str, list[int]]]:
+        """The labels of this piece, and which of them each segment is to have."""
+        values: dict[str, list[int]] = defaultdict(list)
         if not self._task.labels.array.size:
-            return wanted
+            return None, values
         labels = sampled(self._task.labels, self._toVolume, low, high)
         for value in valuesIn(labels):
-            segmentID = self._task.ids.get(value)
-            if segmentID is not None:
-                mask = bounds.within(segmentID, _and(labels == value, allowed))
-                wanted[segmentID] = mask | wanted[segmentID] if segmentID in wanted else mask
-        return wanted
+            if value in self._task.ids:
+                values[self._task.ids[value]].append(value)
+        return labels, values
 
-    def _overwrite(self, wanted: Masks, losses: Masks, low: np.ndarray, high: np.ndarray) -> None:
+    def _overwrite(self, layers: Layers, wanted: Masks, losses: Masks, box: Box) -> None:
         """Add to the losses what others get of segments that may be overwritten."""
         overwritable = self._task.rules.overwritable(self._node) if wanted else set()
         everything = np.logical_or.reduce(list(wanted.values())) if wanted else None
-        for labelmap in {labelmapOf(segmentOf(self._node, segmentID)): None for segmentID in overwritable}:
+        for labelmap in dict.fromkeys(layers[segmentID][0] for segmentID in overwritable):
             if isEmpty(labelmap) or not gridOf(labelmap, self._node).isGridOf(self._grid):
                 continue
-            window = windowOf(labelmap, low, high)
-            owners = sharedBy(self._node, labelmap)
+            window, owners = windowOf(labelmap, *box), layers.sharing(labelmap)
             for label in valuesIn(window[everything]):
                 segmentID = owners.get(label)
                 if segmentID in overwritable:
@@ -329,6 +344,13 @@ def _asLabels(block: np.ndarray) -> np.ndarray:
 def _firstComponent(volumeNode: Any) -> np.ndarray:
     array = arrayOf(volumeNode)
     return array if array.ndim == 3 else array[..., 0]
+
+
+def _among(labels: np.ndarray, values: list[int]) -> np.ndarray:
+    mask = labels == values[0]
+    for value in values[1:]:
+        mask |= labels == value
+    return mask
 
 
 def _and(mask: np.ndarray, other: np.ndarray | None) -> np.ndarray:

@@ -171,9 +171,10 @@ class Session:
         draws = quick(settings, self.size, labels=1).draws
         keys = [(index, label, draw) for draw in range(draws) for label in labels for index in range(len(support))]
         size_bytes = self._context(support, 0, (0,), 0).size_bytes
-        fitting = spread_evenly(keys, int(self.network.contexts.budget_bytes // size_bytes))
-        for done, (index, label, draw) in enumerate(fitting):
+        fitting = spread_evenly(range(len(keys)), int(self.network.contexts.budget_bytes // size_bytes))
+        for done, place in enumerate(fitting):
             report.step(done, len(fitting), "the network looks at the examples")
+            index, label, draw = keys[place]
             self._context(support, label, (index,), draw)
 
     def rehearsed(self, settings: InferenceSettings) -> InferenceSettings:

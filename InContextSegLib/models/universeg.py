@@ -52,12 +52,11 @@ class Context:
     """What depends on the supports alone. `g` is 1 (one context for every query) or the number of queries."""
 
     inputs: Float[Tensor, "g s 2 h w"]
-    target: Float[Tensor, "g c h w"]
     support: Float[Tensor, "g s c h w"]
 
     @property
     def size_bytes(self) -> int:
-        return _size_bytes(self.inputs, self.target, self.support)
+        return _size_bytes(self.inputs, self.support)
 
 
 class UniverSeg(nn.Module):
@@ -118,13 +117,13 @@ class UniverSeg(nn.Module):
         inputs = torch.cat([images, masks], dim=2)
         mixed = [first.support_conv(first.mix(chunk), bias=False) for chunk in self._chunks(_flat(inputs))]
         support = rearrange(torch.cat(mixed), "(g s) c h w -> g s c h w", s=inputs.shape[1])
-        return Context(inputs, self._target_context(inputs), support)
+        return Context(inputs, support)
 
     def join(self, contexts: Sequence[Context]) -> Context:
         """One context out of several, as if their supports had been conditioned together."""
         inputs = torch.cat([context.inputs for context in contexts], dim=1)
         support = torch.cat([context.support for context in contexts], dim=1)
-        return Context(inputs, self._target_context(inputs), support)
+        return Context(inputs, support)
 
     def segment(
         self,
@@ -149,7 +148,8 @@ class UniverSeg(nn.Module):
             embedding = self._prompted(embedding, prompts)
         if context is None:
             return self._segment_alone(embedding)
-        query = leaky_relu_(embedding.target + context.target, SLOPE)
+        # Of a mean, so it takes little time, and would be as large as the share of a single support.
+        query = leaky_relu_(embedding.target + self._target_context(context.inputs), SLOPE)
         supports, mean = self._first_supports(embedding, context)
         skips = [_Skip(query, None, mean)]
         for block in self.enc_blocks[1:]:

@@ -105,6 +105,18 @@ def linear(scene, degrees, shift, scale=1.0):
     return node
 
 
+def put(node, transform):
+    """Under a transform node, or under none."""
+    node.SetAndObserveTransformNodeID(transform.GetID() if transform is not None else None)
+
+
+def somewhere(scene, where):
+    """A transform node, or None."""
+    if where == "moved":
+        return linear(scene, (15, 5, 40), (30, -20, 9))
+    return warpGrid(scene, 2.0) if where == "warped" else None
+
+
 def warpGrid(scene, amplitude=3.0):
     """A displacement field of several millimetres, smooth, that bends lines."""
     field = vtk.vtkImageData()

@@ -34,6 +34,7 @@ class QuickWorker:
         self.asked.append(message["do"])
         if message["do"] != "cancel":
             self._waiting.append(message)
+            self._send(id=message["id"], **{"is": "progress", "done": 0, "total": 1, "message": "begun"})
             return
         for each in [each for each in self._waiting if each["id"] == message["target"]]:
             self._waiting.remove(each)

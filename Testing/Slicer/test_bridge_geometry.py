@@ -19,6 +19,7 @@ from Testing.Slicer.patients import (
     fromWorld,
     linear,
     masks,
+    put,
     toWorld,
     voxels,
     warpGrid,
@@ -46,10 +47,6 @@ WHERE = [
     "no transform", "on the volume", "on the segmentation", "on both", "warp on the volume",
     "warp on the segmentation", "spline on the volume", "warps on both",
 ]  # fmt: skip
-
-
-def put(node, transform):
-    node.SetAndObserveTransformNodeID(transform.GetID() if transform is not None else None)
 
 
 def world(scene, geometry, where):

@@ -205,3 +205,14 @@ def test_a_scene_closed_while_the_worker_computes_leaves_a_panel_that_works(read
     doctor.press("segmentButton")
     doctor.wait()
     assert dice(mask(doctor.output, target), truth) > 0.7, doctor.status
+
+
+def test_a_preview_that_is_taken_away_while_it_is_computed_never_appears(ready):
+    doctor, target, _truth = ready
+    doctor.scroll(target, 4)
+    doctor.press("previewButton")
+    assert app.pump(60, until=lambda: doctor.controller._previewing is not None)
+    doctor.press("previewButton")
+    assert app.pump(10, until=lambda: not doctor.panel.busy), "nothing is waited for any more"
+    app.pump(1)
+    assert doctor.controller.preview.node is None
