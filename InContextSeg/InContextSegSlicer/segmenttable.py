@@ -24,7 +24,7 @@ class SegmentTable:
     def __init__(self, widget: qt.QTableWidget, choose: Callable[[Mapping], None]):
         self._widget, self._choose = widget, choose
         self._wanted: tuple[Wanted, ...] = ()
-        self._filling = False
+        self._filling = self._telling = False
         self._shown = None
         widget.setColumnCount(3)
         widget.setHorizontalHeaderLabels([_("Segment"), _("Goes into"), _("Expected Dice")])
@@ -45,8 +45,9 @@ class SegmentTable:
         """
         colours = {each.name: colourOf(rows, each.name) for each in wanted}
         state = (tuple(wanted), tuple(outputNames), json.dumps(expected, sort_keys=True), tuple(colours.values()))
-        if state == self._shown:
-            return
+        shrinks = len(wanted) < self._widget.rowCount
+        if state == self._shown or (shrinks and self._telling):
+            return  # Qt still works with the item of a row that is to go; the panel looks again soon
         self._shown, self._wanted = state, tuple(wanted)
         self._filling = True
         self._widget.setRowCount(len(wanted))
@@ -82,7 +83,11 @@ class SegmentTable:
                 "enabled": self._widget.item(place, NAME).checkState() == qt.Qt.Checked,
                 "into": self._widget.item(place, INTO).text().strip() or each.name,
             }
-        self._choose(choices)
+        self._telling = True
+        try:
+            self._choose(choices)
+        finally:
+            self._telling = False
 
 
 def expectedText(record: Mapping | None) -> str:

@@ -21,13 +21,7 @@ BUTTONS = (
 )  # fmt: skip
 CHOICES = {"presetBox": 3, "axisBox": 4, "existingBox": 3, "modelBox": 2, "deviceBox": 2}
 BOXES = ("rangeBox", "windowBox", "adaptBox", "uncertaintyBox")
-SELECTORS = (
-    "targetSelector",
-    "outputSelector",
-    "regionSelector",
-    "exampleVolumeSelector",
-    "exampleSegmentationSelector",
-)
+SELECTORS = ("target", "output", "region", "exampleVolume", "exampleSegmentation")
 MOST_NODES = 24  # of volumes, segmentations and regions
 
 

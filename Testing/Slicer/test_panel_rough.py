@@ -259,8 +259,10 @@ def test_a_result_does_not_spoil_the_segmentation_that_teaches(doctor):
 KINDS = ("InputError", "OutputError", "WeightsError", "OutOfMemory", "Missing", "Bug")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("button", ["segmentButton", "checkButton", "previewButton"])
+@pytest.mark.parametrize(
+    ("button", "kind"),
+    [*(("segmentButton", kind) for kind in KINDS), ("checkButton", "Bug"), ("previewButton", "InputError")],
+)
 def test_an_error_of_the_worker_is_one_sentence_and_the_panel_goes_on(doctor, kind, button):
     doctor.ready()
     doctor.worker.fail = kind, "A sentence about it."
@@ -324,3 +326,35 @@ def test_three_hundred_segments_do_not_hold_the_panel_up(doctor):
         assert time.perf_counter() - start < 0.05
     doctor.segment()
     assert doctor.status.endswith("s8 0.9 ml, and 292 more.")
+
+
+def test_a_row_that_goes_by_its_own_tick_outlives_the_tick(doctor, monkeypatch):
+    monkeypatch.setattr("InContextSegSlicer.panel.LOOK_EVERY_S", 1000)
+    teacher = volumeOf("Teacher")
+    labels = labelsOf(teacher, "ball", "box")
+    doctor.teach(teacher, labels)
+    labels.GetSegmentation().GetNthSegment(1).SetName("ball")  # which tells nobody
+    item = doctor.ui.segmentsTable.item(1, 0)
+    item.setCheckState(app.qt.Qt.Unchecked)
+    assert item.text() == "box"
+    doctor.panel.refresh()
+    assert doctor.ui.segmentsTable.rowCount == 1
+
+
+def test_a_scene_is_saved_closed_and_read_again_while_a_preview_is_on(doctor, scene, tmp_path):
+    path = str(tmp_path / "Szene.mrb")
+    for _ in range(2):
+        if doctor.panel.parameters.target is None:
+            doctor.ready()
+        doctor.press("previewButton")
+        assert doctor.previewed()
+        assert slicer.util.saveScene(path)
+        scene.Clear(0)
+        assert not doctor.ui.previewButton.checked
+        slicer.util.loadScene(path)
+        app.pump(0.1)
+        names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")]
+        assert names == ["Teacher labels"], "a preview is not saved"
+        doctor.view("Red").showVolume(doctor.panel.parameters.target)
+    doctor.segment()
+    assert doctor.status.startswith("Done")
