@@ -77,9 +77,14 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.enter()
 
     def exit(self):
+        """The widgets follow nobody until the panel is shown again; what the worker does goes on."""
+        self.panel.leave()
         self._hideParameters()
 
     def onTimer(self):
+        if self._parameters is not None and self._parameters.parameterNode.GetScene() is None:
+            self._hideParameters()  # somebody has deleted the node
+            self._showParameters()
         self.panel.tick()
         interval = BUSY_MS if self.panel.busy else IDLE_MS
         if self._timer.interval != interval:
@@ -88,6 +93,7 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneStartClose(self, caller, event):
         self.panel.controller.reset()
         self._hideParameters()
+        self.panel.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
         self._showParameters()
@@ -106,7 +112,9 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from InContextSegSlicer.parameters import InContextSegParameterNode  # noqa: PLC0415 - as in setup
 
         self._parameters = InContextSegParameterNode(self.logic.getParameterNode())
-        self._tag = self._parameters.connectGui(self.ui)
+        # Not by `connectGui`, which does not say how to undo it (Slicer issue 7547).
+        names = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+        self._tag = self._parameters.connectParametersToGui({name: names[name] for name in names if name})
         self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self.panel.setParameterNode(self._parameters)
 
@@ -116,7 +124,6 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameters.disconnectGui(self._tag)
         self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
         self._parameters = None
-        self.panel.setParameterNode(None)
 
 
 class InContextSegLogic(ScriptedLoadableModuleLogic):

@@ -18,7 +18,6 @@ from InContextSegLib.files import read_segments, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.leave_out import origin
 from InContextSegLib.inference.session import Session, slab
-from InContextSegLib.jobs import Source, files_of
 from InContextSegLib.loading import choose_device
 from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
 from InContextSegLib.progress import Report
@@ -36,7 +35,7 @@ from InContextSegLib.protocol import (
     Weights,
 )
 from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.tasks import findings, foreseen, keep_drawn, segments_of
+from InContextSegLib.tasks import Source, files_of, findings, foreseen, keep_drawn, segments_of
 from InContextSegLib.volume import Kind, Volume, any_along
 
 LARGEST_SPREAD = 0.5  # of numbers in [0, 1]

@@ -28,7 +28,8 @@ CANCELLED = {"is": "cancelled", "kind": "Cancelled", "message": "It was cancelle
 class _Request:
     """One request and how far it came.
 
-    `told`: whoever asked knows how it ended. `again`: it was asked of an earlier worker already, which died.
+    `begun`: the worker said so. `again`: it was asked of an earlier worker already, which died. `told`: whoever asked
+    knows how it ended.
     """
 
     number: int
@@ -37,6 +38,7 @@ class _Request:
     on_done: Callable[[dict], None] | None = None
     on_failed: Callable[[str, str], None] | None = None
     sent: bool = False
+    begun: bool = False
     again: bool = False
     told: bool = False
     cancelled_at: float | None = None
@@ -252,9 +254,14 @@ class WorkerClient:
             self._send()
         elif request is None:
             self._note(message.get("message", ""))
-        elif message["is"] != "progress":
+        elif message["is"] == "progress":
+            self._progress(request, message)
+        else:
             self._end(request, message)
-        elif request.on_progress and not request.dropped:
+
+    def _progress(self, request: _Request, message: Mapping[str, Any]) -> None:
+        request.begun = True
+        if request.on_progress and not request.dropped:
             self._due.append(lambda: request.on_progress(message["done"], message["total"], message["message"]))
 
     def _supersede(self, request: _Request) -> None:
@@ -294,7 +301,7 @@ class WorkerClient:
         """End a process that does not stop what was cancelled; another one goes on with the rest."""
         self._bury()
         for request in list(self._pending.values()):
-            request.sent = False
+            request.sent = request.begun = False
             if request.dropped:
                 self._end(request, CANCELLED)
         if self._pending:
@@ -304,12 +311,11 @@ class WorkerClient:
         was_ready = self.state == "ready"
         self._bury()
         self.state = "stopped" if was_ready else "failed"
-        first = next(iter(self._pending.values()), None)
         for request in list(self._pending.values()):
             request.sent = False
             if request.dropped:
                 self._end(request, CANCELLED)
-            elif was_ready and request is not first and not request.again:
+            elif was_ready and not request.begun and not request.again:
                 request.again = True
             else:
                 self._end(request, {"is": "failed", "kind": "WorkerDied", "message": self._obituary(was_ready)})

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib import segnrrd
-from InContextSegLib.colour import LUMINANCE, ColourMix
+from InContextSegLib.colour import ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.files import (
@@ -21,7 +21,6 @@ from InContextSegLib.files import (
     check_fits,
     ending_of,
     json_text,
-    read_labels,
     read_volume,
     whole_file,
     write_text,
@@ -32,19 +31,22 @@ from InContextSegLib.inference.session import slab
 from InContextSegLib.montage import montage
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import Box
-from InContextSegLib.support import Label, LabelledVolume, paired_files
-from InContextSegLib.tasks import Brief, Drawn, findings, keep_drawn, open_session, segments_of, shows
+from InContextSegLib.support import Label
+from InContextSegLib.tasks import (
+    Brief,
+    Drawn,
+    Source,
+    files_of,
+    findings,
+    keep_drawn,
+    open_session,
+    read_pairs,
+    segments_of,
+    shows,
+)
 from InContextSegLib.volume import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where labelled examples come from: an image and its labels, or a folder of images and one of labels."""
-
-    images: Path
-    labels: Path
 
 
 @dataclass(frozen=True)
@@ -131,25 +133,6 @@ def outputs(job: SegmentJob, labels: Sequence[Label] = ()) -> dict[str, Path]:
 def _wanted_labels(wanted: Sequence[Label] | None, path: Path) -> np.ndarray:
     labels = read_volume(path, Kind.LABELS).array
     return labels if wanted is None else np.where(np.isin(labels, [label.value for label in wanted]), labels, 0)
-
-
-def files_of(source: Source) -> list[tuple[Path, Path]]:
-    """One image with its labels, or all pairs of two folders, which are matched by their names."""
-    if source.images.is_dir() and source.labels.is_dir():
-        return paired_files(source.images, source.labels)
-    return [(source.images, source.labels)]
-
-
-def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
-    """Read the images of a source, their colours as `mix` says, with their labels.
-
-    They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
-    """
-    pairs = []
-    for path, labels in files_of(source):
-        image = read_volume(path, mix=mix)
-        pairs.append(LabelledVolume(image, read_labels(labels, image.geometry), str(path)))
-    return pairs
 
 
 def _check_outputs(job: SegmentJob, paths: Mapping[str, Path]) -> None:

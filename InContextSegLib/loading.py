@@ -69,5 +69,7 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"Asked to compute on '{name}', which is no device; use auto, cpu, cuda or cuda:NUMBER.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number or 0) >= count:
-        raise InputError(f"Asked to compute on '{name}', but torch finds {count} CUDA GPUs here; use --device cpu.")
+        raise InputError(
+            f"Asked to compute on '{name}', but torch finds {count} CUDA GPUs here; choose the device cpu."
+        )
     return torch.device(name if kind == "cuda" else "cpu")

@@ -2,9 +2,9 @@
 
 A request is {"id": number, "do": name, ...}, its fields those of the dataclass named in `REQUESTS`, perhaps with a
 "lane" in which the newest request replaces the others. Its answer is {"id": number, "is": what, ...}, where what is
-"progress" (done, total, message) any number of times, and last "done", "cancelled" or "failed" (kind, message). First
-of all comes {"is": "ready", "version": ..., "pid": ...}. No request depends on an earlier one: a worker that
-starts anew has lost nothing but time.
+"progress" (done, total, message), once when it is begun and any number of times after, and at last "done", "cancelled"
+or "failed" (kind, message). First of all comes {"is": "ready", "version": ..., "pid": ...}. No request depends on an
+earlier one: a worker that starts anew has lost nothing but time.
 """
 
 import json
@@ -19,6 +19,7 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.slicing import SliceChoice
 from InContextSegLib.volume import Geometry, Kind
 
+BEGUN = "begun"  # the message of the first progress of a request
 Row = tuple[float, float, float, float]
 Index = tuple[int, int, int]
 Position = tuple[float, float, float]  # RAS mm

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.colour import palette
+from InContextSegLib.colour import LUMINANCE, ColourMix, palette
+from InContextSegLib.files import read_labels, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.prepare import Task, prepare
 from InContextSegLib.inference.rehearsal import sizes_for
@@ -18,10 +19,18 @@ from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.segnrrd import Segment
 from InContextSegLib.slicing import AXES, Box, Intensities, SliceChoice, SlicePlan
-from InContextSegLib.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
 from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where labelled examples come from: an image and its labels, or a folder of images and one of labels."""
+
+    images: Path
+    labels: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +52,25 @@ class Brief:
     cache: Path | None = None
 
 
+def files_of(source: Source) -> list[tuple[Path, Path]]:
+    """One image with its labels, or all pairs of two folders, which are matched by their names."""
+    if source.images.is_dir() and source.labels.is_dir():
+        return paired_files(source.images, source.labels)
+    return [(source.images, source.labels)]
+
+
+def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
+    """Read the images of a source, their colours as `mix` says, with their labels.
+
+    They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
+    """
+    pairs = []
+    for path, labels in files_of(source):
+        image = read_volume(path, mix=mix)
+        pairs.append(LabelledVolume(image, read_labels(labels, image.geometry), str(path)))
+    return pairs
+
+
 def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume], report: Report) -> Session:
     """Load the network and cut the examples of a task whose target lies on `target`.
 
@@ -57,7 +85,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     axes = axes_for(brief.settings, target, drawn)
     if drawn and axes != (drawn,):
         log.warning(
-            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose --axis %s.",
+            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose axis %s.",
             drawn,
             " and ".join(axis for axis in axes if axis != drawn),
             drawn,
@@ -190,7 +218,7 @@ def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> 
     elif not (array.astype(bool) & ~drawn.labelled).any():
         log.warning(
             "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
-            "choose it with --axis.",
+            "choose that axis.",
             prediction.next_axis,
         )
     return Volume(array, mask.geometry, Kind.LABELS)

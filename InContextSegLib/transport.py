@@ -74,12 +74,7 @@ class SubprocessTransport:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        pipe, own_group = subprocess.PIPE, {"start_new_session": True}
-        if os.name == "nt":
-            own_group = {"creationflags": subprocess.CREATE_NO_WINDOW}
-        self._process = subprocess.Popen(
-            self.command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, **own_group
-        )
+        self._process = self._spawned()
         readers = ((self._process.stdout, self._lines), (self._process.stderr, self._complaints))
         self._threads = [Thread(target=_drain, args=each, daemon=True) for each in readers]
         self._threads.append(Thread(target=self._send, daemon=True))
@@ -107,6 +102,12 @@ class SubprocessTransport:
         self._written.put(None)
         for thread in self._threads:
             thread.join(_PATIENCE_S)
+
+    def _spawned(self) -> subprocess.Popen:
+        pipe, own_group = subprocess.PIPE, {"start_new_session": True}
+        if os.name == "nt":
+            own_group = {"creationflags": subprocess.CREATE_NO_WINDOW}
+        return subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment, **own_group)
 
     def _send(self) -> None:
         with contextlib.suppress(OSError), self._process.stdin as pipe:

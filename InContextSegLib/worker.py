@@ -15,7 +15,17 @@ from InContextSegLib import __version__
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.memory import NO_MEMORY, is_exhaustion, keep_freed_memory
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import Cancel, Correct, Neighbours, Preview, Stop, decode_line, encode_line, request_of
+from InContextSegLib.protocol import (
+    BEGUN,
+    Cancel,
+    Correct,
+    Neighbours,
+    Preview,
+    Stop,
+    decode_line,
+    encode_line,
+    request_of,
+)
 from InContextSegLib.shared import SharedFolder
 
 LINE_BYTES = 16 << 20
@@ -152,6 +162,7 @@ class Worker:
                 self._channel.send(id=errand.number, **{"is": "done"})
                 return
             remarks = _Remarks()
+            self._channel.send(id=errand.number, **{"is": "progress", "done": 0, "total": 1, "message": BEGUN})
             try:
                 desk = desk or _desk(self._shared)
                 answer = {"is": "done", **desk.answer(errand.request, errand.report), "remarks": remarks.said}

@@ -4,21 +4,26 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import Prepare, Preview, Segment
+from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
+from InContextSegSlicer.display import UNCERTAINTY_OF
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.order import Order, taskOf
-from InContextSegSlicer.preview import SlicePreview
+from InContextSegSlicer.preview import SlicePreview, removeShown
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
 CANCELLED = "Cancelled"
+NAMED = 8  # segments in a sentence
+Block = tuple[np.ndarray, tuple[int, ...]]  # (k, j, i), and where its first voxel lies in the volume
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +43,8 @@ class Outcome:
     """What is known after the last work, for the panel to show.
 
     Attributes:
+        of: the key of the order it came of.
+        target: identifies the volume it is about.
         expected: by segment name, see `Expected.record` of the library.
         doubtful: examples that disagree with the others, `example` is the key of its row.
         axis, nextSlice: where labelling helps most.
@@ -45,6 +52,8 @@ class Outcome:
         labels: by segment name {"value", "voxels", "millilitres"}.
     """
 
+    of: tuple = ()
+    target: str = ""
     expected: Mapping[str, Mapping] = field(default_factory=dict)
     doubtful: tuple[Mapping, ...] = ()
     axis: str = ""
@@ -82,12 +91,12 @@ class Controller:
         self.state, self.message = IDLE, ""
         self.progress: Progress | None = None
         self.outcome = Outcome()
-        self.uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
         self.changed: Callable[[], None] = lambda: None
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
         self._clock = clock
         self._request: int | None = None
-        self._previewRequest: int | None = None
+        self._alongside = 0
+        self._previewing: int | None = None
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
@@ -99,7 +108,16 @@ class Controller:
     @property
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
-        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self._previewRequest is not None
+        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self._previewing is not None
+
+    def uncertaintyOf(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
+        kind = "vtkMRMLScalarVolumeNode"
+        for number in range(self.scene.GetNumberOfNodesByClass(kind) if volume is not None else 0):
+            node = self.scene.GetNthNodeByClass(number, kind)
+            if node.GetNodeReferenceID(UNCERTAINTY_OF) == volume.GetID():
+                return node
+        return None
 
     def prepare(self, order: Order) -> None:
         """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""
@@ -107,9 +125,9 @@ class Controller:
         def asking():
             task = yield from taskOf(order, self.handover)
             target = yield from self.handover.volume(order.target)
-            self._ask("prepare", Prepare(task, target), self._prepared)
+            self._ask("prepare", Prepare(task, target), lambda answer: self._prepared(order, answer))
 
-        self._begin(asking(), "Looking at the examples")
+        self._begin(asking(), _("Looking at the examples"))
 
     def segment(self, order: Order) -> None:
         """Segment the target and write the segments into the scene."""
@@ -121,7 +139,7 @@ class Controller:
             request = Segment(task, target, order.box, order.sliceRange)
             self._ask("segment", request, lambda answer: self._segmented(order, values, answer))
 
-        self._begin(asking(), "Handing over the volumes")
+        self._begin(asking(), _("Handing over the volumes"))
 
     def ask(self, do: str, payload, onDone: Callable, message: str) -> None:
         """Any other request that keeps the worker busy."""
@@ -134,7 +152,15 @@ class Controller:
 
     def askAlongside(self, do: str, payload, on_progress=None, on_done=None, on_failed=None) -> int:
         """A request that leaves the panel free for others; the worker takes them in turn."""
-        return self.client.ask(do, payload, on_progress=on_progress, on_done=on_done, on_failed=on_failed)
+
+        def ended(callback, *what):
+            self._alongside -= 1
+            if callback is not None:
+                callback(*what)
+
+        self._alongside += 1
+        done, failed = partial(ended, on_done), partial(ended, on_failed)
+        return self.client.ask(do, payload, on_progress=on_progress, on_done=done, on_failed=failed)
 
     def cancel(self) -> None:
         """Stop what is going on; what was there before stays as it was."""
@@ -144,7 +170,7 @@ class Controller:
         if self._request is not None:
             self.client.cancel(self._request)
         else:
-            self._end(IDLE, "Cancelled; nothing was changed.")
+            self._end(IDLE, _("Cancelled; nothing was changed."))
 
     def showPreview(self, order: Order, axis: str, index: int) -> None:
         """Show what the network makes of one slice; a newer slice takes the place of an older one."""
@@ -153,34 +179,39 @@ class Controller:
             task = yield from taskOf(order, self.handover)
             target = yield from self.handover.volume(order.target)
             names = dict(task.labels)
+
+            def wanted():
+                return self._previewing == number
+
             number = self.client.ask(
                 "preview",
                 Preview(task, target, index, axis),
                 lane="preview",
-                on_progress=self._previewProgress,
-                on_done=lambda answer: self._previewed(number, order, names, answer),
-                on_failed=lambda kind, message: self._previewFailed(number, message),
+                on_progress=_while(wanted, self._previewProgress),
+                on_done=_while(wanted, lambda answer: self._previewed(order, names, answer)),
+                on_failed=_while(wanted, self._previewFailed),
             )
-            self._previewRequest = number
+            self._previewing = number
 
         self._previewChores.drop()
-        self._previewChores.add(asking(), bool, lambda error: self._previewFailed(self._previewRequest, _said(error)))
+        self._previewChores.add(asking(), lambda _done: None, lambda error: self._previewFailed(None, _said(error)))
 
     def hidePreview(self) -> None:
-        """Take the preview away; an answer that is under way is not shown any more."""
+        """Take the preview away, and one that is on its way as well."""
         self._previewChores.drop()
-        if self._previewRequest is not None:
-            self.client.cancel(self._previewRequest)
-            self._previewRequest = None
+        if self._previewing is not None:
+            self.client.cancel(self._previewing)
+            self._previewing = None
+            self.message = ""
         self.preview.clear()
 
     def undo(self) -> None:
         """Take the last result back."""
-        self._begin(self._moved(self.writer.undo()), "Taking the result back")
+        self._begin(self._moved(self.writer.undo()), _("Taking the result back"))
 
     def redo(self) -> None:
         """Bring back what was taken back."""
-        self._begin(self._moved(self.writer.redo()), "Bringing the result back")
+        self._begin(self._moved(self.writer.redo()), _("Bringing the result back"))
 
     def _moved(self, chore: Generator) -> Generator:
         yield from chore
@@ -188,13 +219,15 @@ class Controller:
 
     def reset(self) -> None:
         """Forget everything about a scene that is being closed; the worker lives on."""
-        self.cancel()
         self.chores.drop()
+        if self._request is not None:
+            self.client.cancel(self._request)
         self.hidePreview()
-        self.handover.forgetAll()
+        if not self._alongside:  # a batch goes on with what it was given
+            self.handover.forgetAll()
         self.writer.forget()
-        self.outcome, self.uncertainty = Outcome(), None
-        self.changed()
+        self.outcome = Outcome()
+        self._end(IDLE, "")
 
     def close(self) -> None:
         """End the worker and leave nothing behind."""
@@ -208,15 +241,31 @@ class Controller:
         self.state, self.message = BUSY, ""
         self.progress = Progress(message, since=self._clock())
         self._request = None
-        self.chores.add(chore, lambda _: None, lambda error: self._end(FAILED, _said(error)))
+        self.chores.add(chore, lambda _done: None, lambda error: self._end(FAILED, _said(error)))
         self.changed()
 
     def _ask(self, do: str, payload, onDone: Callable) -> None:
-        self._request = self.client.ask(
-            do, payload, on_progress=self._progressed, on_done=onDone, on_failed=self._failed
+        def wanted():
+            return self._request == number
+
+        def done(answer):
+            try:
+                onDone(answer)
+            except (InputError, OSError) as error:
+                self._end(FAILED, _said(error))
+
+        number = self.client.ask(
+            do,
+            payload,
+            on_progress=_while(wanted, self._progressed),
+            on_done=_while(wanted, done),
+            on_failed=_while(wanted, self._failed),
         )
+        self._request = number
 
     def _progressed(self, done: int, total: int, message: str) -> None:
+        if message == BEGUN:
+            return  # what is shown already says more
         before = self.progress
         if before is None or message != before.message or total != before.total:
             before = Progress(message, since=self._clock(), stepsSince=done)
@@ -225,7 +274,7 @@ class Controller:
 
     def _failed(self, kind: str, message: str) -> None:
         if kind == CANCELLED:
-            self._end(IDLE, "Cancelled; nothing was changed.")
+            self._end(IDLE, _("Cancelled; nothing was changed."))
         else:
             log.error("%s: %s", kind, message)
             self._end(FAILED, message)
@@ -238,22 +287,27 @@ class Controller:
         self._end(IDLE, "")
         last()
 
-    def _prepared(self, answer: Mapping) -> None:
+    def _prepared(self, order: Order, answer: Mapping) -> None:
         self.outcome = Outcome(
+            of=order.key,
+            target=order.target.GetID(),
             expected=answer["expected"],
             doubtful=tuple(answer["doubtful"]),
             axis=answer["axis"],
             adaptation=answer["adaptation"],
             seconds=answer["seconds"],
         )
-        self._end(IDLE, f"The examples were compared in {answer['seconds']:.0f} s.")
+        self._end(IDLE, _("The examples were compared in {seconds:.0f} s.").format(seconds=answer["seconds"]))
 
     def _segmented(self, order: Order, values: Mapping[str, int], answer: Mapping) -> None:
         self._request = None
-        self.progress = Progress("Writing the segments", since=self._clock())
+        self.progress = Progress(_("Writing the segments"), since=self._clock())
+        block, spread = self._taken(answer["block"]), self._taken(answer["uncertainty"])
 
-        def written(_):
+        def written(output):
             self.outcome = Outcome(
+                of=order.key,
+                target=order.target.GetID(),
                 expected=answer["expected"],
                 doubtful=tuple(answer["doubtful"]),
                 axis=answer["axis"],
@@ -262,63 +316,81 @@ class Controller:
                 labels=answer["labels"],
                 seconds=answer["seconds"],
             )
+            if order.output is None:
+                self.made(output)
             self._end(IDLE, _summary(answer))
+            self.chores.add(
+                self._showUncertainty(order.target, spread),
+                lambda _node: self.changed(),
+                lambda error: log.warning("The uncertainty is not shown: %s", error),
+            )
 
         self.hidePreview()
-        self.chores.add(self._write(order, values, answer), written, lambda error: self._end(FAILED, _said(error)))
+        chore = self._write(order, values, answer, block)
+        self.chores.add(chore, written, lambda error: self._end(FAILED, _said(error)))
         self.changed()
 
-    def _write(self, order: Order, values: Mapping[str, int], answer: Mapping) -> Generator:
-        target = order.target
+    def _taken(self, block: Mapping | None) -> Block | None:
+        """An array of an answer, which is the controller's alone from now on."""
+        if block is None:
+            return None
+        array = self.client.fetch(block["array"])
+        self.client.forget(block["array"])  # what is mapped stays readable
+        return array, tuple(block["corner_kji"])
+
+    def _write(self, order: Order, values: Mapping[str, int], answer: Mapping, block: Block) -> Generator:
+        """Write the segments; what was made for them goes again where that comes to nothing."""
+        for node in (order.target, order.output):
+            if node is not None and node.GetScene() is None:
+                raise InputError(
+                    _(
+                        "'{name}' was removed meanwhile, so nothing was written; choose another and segment again."
+                    ).format(name=node.GetName())
+                )
         output = order.output
         if output is None:
-            output = bridge.ensureSegmentation(self.scene, target, f"{target.GetName()} segmentation")
-            self.made(output)
-        block = self.client.fetch(answer["block"]["array"])
-        ids = {}
-        for wanted in order.wanted:
-            if wanted.enabled:
-                ids[values[wanted.name]] = ensureLike(order, output, wanted.name, wanted.into)
-                yield
-        region = regionOf(order, output, answer)
-        corner = tuple(answer["block"]["corner_kji"])
-        yield from self.writer.write(target, output, block, corner, ids, order.existing, region)
-        if answer["uncertainty"] is None:
+            output = bridge.ensureSegmentation(self.scene, order.target, f"{order.target.GetName()} segmentation")
+        before = set(bridge.segmentNames(output))
+        try:
+            ids = {}
+            for wanted in order.wanted:
+                if wanted.enabled:
+                    ids[values[wanted.name]] = ensureLike(order, output, wanted.name, wanted.into)
+                    yield
+            region = regionOf(order, output, answer)
+            yield from self.writer.write(order.target, output, *block, ids, order.existing, region)
+        except BaseException:  # it was cancelled, for one
+            for identifier in set(bridge.segmentNames(output)) - before:
+                output.GetSegmentation().RemoveSegment(identifier)
+            if order.output is None and not before:
+                removeShown(self.scene, output)
+            raise
+        return output
+
+    def _showUncertainty(self, target: slicer.vtkMRMLScalarVolumeNode, spread: Block | None) -> Generator:
+        yield
+        known = self.uncertaintyOf(target)
+        if spread is None:
             # That of an earlier result would be taken for this one's.
-            self._removeUncertainty()
+            removeShown(self.scene, known)
         else:
-            spread = self.client.fetch(answer["uncertainty"]["array"])
-            self.uncertainty = yield from bridge.showUncertainty(
-                self.scene, target, spread, answer["uncertainty"]["corner_kji"], self.uncertainty
-            )
-            self.client.forget(answer["uncertainty"]["array"])
-        self.client.forget(answer["block"]["array"])
+            yield from bridge.showUncertainty(self.scene, target, *spread, known)
 
-    def _removeUncertainty(self) -> None:
-        if self.uncertainty is not None:
-            self.scene.RemoveNode(self.uncertainty)
-            self.uncertainty = None
-
-    def _previewed(self, number: int, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
-        if number == self._previewRequest:
-            self._previewRequest = None
-            block = np.array(self.client.fetch(answer["block"]["array"]))
-            self.preview.show(order, names, block, answer["block"]["corner_kji"])
-            self.message = ""
-            self.changed()
-        for each in (answer["block"], answer["uncertainty"]):
-            if each is not None:
-                self.client.forget(each["array"])
+    def _previewed(self, order: Order, names: Mapping[int, str], answer: Mapping) -> None:
+        self._previewing, self.message = None, ""
+        self._taken(answer["uncertainty"])
+        self.preview.show(order, names, *self._taken(answer["block"]))
+        self.changed()
 
     def _previewProgress(self, done: int, total: int, message: str) -> None:
         if self.state != BUSY:
-            self.message = f"Preview: {message}"
+            self.message = _("Preview: {message}").format(message=message)
             self.changed()
 
-    def _previewFailed(self, number: int | None, message: str) -> None:
-        if number != self._previewRequest:
-            return  # a newer slice has taken its place, or nobody looks any more
-        self._previewRequest = None
+    def _previewFailed(self, kind: str | None, message: str) -> None:
+        self._previewing = None
+        if kind == CANCELLED:
+            return
         self.preview.clear()
         self.message = message
         self.changed()
@@ -337,25 +409,41 @@ def regionOf(order: Order, output: slicer.vtkMRMLSegmentationNode, answer: Mappi
 
 def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, into: str) -> str:
     """The ID of a segment of the output, made with the looks of the example's where there is none."""
+    if into in bridge.segmentNames(output).values():
+        return bridge.ensureSegment(output, into)
+    made = bridge.ensureSegment(output, into)
     for row in order.examples:
         segmentation = row.segmentation
-        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name) if segmentation else ""
+        if segmentation is None or segmentation.GetScene() is None:
+            continue  # from files, or removed since it was handed over
+        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
         if identifier:
-            made = bridge.ensureSegment(output, into)
             bridge.copySegmentLook(segmentation, identifier, output, made, name=into)
-            return made
-    return bridge.ensureSegment(output, into)
+            break
+    return made
+
+
+def _while(wanted: Callable[[], bool], callback: Callable) -> Callable:
+    """The callback, as long as somebody waits for it."""
+    return lambda *what: callback(*what) if wanted() else None
 
 
 def _said(error: Exception) -> str:
     if isinstance(error, (InputError, OSError)):
         return str(error)
     log.error("Unexpected", exc_info=error)
-    return (
-        f"Something unexpected went wrong ({type(error).__name__}: {error}); the log has the details, please report it."
+    return _("Something unexpected went wrong ({kind}: {error}); the log has the details, please report it.").format(
+        kind=type(error).__name__, error=error
     )
 
 
 def _summary(answer: Mapping) -> str:
-    amounts = [f"{name} {amount['millilitres']:.1f} ml" for name, amount in answer["labels"].items()]
-    return f"Done in {answer['seconds']:.0f} s: {', '.join(amounts)}."
+    amounts = [
+        _("{name} {millilitres:.1f} ml").format(name=name, millilitres=amount["millilitres"])
+        for name, amount in answer["labels"].items()
+    ]
+    more = [_("and {count} more").format(count=len(amounts) - NAMED)] if len(amounts) > NAMED else []
+    done = _("Done in {seconds:.0f} s: {amounts}.").format(
+        seconds=answer["seconds"], amounts=", ".join(amounts[:NAMED] + more)
+    )
+    return " ".join([done, *answer["remarks"]])

@@ -15,7 +15,7 @@ from InContextSegSlicer.lattice import Chore, Grid, Passage, inPieces, matrixOfA
 from InContextSegSlicer.reading import arrayOf, gridOfVolume
 
 _HEAT = "vtkMRMLColorTableNodeIron"
-_ROLE = "InContextSegUncertaintyOf"
+UNCERTAINTY_OF = "InContextSegUncertaintyOf"  # the role under which such a volume refers to the one it is about
 _COLOUR_SHARE = 0.45
 _LARGEST_ANGLE = math.cos(math.radians(5))
 _WORLD = Grid(np.eye(4))
@@ -63,7 +63,7 @@ def showUncertainty(scene: Any, volumeNode: Any, block: np.ndarray, cornerKji: t
     affine[:3, 3] += affine[:3, :3] @ np.array(cornerKji, dtype=float)[::-1]
     node.SetIJKToRASMatrix(matrixOfArray(affine))
     node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-    node.SetNodeReferenceID(_ROLE, volumeNode.GetID())
+    node.SetNodeReferenceID(UNCERTAINTY_OF, volumeNode.GetID())
     node.SetAndObserveImageData(image)
     return node
 

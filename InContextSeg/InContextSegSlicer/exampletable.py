@@ -12,6 +12,7 @@ from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.examples import ExampleList, ExampleRow
+from InContextSegSlicer.items import itemOf
 from InContextSegSlicer.order import namesIn
 from InContextSegSlicer.pixmap import pixmapOf
 
@@ -60,12 +61,18 @@ class ExampleTable:
             return
         self._shown = state
         self._filling = True
+        # Of these rows alone: in another scene the same identifiers are other patients.
+        self._pictures = {key: self._pictures[key] for key in map(_pictureKey, rows) if key in self._pictures}
         self._widget.setRowCount(len(rows))
+        doubts = {_image(row): _doubts(doubtful)[row.key] for row in rows if row.key in _doubts(doubtful)}
         for place, row in enumerate(rows):
-            self._fill(place, row, _doubts(doubtful).get(row.key), reported)
+            # All rows of an image are one patient, who is named by the first of them.
+            self._fill(place, row, doubts.get(_image(row)) if row.enabled else None, reported)
         self._filling = False
         self._chores.drop()
-        self._chores.add(self._thumbnails(rows), bool, lambda error: log.warning("No thumbnail: %s", error))
+        for place, row in enumerate(rows):
+            if row.complete and not row.fromFiles and _pictureKey(row) not in self._pictures:
+                self._chores.add(self._thumbnail(place, row), bool, lambda error: log.warning("No picture: %s", error))
 
     @property
     def busy(self) -> bool:
@@ -77,17 +84,17 @@ class ExampleTable:
 
     def selectedKeys(self) -> list[str]:
         rows = self._list.rows() if self._list else ()
-        chosen = {index.row() for index in self._widget.selectionModel().selectedIndexes()}
+        chosen = {item.row() for item in self._widget.selectedItems()}
         return [row.key for place, row in enumerate(rows) if place in chosen]
 
     def _fill(self, place: int, row: ExampleRow, doubt: str | None, reported: bool) -> None:
         name = self._item(place, NAME, _title(row), editable=False)
         name.setToolTip(_where(row))
-        name.setFlags(name.flags() | qt.Qt.ItemIsUserCheckable)
+        if row.complete:
+            name.setFlags(name.flags() | qt.Qt.ItemIsUserCheckable)
         name.setCheckState(qt.Qt.Checked if row.enabled and row.complete else qt.Qt.Unchecked)
         picture = self._pictures.get(_pictureKey(row))
-        if picture is not None:
-            name.setIcon(qt.QIcon(picture))
+        name.setIcon(qt.QIcon(picture) if picture is not None else qt.QIcon())
         labels = self._item(place, LABELS, labelText(row), editable=row.fromFiles)
         if row.fromFiles:
             labels.setToolTip(_("Values in the label file and what they are called, as in: 1 liver, 2 spleen"))
@@ -108,10 +115,11 @@ class ExampleTable:
             agreement.setToolTip(_("Nothing speaks against this example."))
 
     def _item(self, place: int, column: int, text: str, editable: bool) -> qt.QTableWidgetItem:
-        item = qt.QTableWidgetItem(text)
+        item = itemOf(self._widget, place, column)
         flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
         item.setFlags(flags | qt.Qt.ItemIsEditable if editable else flags)
-        self._widget.setItem(place, column, item)
+        item.setText(text)
+        item.setToolTip("")
         return item
 
     def _changed(self, item: qt.QTableWidgetItem) -> None:
@@ -129,18 +137,14 @@ class ExampleTable:
             self._say(str(error))
             self._shown = ()  # shows what holds, in place of what was typed
 
-    def _thumbnails(self, rows: Sequence[ExampleRow]) -> Generator[None, None, None]:
-        for place, row in enumerate(rows):
-            key = _pictureKey(row)
-            if row.fromFiles or not row.complete or key in self._pictures:
-                continue
-            yield
-            ids = list(bridge.segmentNames(row.segmentation))
-            picture = bridge.thumbnail(row.volume, row.segmentation, ids, *_pictured(row), THUMBNAIL_PX)
-            self._pictures[key] = pixmapOf(picture)
-            self._filling = True
-            self._widget.item(place, NAME).setIcon(qt.QIcon(self._pictures[key]))
-            self._filling = False
+    def _thumbnail(self, place: int, row: ExampleRow) -> Generator[None, None, None]:
+        yield
+        ids = list(bridge.segmentNames(row.segmentation))
+        picture = bridge.thumbnail(row.volume, row.segmentation, ids, *_pictured(row), THUMBNAIL_PX)
+        self._pictures[_pictureKey(row)] = pixmapOf(picture)
+        self._filling = True
+        self._widget.item(place, NAME).setIcon(qt.QIcon(self._pictures[_pictureKey(row)]))
+        self._filling = False
 
 
 def parsedSlices(text: str) -> str | int:
@@ -193,6 +197,10 @@ def sliceText(row: ExampleRow) -> str:
 def _doubts(doubtful: Sequence[Mapping]) -> dict[str, str]:
     """By key of an example, why it is doubted."""
     return {doubt["example"]: _("Perhaps wrong: {why}.").format(why=doubt["why"]) for doubt in doubtful}
+
+
+def _image(row: ExampleRow) -> str:
+    return row.imagePath or (row.volume.GetID() if row.volume else row.key)
 
 
 def _title(row: ExampleRow) -> str:

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.slicing import SlicePlan
@@ -40,7 +41,7 @@ def drawnSlices(
 
 def middleSlice(volume: slicer.vtkMRMLScalarVolumeNode, segmentation: slicer.vtkMRMLSegmentationNode) -> int:
     """The k index about the middle of what is drawn, by the extents of the label maps, which is cheap to know."""
-    depth = volume.GetImageData().GetDimensions()[2]
+    depth = bridge.arrayOf(volume).shape[0]
     ends = []
     for identifier in bridge.segmentNames(segmentation):
         labelmap = segmentation.GetBinaryLabelmapInternalRepresentation(identifier)
@@ -77,9 +78,20 @@ def boxOf(
     high = np.minimum(np.floor(np.max(corners, axis=0) + 1e-6) + 1, shape).astype(int)
     if (low >= high).any():
         raise InputError(
-            f"The region '{region.GetName()}' lies outside the volume '{volume.GetName()}'; move it or choose another."
+            _("The region '{region}' lies outside the volume '{volume}'; move it or choose another.").format(
+                region=region.GetName(), volume=volume.GetName()
+            )
         )
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def countAlong(volume: slicer.vtkMRMLScalarVolumeNode, axis: str) -> int:
+    """How many slices a volume has along an axis, or across its thickest spacing where the axis is "auto".
+
+    Raises:
+        InputError: if it has none, or its axes are not perpendicular.
+    """
+    return bridge.arrayOf(volume).shape[arrayAxis(volume, acrossSlices(volume) if axis == "auto" else axis)]
 
 
 def slab(

@@ -1,7 +1,7 @@
 """What the segments of a segmentation are made of: labelmaps that several may share, surfaces, and room for more."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -32,6 +32,7 @@ LABELMAP = "Binary labelmap"
 SURFACE = "Closed surface"
 _NOTHING: Box = (np.zeros(3, int), np.zeros(3, int))
 _SURFACE_POINTS = 50_000
+_ATTEMPTS = 3
 
 
 def segmentOf(segmentationNode: Any, segmentID: str) -> Any:
@@ -177,49 +178,66 @@ class Reading:
 
 def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> Chore:
     """Let a labelmap reach over a box; what it holds stays. An empty one takes the lattice of `grid`."""
-    while True:
+
+    def copying(grown):
         empty = isEmpty(labelmap)
-        old = None if empty else rasterOf(labelmap)
+        old = Raster(np.zeros((0, 0, 0), np.uint8)) if empty else rasterOf(labelmap)
         low, high = box if empty else union(box, old.box)
-        grown = slicer.vtkOrientedImageData()
         grown.SetGeometryFromImageToWorldMatrix(matrixOfArray(grid.affine))
         grown.SetExtent(*extentOf(low, high))
-        kind = vtk.VTK_UNSIGNED_CHAR if empty else labelmap.GetScalarType()
         largest = max(Layers(segmentationNode).sharing(labelmap), default=1)
-        grown.AllocateScalars(vtk.VTK_SHORT if empty and largest > np.iinfo(np.uint8).max else kind, 1)
-        new, unchanged = rasterOf(grown), labelmap.GetMTime()
-        source = Raster(np.zeros((0, 0, 0), np.uint8)) if empty else old
-        yield from _copied(new, source, lambda piece: piece)
-        if labelmap.GetMTime() == unchanged:  # else somebody drew meanwhile: once more
-            break
+        kind = vtk.VTK_SHORT if largest > np.iinfo(np.uint8).max else vtk.VTK_UNSIGNED_CHAR
+        grown.AllocateScalars(kind if empty else labelmap.GetScalarType(), 1)
+        yield from _copied(rasterOf(grown), old, lambda piece: piece)
+
+    grown, _ = yield from _whileUnchanged(labelmap, copying)
     with keepingSurfaces(segmentationNode):
         labelmap.ShallowCopy(grown)
 
 
 def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
     """Move a segment out of a labelmap that it shares, so that it may lie over its neighbours."""
-    while True:
-        segment = segmentOf(segmentationNode, segmentID)
-        labelmap, label = labelmapOf(segment), segment.GetLabelValue()
-        own = slicer.vtkOrientedImageData()
-        if isEmpty(labelmap):
-            break
-        old, unchanged = rasterOf(labelmap), labelmap.GetMTime()
+    segment = segmentOf(segmentationNode, segmentID)
+    labelmap, label = labelmapOf(segment), segment.GetLabelValue()
+
+    def copying(own):
         own.CopyDirections(labelmap)
         own.SetOrigin(labelmap.GetOrigin())
         own.SetSpacing(labelmap.GetSpacing())
         own.SetExtent(labelmap.GetExtent())
         own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        touched = yield from _copied(rasterOf(own), old, lambda piece: piece == label)  # noqa: B023 - used at once
-        if labelmap.GetMTime() == unchanged and segment.GetLabelValue() == label:
-            # In one go, since the label is free for another segment as soon as this one has left.
-            for low, high in touched:
-                window = old.array[tuple(map(slice, low - old.box[0], high - old.box[0]))]
-                window[window == label] = 0
-            break
+        return (yield from _copied(rasterOf(own), rasterOf(labelmap), lambda piece: piece == label))
+
+    own, touched = yield from _whileUnchanged(labelmap, copying)
+    segment = segmentOf(segmentationNode, segmentID)
+    if labelmapOf(segment) is not labelmap or segment.GetLabelValue() != label:
+        return  # somebody moved it meanwhile; whoever asked looks again
+    # At once, since the label is free for another segment as soon as this one has left.
+    old = rasterOf(labelmap)
+    for low, high in touched:
+        window = old.array[tuple(map(slice, low - old.box[0], high - old.box[0]))]
+        window[window == label] = 0
     with keepingSurfaces(segmentationNode):
         segment.AddRepresentation(LABELMAP, own)
         segment.SetLabelValue(1)
+
+
+def _whileUnchanged(labelmap: Any, copying: Callable[[Any], Chore]) -> Chore:
+    """Let a new image be filled from a labelmap, again where somebody drew meanwhile, and the last time at once."""
+    for attempt in range(_ATTEMPTS):
+        image, unchanged = slicer.vtkOrientedImageData(), labelmap.GetMTime()
+        chore = copying(image)
+        while True:
+            try:
+                next(chore)
+            except StopIteration as end:
+                found = end.value
+                break
+            if attempt < _ATTEMPTS - 1:
+                yield
+        if labelmap.GetMTime() == unchanged:
+            break
+    return image, found
 
 
 @contextmanager

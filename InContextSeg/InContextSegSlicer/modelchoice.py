@@ -16,10 +16,14 @@ class ModelChoice:
     Args:
         ui: with `modelBox`, `modelText`, `modelButton` and `deviceBox`.
         choose: called with the name of a parameter and its new value.
+
+    Attributes:
+        names: of the models.
     """
 
     def __init__(self, ui, controller: Controller, choose: Callable[[str, str], None]):
         self._ui, self._controller, self._choose = ui, controller, choose
+        self.names = tuple(entry.name for entry in list_entries())
         for entry in list_entries():
             ui.modelBox.addItem(entry.name, entry.name)
         self._devices: tuple = ()
@@ -58,7 +62,7 @@ class ModelChoice:
         action = "remove" if isHere(entry) else "ensure"
         message = _("Removing the download") if action == "remove" else _("Downloading the weights")
         payload = {"name": entry.name, "action": action}
-        self._controller.ask("weights", payload, lambda _answer: self.show(entry.name, "auto"), message)
+        self._controller.ask("weights", payload, lambda _answer: None, message)
 
 
 def isHere(entry: CatalogEntry) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import slicer
+from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
@@ -13,6 +14,9 @@ from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.handover import Handover
+
+# The role under which a segmentation refers to the volume it was drawn on.
+DRAWN_ON = "referenceImageGeometryRef"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Order:
         sliceRange: first and last slice, both included.
         window: grey values that become black and white.
         existing: see `InContextSegParameterNode.existing`.
+        trouble: why the choices cannot be carried out, where that showed when they were read.
     """
 
     target: slicer.vtkMRMLScalarVolumeNode | None
@@ -52,6 +57,7 @@ class Order:
     box: tuple | None = None
     sliceRange: tuple[int, int] | None = None
     existing: str = "made"
+    trouble: str = ""
 
     @property
     def key(self) -> tuple:
@@ -79,27 +85,60 @@ class Order:
         """Say in one sentence what is missing.
 
         Raises:
-            InputError: if there is no target, no example, or no segment is wanted.
+            InputError: if there is no target or it cannot be used, no example or no wanted segment, or if an example
+                would be spoilt.
         """
-        if needsTarget and (self.target is None or self.target.GetImageData() is None):
-            raise InputError("No volume to segment is chosen; load one and choose it at the top.")
+        if needsTarget:
+            self._checkTarget()
         if not self.examples:
-            raise InputError("There are no labelled examples yet; add a volume with its segmentation, or files.")
+            raise InputError(_("There are no labelled examples yet; add a volume with its segmentation, or files."))
+        if not self.wanted:
+            raise InputError(_("The examples show no segments; draw some, or add others."))
         if not self.names:
-            raise InputError("No segment is ticked; tick what is to be segmented.")
+            raise InputError(_("No segment is ticked; tick what is to be segmented."))
+        if needsTarget:
+            self._checkOutput()
         self._checkAxes()
+
+    def _checkOutput(self) -> None:
+        """An example must not be spoilt by what is found in another volume."""
+        pairs = {row.volume for row in self.examples if row.segmentation is self.output and self.output is not None}
+        if pairs and self.target not in pairs and self.output.GetNodeReference(DRAWN_ON) is not self.target:
+            raise InputError(
+                _(
+                    "The result would go into '{output}', which teaches what is in '{volume}'; choose another "
+                    "segmentation for it, or a new one."
+                ).format(output=self.output.GetName(), volume=pairs.pop().GetName())
+            )
+
+    def _checkTarget(self) -> None:
+        if self.target is None or self.target.GetImageData() is None:
+            raise InputError(_("No volume to segment is chosen; load one and choose it at the top."))
+        bridge.geometryOf(self.target)  # says what is wrong with it
+        if self.trouble:
+            raise InputError(self.trouble)
+        if self.sliceRange is not None and self.sliceRange[0] > self.sliceRange[1]:
+            raise InputError(
+                _("Slices {first} to {last} were asked for; the first must not come after the last.").format(
+                    first=self.sliceRange[0], last=self.sliceRange[1]
+                )
+            )
 
     def _checkAxes(self) -> None:
         axes = {row.axis for row in self.examples if row.axis}
         if len(axes) > 1:
             raise InputError(
-                f"Slices were chosen in {' and '.join(sorted(axes))} views; use the slices of one kind of view only."
+                _("Slices were chosen in {axes} views; use the slices of one kind of view only.").format(
+                    axes=_(" and ").join(sorted(axes))
+                )
             )
         asked = self.settings.axes
         if axes and asked not in (("auto",), tuple(axes)):
             raise InputError(
-                f"The volume is to be cut into {asked[0]} slices, but example slices were chosen in the "
-                f"{axes.pop()} view; choose that axis, or 'auto'."
+                _(
+                    "The volume is to be cut into {asked} slices, but example slices were chosen in the {chosen} view; "
+                    "choose that axis, or 'As the examples were drawn'."
+                ).format(asked=asked[0], chosen=axes.pop())
             )
 
     @property
@@ -117,7 +156,7 @@ def settingsOf(preset: str, axis: str, adaptSeconds: float) -> InferenceSettings
 def namesIn(row: ExampleRow) -> tuple[str, ...]:
     """Names of what an example shows."""
     if row.fromFiles:
-        return tuple(name for _, name in row.names)
+        return tuple(name for _value, name in row.names)
     if not row.complete:
         return ()
     segmentation = row.segmentation.GetSegmentation()
@@ -152,7 +191,11 @@ def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
             example = yield from _example(row, patient, values, handover)
             examples.append(example)
     if not examples:
-        raise InputError(f"No example shows {' or '.join(values)}; add one that does, or tick other segments.")
+        raise InputError(
+            _("No example shows {names}; add one that does, or tick other segments.").format(
+                names=_(" or ").join(values)
+            )
+        )
     return TaskSpec(
         examples=tuple(examples),
         labels=tuple((value, name) for name, value in values.items()),

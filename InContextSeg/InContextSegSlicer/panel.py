@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 
 import qt
 import slicer
@@ -10,14 +11,14 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.controller import BUSY, FAILED, Controller, Progress
+from InContextSegSlicer.controller import BUSY, FAILED, Controller, Outcome, Progress
 from InContextSegSlicer.examples import ExampleList
 from InContextSegSlicer.exampletable import ExampleTable
 from InContextSegSlicer.installpanel import InstallPanel, describeDevice
 from InContextSegSlicer.modelchoice import ModelChoice
-from InContextSegSlicer.order import Order, settingsOf, taskOf, wantedSegments
+from InContextSegSlicer.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
 from InContextSegSlicer.segmenttable import SegmentTable
-from InContextSegSlicer.sliceviews import SliceViews
+from InContextSegSlicer.sliceviews import SliceViews, notDisplayed
 from InContextSegSlicer.teaching import Teaching
 
 LOOK_EVERY_S = 1.0
@@ -75,7 +76,7 @@ class Panel:
         self._order: Order | None = None
         self._changedAt = self._lookedAt = 0.0
         self._preparedKey = self._previewed = None
-        self._sentence = ""
+        self._sentence = self._targetId = ""
         self.exampleTable = ExampleTable(ui.examplesTable, self.say)
         self.segmentTable = SegmentTable(ui.segmentsTable, self._choose)
         self.models = ModelChoice(ui, controller, self._setParameter)
@@ -84,23 +85,57 @@ class Panel:
                 getattr(ui, box).addItem(text, value)
         ui.progressBar.setVisible(False)
         self.teaching = Teaching(self)
-        controller.changed, controller.made = self.refresh, self.receive
+        controller.changed, controller.made = self.hear, self.receive
         self._connect()
 
     def setParameterNode(self, parameters) -> None:
         """Show another scene's choices; None: of a scene that is being closed."""
         self.parameters = parameters
         self.examples = ExampleList(parameters.parameterNode) if parameters is not None else None
-        self._preparedKey = self._previewed = None
+        self._preparedKey = self._previewed = self._order = None
+        target = parameters.target if parameters is not None else None
+        self._targetId = target.GetID() if target is not None else ""
         self.ui.previewButton.setChecked(False)
+        unknown = self._replaceUnknown() if parameters is not None else []
         self.modified()
+        if unknown:
+            self.say(
+                _("The scene asks for {values}, which is not known here; the usual choice took its place.").format(
+                    values=", ".join(unknown)
+                )
+            )
+
+    def _replaceUnknown(self) -> list[str]:
+        """Choices in a scene of another version that are none here give way to the usual ones; what they were."""
+        known = {name: [value for value, _text in items()] for name, items in CHOICES.values()}
+        unknown = []
+        with slicer.util.NodeModify(self.parameters.parameterNode):
+            for name, values in {**known, "model": self.models.names}.items():
+                value = getattr(self.parameters, name)
+                if value not in values:
+                    unknown.append(f"{name} '{value}'")
+                    self._setParameter(name, self.parameters.default(name).value)
+        return unknown
 
     def modified(self) -> None:
         """A choice changed, or a node that it refers to."""
         self._order = None
         self._changedAt = self._clock()
         self._sentence = ""
+        self._followTarget()
         self.refresh()
+
+    def _followTarget(self) -> None:
+        """With another volume to segment, the last one's result stays its own, and its range of slices is none."""
+        target = self.parameters.target if self.parameters is not None else None
+        if target is None or target.GetID() == self._targetId:
+            return
+        before, self._targetId = self._targetId, target.GetID()
+        output = self.parameters.output
+        if before and output is not None and output.GetNodeReferenceID(DRAWN_ON) == before:
+            self._setParameter("output", None)
+        if before:
+            self._setParameter("useRange", False)
 
     def order(self) -> Order | None:
         """What the panel asks for now; None without a scene."""
@@ -112,7 +147,12 @@ class Panel:
         chosen = self.parameters
         rows = tuple(row for row in self.examples.rows() if row.enabled and row.complete)
         target, region = chosen.target, chosen.region
-        box = grid.boxOf(region, target) if region is not None and target is not None else None
+        box, trouble = None, ""
+        if region is not None and target is not None and target.GetImageData() is not None:
+            try:
+                box = grid.boxOf(region, target)
+            except InputError as error:
+                trouble = str(error)
         return Order(
             target=target,
             output=chosen.output,
@@ -125,14 +165,20 @@ class Panel:
             box=box,
             sliceRange=(chosen.firstSlice, chosen.lastSlice) if chosen.useRange else None,
             existing=chosen.existing,
+            trouble=trouble,
         )
 
     def receive(self, output: slicer.vtkMRMLSegmentationNode) -> None:
         """A segmentation was made for the result."""
         self._setParameter("output", output)
 
+    def hear(self) -> None:
+        """The controller has news, which count for more than what was said before."""
+        self._sentence = ""
+        self.refresh()
+
     def say(self, sentence: str) -> None:
-        """Show a sentence until the next choice."""
+        """Show a sentence until the next choice, or until the controller has news."""
         self._sentence = sentence
         self.refresh()
 
@@ -145,10 +191,12 @@ class Panel:
         self._followPreview()
 
     def _look(self) -> None:
-        """Notice what no event tells: renamed segments, a moved region."""
+        """Notice what no event tells: renamed segments, a moved region, a removed result."""
         self._lookedAt, before = self._clock(), self._order
         if before is not None and self._ordered() != before:
             self.modified()
+        else:
+            self.refresh()
 
     @property
     def ready(self) -> bool:
@@ -159,9 +207,16 @@ class Panel:
         """The module is shown: see what is missing, and once nothing is, what there is to compute with."""
         self.install.enter()
         self.ui.installFrame.setVisible(not self.ready)
-        if self.ready:
-            self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
         self.refresh()
+        if self.ready:
+            try:
+                self.controller.askAlongside("device", {}, on_done=self._showDevices, on_failed=self._showTrouble)
+            except OSError as error:  # no folder can be made for the worker
+                self.say(str(error))
+
+    def leave(self) -> None:
+        """The module is hidden: nobody looks at a preview any more."""
+        self.ui.previewButton.setChecked(False)
 
     def _showDevices(self, answer: Mapping) -> None:
         self.models.showDevices(answer["devices"])
@@ -196,7 +251,7 @@ class Panel:
         """Show how things are."""
         order, controller, ui = self.order(), self.controller, self.ui
         busy = controller.state == BUSY
-        outcome = controller.outcome
+        outcome = self._outcome()
         self._showChoices()
         self.exampleTable.show(self.examples, outcome.doubtful, bool(outcome.expected))
         names = bridge.segmentNames(order.output).values() if order and order.output else ()
@@ -209,14 +264,15 @@ class Panel:
         for name in ("segmentButton", "checkButton", "addFilesButton", "addFolderButton", "previewButton"):
             getattr(ui, name).setEnabled((free or (name == "previewButton" and order is not None)) and self.ready)
         ui.cancelButton.setEnabled(busy)
+        self._escape.setEnabled(busy)  # else it would be taken from the slice views
         ui.undoButton.setEnabled(not busy and controller.writer.canUndo)
         ui.redoButton.setEnabled(not busy and controller.writer.canRedo)
-        ui.nextSliceButton.setEnabled(outcome.nextSlice is not None)
+        ui.nextSliceButton.setEnabled(self._nextSlice() is not None)
         self._showProgress(controller.progress)
         ui.statusLabel.setText(self._sentence or controller.message)
-        shown = self.parameters is not None and self.parameters.showUncertainty
-        self.views.showOverlay(controller.uncertainty if shown else None)
-        ui.uncertaintyBox.setEnabled(controller.uncertainty is not None)
+        uncertainty = controller.uncertaintyOf(order.target if order else None)
+        self.views.showOverlay(uncertainty if order and self.parameters.showUncertainty else None)
+        ui.uncertaintyBox.setEnabled(uncertainty is not None)
 
     def _showChoices(self) -> None:
         if self.parameters is None:
@@ -229,14 +285,17 @@ class Panel:
                 widget.setCurrentIndex(index)
                 widget.blockSignals(wasBlocked)
         self.models.show(self.parameters.model, self.parameters.device)
-        target, axis = self.parameters.target, self.order().axis
-        if target is not None and target.GetImageData() is not None:
-            axis = axis if axis != "auto" else grid.acrossSlices(target)
-            last = target.GetImageData().GetDimensions()[2 - grid.arrayAxis(target, axis)] - 1
-            for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
-                box.setMaximum(last)
-            if not self.parameters.useRange and self.parameters.lastSlice != last:
-                self.parameters.lastSlice = last
+        self._showRange()
+
+    def _showRange(self) -> None:
+        """Let the range of slices end where the volume ends, if it is one that has slices."""
+        with suppress(InputError):
+            if self.parameters.target is not None:
+                last = grid.countAlong(self.parameters.target, self.order().axis) - 1
+                for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
+                    box.setMaximum(last)
+                if not self.parameters.useRange and self.parameters.lastSlice != last:
+                    self.parameters.lastSlice = last
         for box in (self.ui.firstSliceBox, self.ui.lastSliceBox):
             box.setEnabled(self.parameters.useRange)
 
@@ -254,7 +313,7 @@ class Panel:
         buttons = {
             "checkButton": self.onCheck,
             "segmentButton": self.onSegment,
-            "cancelButton": self.controller.cancel,
+            "cancelButton": self.onCancel,
             "undoButton": self.controller.undo,
             "redoButton": self.controller.redo,
             "nextSliceButton": self.onNextSlice,
@@ -263,7 +322,7 @@ class Panel:
             getattr(ui, name).connect("clicked()", slot)
         ui.previewButton.connect("toggled(bool)", self.onPreview)
         self._escape = qt.QShortcut(qt.QKeySequence("Esc"), ui.segmentTab)
-        self._escape.connect("activated()", self.controller.cancel)
+        self._escape.connect("activated()", self.onCancel)
         for box, (name, _items) in CHOICES.items():
             getattr(ui, box).connect(
                 "currentIndexChanged(int)",
@@ -292,7 +351,7 @@ class Panel:
         order = self.order()
         if order.axis != "auto":
             return order.axis
-        return self.controller.outcome.axis or grid.acrossSlices(order.target)
+        return self._outcome().axis or grid.acrossSlices(order.target)
 
     def onCheck(self) -> None:
         order = self.order()
@@ -302,37 +361,60 @@ class Panel:
 
     def onSegment(self) -> None:
         if self._checked(self.order()):
-            self._preparedKey = self.order().key
+            self.ui.previewButton.setChecked(False)
             self.controller.segment(self.order())
 
     def onPreview(self, on: bool) -> None:
         self._preparedKey = self._previewed = None
         if not on:
             self.controller.hidePreview()
+            self.refresh()
         elif not self._checked(self.order()):
             self.ui.previewButton.setChecked(False)
 
+    def onCancel(self) -> None:
+        """The preview ends too, else it would ask again for what was cancelled."""
+        self.ui.previewButton.setChecked(False)
+        self.controller.cancel()
+
     def onNextSlice(self) -> None:
-        outcome = self.controller.outcome
-        self.views.jump(self.parameters.target, outcome.axis, outcome.nextSlice)
+        index = self._nextSlice()
+        if index is not None:
+            self.views.jump(self.parameters.target, self.controller.outcome.axis, index)
+
+    def _outcome(self) -> Outcome:
+        """What is known of the present choices; nothing where the last work was about others."""
+        order, outcome = self.order(), self.controller.outcome
+        return outcome if order is not None and outcome.of == order.key else Outcome()
+
+    def _nextSlice(self) -> int | None:
+        """Where labelling helps most, as long as its volume is the one to segment, whatever teaches by now."""
+        order, outcome = self.order(), self.controller.outcome
+        here = order is not None and order.target is not None and order.target.GetID() == outcome.target
+        return outcome.nextSlice if here else None
 
     def _followPreview(self) -> None:
         order = self.order()
         settled = self._clock() - self._changedAt > SETTLED_S
-        if not self.ui.previewButton.checked or self.controller.state == BUSY or order is None or not settled:
+        if not self.ui.previewButton.checked or self.controller.state == BUSY or not settled:
+            return
+        failed = self.controller.state == FAILED and order is not None and order.key == self._preparedKey
+        if failed or not self._checked(order):
+            self.ui.previewButton.setChecked(False)
             return
         if order.key != self._preparedKey:
             self._preparedKey = order.key
-            if self._checked(order):
-                self.controller.prepare(order)
-            return
-        if self.controller.state == FAILED:
-            self.ui.previewButton.setChecked(False)
+            self.controller.prepare(order)
             return
         axis = self.axisName()
         place = (axis, self.views.displayed(order.target, axis))
-        if place[1] is not None and place != self._previewed:
-            self._previewed = place
+        if place == self._previewed:
+            return
+        self._previewed = place
+        if place[1] is None:
+            self.controller.hidePreview()
+            self.say(notDisplayed(axis))
+        else:
             self.controller.showPreview(order, *place)
 
 

@@ -1,7 +1,9 @@
 """What a person chose in the panel, kept in the scene."""
 
+from typing import Annotated
+
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
 
 
 @parameterNodeWrapper
@@ -30,10 +32,11 @@ class InContextSegParameterNode:
     axis: str = "auto"
     preset: str = "normal"
     adapt: bool = False
-    adaptSeconds: float = 15.0
+    # Ends are given here, as those in the .ui file are forgotten when widget and parameter are connected.
+    adaptSeconds: Annotated[float, WithinRange(1, 3600)] = 15.0
     useRange: bool = False
-    firstSlice: int = 0
-    lastSlice: int = 0
+    firstSlice: Annotated[int, Minimum(0)] = 0
+    lastSlice: Annotated[int, Minimum(0)] = 0
     useWindow: bool = False
     windowLow: float = -160.0
     windowHigh: float = 240.0

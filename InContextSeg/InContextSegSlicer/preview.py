@@ -53,9 +53,7 @@ class SlicePreview:
 
     def clear(self) -> None:
         """Take the preview away."""
-        node = self.node
-        if node is not None:
-            self._scene.RemoveNode(node)
+        removeShown(self._scene, self.node)
         self._nodeId = ""
 
     def _made(self) -> slicer.vtkMRMLSegmentationNode:
@@ -73,6 +71,15 @@ class SlicePreview:
         display.SetOpacity2DOutline(_OUTLINE)
         node.GetSegmentation().SetSourceRepresentationName(_BINARY)
         return node
+
+
+def removeShown(scene: slicer.vtkMRMLScene, node: slicer.vtkMRMLDisplayableNode | None) -> None:
+    """Take a node out of the scene, and how it is displayed, which the scene would keep."""
+    if node is not None:
+        display = node.GetDisplayNode()
+        for each in (node, display):
+            if each is not None and each.GetScene() is scene:
+                scene.RemoveNode(each)
 
 
 def _labelmap(

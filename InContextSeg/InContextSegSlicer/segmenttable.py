@@ -7,6 +7,7 @@ import qt
 from slicer.i18n import tr as _
 
 from InContextSegSlicer.examples import ExampleRow
+from InContextSegSlicer.items import itemOf
 from InContextSegSlicer.order import Wanted
 
 NAME, INTO, EXPECTED = range(3)
@@ -23,7 +24,7 @@ class SegmentTable:
     def __init__(self, widget: qt.QTableWidget, choose: Callable[[Mapping], None]):
         self._widget, self._choose = widget, choose
         self._wanted: tuple[Wanted, ...] = ()
-        self._filling = False
+        self._filling = self._telling = False
         self._shown = None
         widget.setColumnCount(3)
         widget.setHorizontalHeaderLabels([_("Segment"), _("Goes into"), _("Expected Dice")])
@@ -44,8 +45,9 @@ class SegmentTable:
         """
         colours = {each.name: colourOf(rows, each.name) for each in wanted}
         state = (tuple(wanted), tuple(outputNames), json.dumps(expected, sort_keys=True), tuple(colours.values()))
-        if state == self._shown:
-            return
+        shrinks = len(wanted) < self._widget.rowCount
+        if state == self._shown or (shrinks and self._telling):
+            return  # Qt still works with the item of a row that is to go; the panel looks again soon
         self._shown, self._wanted = state, tuple(wanted)
         self._filling = True
         self._widget.setRowCount(len(wanted))
@@ -66,10 +68,10 @@ class SegmentTable:
         self._filling = False
 
     def _item(self, place: int, column: int, text: str, flag=0) -> qt.QTableWidgetItem:
-        item = qt.QTableWidgetItem(text)
+        item = itemOf(self._widget, place, column)
         flags = qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable
         item.setFlags(flags | flag if flag else flags)
-        self._widget.setItem(place, column, item)
+        item.setText(text)
         return item
 
     def _changed(self, item: qt.QTableWidgetItem) -> None:
@@ -81,7 +83,11 @@ class SegmentTable:
                 "enabled": self._widget.item(place, NAME).checkState() == qt.Qt.Checked,
                 "into": self._widget.item(place, INTO).text().strip() or each.name,
             }
-        self._choose(choices)
+        self._telling = True
+        try:
+            self._choose(choices)
+        finally:
+            self._telling = False
 
 
 def expectedText(record: Mapping | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import slicer
+from slicer.i18n import tr as _
 
 from InContextSegSlicer import bridge
 from InContextSegSlicer.grid import arrayAxis
@@ -16,6 +17,7 @@ class SliceViews:
     def __init__(self, scene: slicer.vtkMRMLScene):
         self._scene = scene
         self._overlay = ""
+        self._before: dict[str, tuple[str | None, float]] = {}
 
     def displayed(self, volume: slicer.vtkMRMLScalarVolumeNode, axis: str) -> int | None:
         """The index of the slice of a volume that is displayed, in the view that moved last; None where none is."""
@@ -32,18 +34,31 @@ class SliceViews:
             bridge.jumpTo(node, volume, along, index)
 
     def showOverlay(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> None:
-        """Lay a volume over the views, or take that one away again; other overlays are left alone."""
+        """Lay a volume over the views, or take that one away again; what lay there before comes back."""
         wanted = volume.GetID() if volume is not None else ""
         if wanted == self._overlay:
             return
         for composite in self._nodes("vtkMRMLSliceCompositeNode"):
+            shown, before = composite.GetForegroundVolumeID() or "", self._before.get(composite.GetID())
+            if before is None or shown not in (self._overlay, ""):
+                before = (shown, composite.GetForegroundOpacity())
             if wanted:
+                self._before[composite.GetID()] = before
                 composite.SetForegroundVolumeID(wanted)
                 composite.SetForegroundOpacity(OVERLAY_OPACITY)
-            elif composite.GetForegroundVolumeID() == self._overlay:
-                composite.SetForegroundVolumeID(None)
+            else:
+                gone = before[0] in (self._overlay, "") or self._scene.GetNodeByID(before[0]) is None
+                composite.SetForegroundVolumeID(None if gone else before[0])
+                composite.SetForegroundOpacity(before[1])
+        if not wanted:
+            self._before.clear()
         self._overlay = wanted
 
     def _nodes(self, kind: str) -> Iterator:
         for number in range(self._scene.GetNumberOfNodesByClass(kind)):
             yield self._scene.GetNthNodeByClass(number, kind)
+
+
+def notDisplayed(axis: str) -> str:
+    """What to do where no view shows a slice of the volume."""
+    return _("No {axis} view shows a slice of the volume; scroll to the slice first.").format(axis=axis)

@@ -1,6 +1,7 @@
 """What a person does to choose what teaches: volumes of the scene, single slices, files."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from InContextSegLib.errors import InputError
 from InContextSegSlicer import grid
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
+from InContextSegSlicer.order import DRAWN_ON
+from InContextSegSlicer.sliceviews import notDisplayed
 
-# The role under which a segmentation refers to the volume it was drawn on.
-DRAWN_ON = "referenceImageGeometryRef"
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
 
 
@@ -35,8 +37,14 @@ class Teaching:
             "acceptButton": self.onAccept,
         }
         for name, slot in buttons.items():
-            getattr(panel.ui, name).connect("clicked()", slot)
+            getattr(panel.ui, name).connect("clicked()", lambda slot=slot: self._try(slot))
         self._drop = FileDrop(panel.ui.examplesTable.viewport(), self.onDropped)
+
+    def _try(self, slot: Callable[[], None]) -> None:
+        try:
+            slot()
+        except InputError as error:
+            self._panel.say(str(error))
 
     def onAdd(self) -> None:
         volume = self._panel.ui.exampleVolumeSelector.currentNode()
@@ -93,9 +101,7 @@ class Teaching:
         axis = rows[0].axis if rows else self._panel.axisName()
         index = self._panel.views.displayed(target, axis)
         if index is None:
-            self._panel.say(
-                _("No {axis} view shows a slice of the volume; scroll to the slice first.").format(axis=axis)
-            )
+            self._panel.say(notDisplayed(axis))
             return
         slices = sorted({*(rows[0].slices if rows else ()), index})
         self._panel.examples.add(ExampleRow(volume=target, segmentation=segmentation, slices=tuple(slices), axis=axis))

@@ -6,6 +6,7 @@ examples take part, and nothing is trained; what is found is used for every targ
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -111,12 +112,13 @@ def rehearse(
     tried: dict[tuple[int, int], float] = {}
     for done, (size, number) in enumerate(choices):
         count = number or best.shown
-        report.step(done, len(choices), f"the examples predict one another: {count} shown, {size} pixels")
+        message = f"the examples predict one another: {count} shown, {size} pixels"
+        step = partial(report.step, done, len(choices), message)
         if done == 0 or size != stage.support.size:
             stage = _at(first if size == first.size else truth if size == truth.size else cut(size), truth)
         shifts, found = {}, {}
         for value, indices in trials.items():
-            scores = _mean_dice(network, stage, value, indices, count)
+            scores = _mean_dice(network, stage, value, indices, count, step)
             best_one = best_threshold(scores)
             shifts[value], found[value] = shift_of(best_one), float(scores[best_one])
         one = Rehearsal(stage.support, count, shifts, found, tried, truth)
@@ -131,10 +133,21 @@ def _at(support: SupportSet, truth: SupportSet) -> LeaveOut:
 
 
 def _mean_dice(
-    network: CachedSegmenter, stage: LeaveOut, value: int, indices: Sequence[int], count: int
+    network: CachedSegmenter,
+    stage: LeaveOut,
+    value: int,
+    indices: Sequence[int],
+    count: int,
+    step: Callable[[], None],
 ) -> Float[np.ndarray, " thresholds"]:
-    """Mean Dice at every threshold, examples predicted by the `count` others that resemble them most."""
-    answers = [stage.logits(network, value, index, count) for index in indices]
+    """Mean Dice at every threshold, examples predicted by the `count` others that resemble them most.
+
+    Before each of them `step` is called, so that nobody who cancels waits for all.
+    """
+    answers = []
+    for index in indices:
+        step()
+        answers.append(stage.logits(network, value, index, count))
     return np.mean(
         [dice(stage.overlap(logits, value, index)) for logits, index in zip(answers, indices, strict=True)], axis=0
     )

@@ -1,12 +1,15 @@
 """How long a panel waits for the preview of a slice, through the worker process, on a 512 x 512 x 200 target.
 
 `python -m Testing.Benchmarks.preview` prints the median and range over slices in an order of chance, each shown for the
-first time, and how well the preview agrees with the whole segmentation of the same slices.
+first time, the processor time that the worker spent on one, which others on the same computer do not change, and how
+well the preview agrees with the whole segmentation of the same slices.
 """
 
 import argparse
+import os
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -32,8 +35,8 @@ def main():
     client = WorkerClient(SubprocessTransport)
     try:
         target, own, others = published(client)
-        print("| examples | preset | labels | size | draws, shown | prepare s | preview s (range) | agreement |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| examples | preset | labels | size | draws, shown | prepare s | preview s | processor s | agreement |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for kind, examples in (("10 slices of the target", [own]), ("3 finished volumes", others)):
             for preset in options.presets:
                 for count in options.labels:
@@ -75,16 +78,27 @@ def geometry():
 def measured(client, task, target, options):
     prepared = answer(client, "prepare", Prepare(task, target))
     indices = np.random.default_rng(1).permutation(SHAPE[0])[: options.slices].tolist()
-    seconds, masks = [], {}
+    seconds, busy, masks = [], [], {}
     for index in indices:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), processor_s(client)
         found = answer(client, "preview", Preview(task, target, index, "axial"))
         masks[index] = np.array(client.fetch(found["block"]["array"]))
         seconds.append(time.perf_counter() - started)
+        busy.append(processor_s(client) - worked)
     how = f"{found['draws']}, {found['supports']}"
     times = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+    times += f" | {statistics.median(busy):.2f}"
     agreement = agreeing(client, task, target, masks) if options.agreement else ""
     return f"{prepared['size']} | {how} | {prepared['seconds']:.1f} | {times} | {agreement}"
+
+
+def processor_s(client):
+    """What the worker has used of all cores so far; nan where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{client._transport.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def agreeing(client, task, target, masks):

@@ -90,9 +90,6 @@ class OddDesk:
         os._exit(3)
 
 
-protocol.REQUESTS["odd"] = Odd
-
-
 def transport(folder):
     """Of an odd worker."""
     made = SubprocessTransport(folder)
@@ -101,5 +98,6 @@ def transport(folder):
 
 
 if __name__ == "__main__":
+    protocol.REQUESTS["odd"] = Odd
     worker._desk = OddDesk
     worker.main()

@@ -78,6 +78,7 @@ def test_a_context_holds_the_examples_in_their_order_with_the_label_asked_for(ne
 
 def test_memory_stays_within_its_budgets(monkeypatch, generator):
     monkeypatch.setattr(cached, "CONTEXT_BYTES", 6 * SIZE * SIZE * 4)
+    monkeypatch.setattr(cached, "JOINED_BYTES", 7 * SIZE * SIZE * 4)
     monkeypatch.setattr(cached, "EMBEDDING_BYTES", 2 * SIZE * SIZE * 4)
     network = CachedSegmenter(Threshold(), CPU)
     examples = [example(generator) for _ in range(8)]
@@ -85,6 +86,7 @@ def test_memory_stays_within_its_budgets(monkeypatch, generator):
         network.context(examples[number : number + 3], 1)
         network.embed(torch.rand(1, 1, SIZE, SIZE))
         assert network.contexts.used_bytes <= 6 * SIZE * SIZE * 4
+        assert 0 < network.joined.used_bytes <= 7 * SIZE * SIZE * 4
         assert network.embeddings.used_bytes <= 2 * SIZE * SIZE * 4
 
 

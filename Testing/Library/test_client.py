@@ -78,6 +78,10 @@ class Bench:
         self.worker.says(id=number, **({"is": "done"} | what))
         self.client.poll()
 
+    def begins(self, number):
+        self.answers(number, **{"is": "progress", "done": 0, "total": 1, "message": "begun"})
+        self.told.pop()
+
     def kinds(self):
         return [told[:2] for told in self.told]
 
@@ -216,6 +220,7 @@ def test_the_newest_of_a_lane_alone_is_sent_where_the_worker_is_not_ready(bench)
 def test_a_death_fails_what_was_computed_and_the_rest_is_asked_once_more(bench):
     numbers = [bench.ask(name) for name in "abc"]
     bench.ready()
+    bench.begins(numbers[0])
     bench.worker.words = "first line\nkilled by the memory keeper\n"
     bench.worker.alive = False
     bench.client.poll()
@@ -224,6 +229,7 @@ def test_a_death_fails_what_was_computed_and_the_rest_is_asked_once_more(bench):
     assert message.endswith("it said: killed by the memory keeper; ask again.")
     bench.ready()
     assert bench.asked() == numbers[1:]
+    bench.begins(numbers[1])
     bench.worker.alive = False
     bench.client.poll()
     assert bench.kinds()[1:] == [("b", "WorkerDied"), ("c", "WorkerDied")]

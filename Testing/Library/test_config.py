@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 
 import pytest
@@ -176,3 +177,39 @@ def test_a_settings_file_that_cannot_be_used_is_refused_by_name(tmp_path):
     bad.write_text("a = 1\na = 2\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"bad\.toml: the settings file is not valid TOML: .*line 2"):
         read_toml(bad)
+
+
+class Side(Enum):
+    LEFT = "left"
+    RIGHT = "right"
+
+
+@dataclass(frozen=True)
+class Circle:
+    radius: float
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    side: Side
+    shape: Circle | Rectangle
+
+
+def test_an_enumeration_travels_by_its_value():
+    drawing = from_mapping(Drawing, {"side": "left", "shape": {"radius": 2}}, "d")
+    assert drawing == Drawing(Side.LEFT, Circle(2.0))
+    assert to_mapping(drawing) == {"side": "left", "shape": {"radius": 2.0}}
+    with pytest.raises(InputError, match='d: side: expected "left" or "right", got the text "up"'):
+        from_mapping(Drawing, {"side": "up", "shape": {"radius": 2}}, "d")
+
+
+def test_of_several_tables_the_one_with_most_of_the_keys_is_meant():
+    assert from_mapping(Drawing, {"side": "left", "shape": {"width": 1, "height": 2}}, "d").shape == Rectangle(1.0, 2.0)
+    with pytest.raises(InputError, match=r"d: shape\.height: this key is missing"):
+        from_mapping(Drawing, {"side": "left", "shape": {"width": 1}}, "d")

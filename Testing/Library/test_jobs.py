@@ -154,7 +154,7 @@ def test_cut_across_the_slices_drawn_these_stay_and_the_rest_is_still_segmented(
     mask = read_volume(folder / "out" / "mask.nii.gz", Kind.LABELS).array
     assert np.array_equal(mask[[6, 10, 14]], drawn[[6, 10, 14]])
     assert (mask > 0).sum() > 0.8 * (truth > 0).sum()
-    assert "choose --axis axial" in caplog.text
+    assert "choose axis axial" in caplog.text
 
 
 def test_labels_drawn_in_the_target_stay_out_of_what_lies_outside_the_box(folder):

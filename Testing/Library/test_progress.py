@@ -62,3 +62,11 @@ def test_cancelling_one_report_leaves_others_alone():
 
 def test_being_cancelled_is_no_kind_of_error_that_bad_input_would_be():
     assert not issubclass(Cancelled, ValueError | OSError | RuntimeError)
+
+
+def test_work_that_is_to_hurry_goes_on():
+    report = Report()
+    assert not report.hurried
+    report.hurry()
+    report.step(1, 2)
+    assert report.hurried

@@ -14,12 +14,15 @@ from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.protocol import (
-    REQUESTS,
     ArrayRef,
+    Batch,
     Cancel,
+    CaseRef,
+    Describe,
     Device,
     ExampleRef,
     FileRef,
+    Look,
     Prepare,
     Preview,
     Segment,
@@ -53,13 +56,15 @@ SENT = {
     "prepare": Prepare(TASK, IMAGE),
     "preview": Preview(TASK, IMAGE, 3, "coronal"),
     "segment": Segment(TASK, FileRef("a#1.2", Kind.INTENSITY), box=((0, 0, 0), (3, 4, 5))),
+    "batch": Batch(TASK, (CaseRef("a.nii.gz", "out/ä.seg.nrrd"),), looks=(Look(1, (1.0, 0.5, 0.0), "A:B|"),)),
+    "describe": Describe("images", "labels"),
     "weights": Weights("default", "ensure"),
     "cancel": Cancel(4),
     "stop": Stop(),
 }
 
 
-@pytest.mark.parametrize("do", REQUESTS)
+@pytest.mark.parametrize("do", SENT)
 def test_a_request_comes_out_as_it_went_in(do):
     line = encode_line({"id": 3, "do": do, "lane": "x", **to_mapping(SENT[do])})
     assert line.isascii()

@@ -163,10 +163,11 @@ def test_how_thin_the_slices_are_does_not_count(axis, sizes):
     assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE, 1) == sizes
 
 
-def test_a_rehearsal_can_be_cancelled():
-    report = Report(lambda done, total, message: report.cancel())
-    with pytest.raises(Cancelled, match="Cancelled after 1 of 3"):
-        rehearse(CachedSegmenter(Threshold(), CPU), at_sizes(8), (SIZE, 2 * SIZE), 16, report)
+def test_a_rehearsal_can_be_cancelled_between_two_examples():
+    report, network = Report(lambda done, total, message: report.cancel()), Threshold()
+    with pytest.raises(Cancelled, match="Cancelled after 0 of 3"):
+        rehearse(CachedSegmenter(network, CPU), at_sizes(8), (SIZE, 2 * SIZE), 16, report)
+    assert network.calls == 1
 
 
 def test_the_session_moves_the_logits_and_says_so():

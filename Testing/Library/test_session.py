@@ -250,3 +250,22 @@ def test_a_single_slice_is_not_taken_for_the_middle_of_a_patient():
         segment(session, image)
     assert asked[0] is None
     assert None not in asked[1:]
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_box_changes_nothing_inside_runs_of_slices_that_it_holds_whole(axis):
+    geometry = grid((16, 16, 16), (1.0, 1.0, 1.0), left_handed=True)
+    session = session_of(Echo(), support_of(*(scan(n, geometry=geometry) for n in range(3)), axis=axis))
+    volume, settings = scan(5, geometry=geometry)[0], {"draws": 3, "supports": 5}
+    whole = segment(session, volume, **settings)
+    for low, high in ((4, 12), (0, 8), (8, 16)):
+        part = segment(session, volume, box=((low,) * 3, (high,) * 3), **settings)
+        inside = (slice(low, high),) * 3
+        np.testing.assert_array_equal(part.mask.array[inside], whole.mask.array[inside])
+        np.testing.assert_allclose(part.uncertainty.array[inside], whole.uncertainty.array[inside], atol=1e-6)
+
+
+def test_a_slice_that_does_not_exist_cannot_be_segmented_alone():
+    session, volume = session_of(Threshold(), support_of(scan(0))), scan(1)[0]
+    with pytest.raises(InputError, match="There is no axial slice 6; choose an index from 0 to 5"):
+        session.segment_slice(volume, session.intensities.of(volume.array), "axial", 6, InferenceSettings())

@@ -425,3 +425,19 @@ def test_requests_that_make_no_sense_are_refused_by_name():
     for window in ((3, 3), (5, 1), (0, np.inf)):
         with pytest.raises(InputError, match="window needs two finite numbers"):
             Intensities(window)
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("box", [None, ((1, 2, 1), (5, 6, 4))])
+def test_a_slice_alone_lies_where_it_lies_in_the_whole(axis, box, generator):
+    geometry = Geometry((6, 7, 5), np.array([[0, -2, 0.1, 3], [1.5, 0, 0, 4], [0, 0.1, -1, 5], [0, 0, 0, 1.0]]))
+    plan = SlicePlan.of(geometry, axis, 16, box)
+    maps = generator.random((1, 16, 16), dtype=np.float32)
+    for number in range(plan.count):
+        alone, index = plan.alone(number), plan.slice_index(number)
+        whole = np.take(plan.restore(maps, [number]), [index], plan.array_axis)
+        np.testing.assert_allclose(alone.restore(maps), whole, atol=1e-6)
+        corner = np.zeros(3)
+        corner[plan.array_axis] = index
+        np.testing.assert_allclose(alone.geometry.to_world(np.zeros(3)), geometry.to_world(corner), atol=1e-9)
+        assert SlicePlan.of(geometry, axis, 16).slice_index(plan.first + number) == index

@@ -60,7 +60,8 @@ class Radiologist:
 
     def wait(self) -> None:
         """Until the work is done."""
-        assert app.pump(TIMEOUT_S, until=lambda: self.controller.state != "busy"), self.controller.progress
+        controller = self.controller
+        assert app.pump(TIMEOUT_S, until=lambda: controller.state != "busy" and not controller.chores), self.status
 
     def teach(self, volume, segmentation) -> None:
         """Add an example from the scene."""

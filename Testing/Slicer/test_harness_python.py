@@ -73,8 +73,16 @@ def test_a_widget_and_a_parameter_follow_each_other(everything, name, kind, act,
     widget.setProperty("SlicerParameterName", name)
     panel = qt.QWidget()
     qt.QVBoxLayout(panel).addWidget(widget)
+    everything.connectGui(panel)
+    act(widget)
+    assert everything.getValue(name) == value
+
+
+@pytest.mark.parametrize(("name", "kind", "act", "value"), WIDGETS, ids=[f"{w[0]}-{w[1].__name__}" for w in WIDGETS])
+def test_a_parameter_stops_to_follow_a_widget(everything, name, kind, act, value):
+    widget = kind()
     before = everything.getValue(name)
-    tag = everything.connectGui(panel)
+    tag = everything.connectParametersToGui({name: widget})
     act(widget)
     assert everything.getValue(name) == value
     everything.disconnectGui(tag)

@@ -211,7 +211,7 @@ def test_a_preview_that_is_taken_away_while_it_is_computed_never_appears(ready):
     doctor, target, _truth = ready
     doctor.scroll(target, 4)
     doctor.press("previewButton")
-    assert app.pump(60, until=lambda: doctor.controller._previewRequest is not None)
+    assert app.pump(60, until=lambda: doctor.controller._previewing is not None)
     doctor.press("previewButton")
     assert app.pump(10, until=lambda: not doctor.panel.busy), "nothing is waited for any more"
     app.pump(1)

@@ -250,7 +250,8 @@ class _Wrapper:
 
     def connectGui(self, gui):
         widgets = gui.findChildren(qt.QWidget) if hasattr(gui, "isWidgetType") else gui.__dict__.values()
-        return self.connectParametersToGui({w.property(PROPERTY): w for w in widgets if w.property(PROPERTY)})
+        # The original forgets to return the tag as well: what was connected like this is never disconnected.
+        self.connectParametersToGui({w.property(PROPERTY): w for w in widgets if w.property(PROPERTY)})
 
     def connectParametersToGui(self, mapping):
         made = [_Connection(self, self._parameter(name), widget) for name, widget in mapping.items()]

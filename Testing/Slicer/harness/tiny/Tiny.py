@@ -57,10 +57,9 @@ class TinyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.parameters = self.logic.getParameterNode()
-        self.tag = self.parameters.connectGui(self.ui)
+        self.parameters.connectGui(self.ui)
 
     def exit(self):
-        self.parameters.disconnectGui(self.tag)
         self.log.append("exit")
 
     def onSceneClosed(self, caller, event):
