@@ -92,7 +92,7 @@ def neighbours(desk: Desk, request: Neighbours, report: Report) -> dict[str, Any
         number = loop.cut.plan.number(index)
         loop.slice(number, None)
         report.step(done, len(wanted), "slices are computed ahead")
-        loop.get_ready(number, loop.chosen(number, request.supports))
+        loop.opening(number, loop.chosen(number, request.supports))
         report.step(done + 1, len(wanted), "slices are computed ahead")
     return {"ready": wanted}
 

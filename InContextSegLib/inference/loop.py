@@ -26,7 +26,7 @@ FEWEST_VOXELS = 24  # along a side of that window; finer there is nothing to see
 OUTLINE = 0.5
 CERTAIN = 6.0  # no logit counts for more where answers are put together; what a user drew counts as much
 SURE = 1e-4  # a probability is at least so far from 0 and 1, where its logit is asked for
-SLICE_BYTES, EXAMPLE_BYTES = 64 << 20, 64 << 20
+SLICE_BYTES, EXAMPLE_BYTES, OPENING_BYTES = 64 << 20, 64 << 20, 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,8 @@ class Loop:
     def __init__(self, memory: LoopMemory, target: Hashable, cut: Cut, labelled: Sequence[Labelled]):
         self.cut = cut
         self._memory, self._target, self._labelled = memory, target, tuple(labelled)
-        self._pictures = BoundedCache(EXAMPLE_BYTES)
+        self._pictures, self._openings = BoundedCache(EXAMPLE_BYTES), BoundedCache(OPENING_BYTES)
+        self._order = {each: place for place, each in enumerate(self._labelled)}
         self.applied = {each.number: each for each in self._labelled if each.own}
 
     def chosen(self, number: int, count: int) -> tuple[Labelled, ...]:
@@ -136,15 +137,14 @@ class Loop:
         The nearest applied ones, one on either side, and those that resemble the slice most, by appearance and
         position.
         """
-        others = [index for index, each in enumerate(self._labelled) if not (each.own and each.number == number)]
-        if not others or count < 1:
+        itself = number in self.applied
+        if count < 1 or len(self._labelled) == itself:
             return ()
-        best = [index for index in others if self._labelled[index] in self._beside(number, self.applied.values())]
-        position = self.slice(number, None).position
-        best += self._support.select(self.slice(number, None).image, position, len(self._labelled))
-        return tuple(
-            self._labelled[index] for index in sorted(list(dict.fromkeys(i for i in best if i in others))[:count])
-        )
+        here = self.slice(number, None)
+        best = self._beside(number, self.applied.values())
+        best += [self._labelled[index] for index in self._support.select(here.image, here.position, count + itself)]
+        wanted = [each for each in dict.fromkeys(best) if not (each.own and each.number == number)][:count]
+        return tuple(sorted(wanted, key=self._order.__getitem__))
 
     def opening(self, number: int, chosen: Sequence[Labelled]) -> Answer | None:
         """What a slice holds before a user said anything: what was drawn there, or what the labelled slices say.
@@ -159,10 +159,15 @@ class Loop:
             return Answer((2 * self.slice(number, None).seen(drawn) - 1) * CERTAIN, drawn)
         if not any(each.extent for each in chosen):
             return None
-        box, side_mm = self._window(chosen, Prompts())
-        here = self.slice(number, box)
-        logits = here.logits(Prompts(), None, self._shown(chosen, box, side_mm))
-        return here.answer(logits + self._outlines(number, chosen, box))
+
+        def opened() -> "_Kept":
+            box, side_mm = self._window(chosen, Prompts())
+            here = self.slice(number, box)
+            logits = here.logits(Prompts(), None, self._shown(chosen, box, side_mm))
+            answer = here.answer(logits + self._outlines(number, chosen, box))
+            return _Kept(answer, answer.logits.nbytes + answer.probability.nbytes)
+
+        return self._openings.get((number, tuple(chosen)), opened).value
 
     def segment(
         self,
@@ -193,14 +198,6 @@ class Loop:
         contexts = ([examples] if shows else []) + ([()] if alone or not shows else [])
         logits = [np.clip(here.logits(prompts, last, context), -CERTAIN, CERTAIN) for context in contexts]
         return here.answer(np.mean(logits, axis=0))
-
-    def get_ready(self, number: int, chosen: Sequence[Labelled]) -> None:
-        """Compute beforehand what a slice and those beside it need, as far as no prompt leads elsewhere."""
-        box, side_mm = self._window(chosen, Prompts())
-        self.slice(number, box)
-        examples = self._shown(chosen, box, side_mm)
-        if any(example.labels.any() for example in examples):
-            self._memory.network.context(examples, 1)
 
     def labelled(self, number: int, mask: Bool[np.ndarray, "k j i"], name: str = "target") -> Labelled:
         """A slice of the target with a mask, to stand beside others."""
