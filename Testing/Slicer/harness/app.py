@@ -57,9 +57,10 @@ def start() -> None:
         return
     application = qt.QApplication.instance() or qt.QApplication(["Slicer"])
     from . import application as parts
-    from . import qmrml
+    from . import effects, qmrml
 
     qmrml.install()
+    effects.install()
     use_python_of_slicer(os.environ.get("SLICER_SOURCE_DIR"))
     dialogs.replace_displays(slicer.util)
     scene = slicer.mrmlScene = slicer.vtkMRMLScene()
