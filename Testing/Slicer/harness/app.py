@@ -13,7 +13,7 @@ import slicer.util
 import vtk
 
 from . import answers as dialogs
-from . import ctkwidgets
+from . import ctkwidgets, effects
 from .pythonqt import qt
 
 ctkwidgets.install()
@@ -57,7 +57,7 @@ def start() -> None:
         return
     application = qt.QApplication.instance() or qt.QApplication(["Slicer"])
     from . import application as parts
-    from . import effects, qmrml
+    from . import qmrml
 
     qmrml.install()
     effects.install()
@@ -114,6 +114,7 @@ def clean() -> None:
     """An empty scene, no panels, no views, no settings, no answers."""
     while _panels:
         close_panel(_panels[-1])
+    effects.forget()
     slicer.app.layoutManager().clear()
     scene = slicer.mrmlScene
     scene.Clear(True)

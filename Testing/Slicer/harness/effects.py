@@ -189,8 +189,11 @@ for _source in (Parameters, Coordinates):
 class qMRMLSegmentEditorWidget(qt.QWidget):
     """The part of the segment editor that effects and tests use."""
 
+    editors: list = []  # noqa: RUF012 - all there are
+
     def __init__(self, parent=None):
         super().__init__(parent)
+        self.editors.append(self)
         self.logic = slicer.vtkSlicerSegmentEditorLogic()
         self._node, self._active, self._views, self._tags = None, None, (), []
         self._nodeTag, self._ready = None, set()
@@ -307,6 +310,17 @@ class qMRMLSegmentEditorWidget(qt.QWidget):
         for target, tag in self._tags:
             target.RemoveObserver(tag)
         self._tags = []
+
+
+def forget() -> None:
+    """Close every segment editor, and let the effects go."""
+    while qMRMLSegmentEditorWidget.editors:
+        editor = qMRMLSegmentEditorWidget.editors.pop()
+        editor.setMRMLSegmentEditorNode(None)
+        editor.hide()
+        editor.deleteLater()
+    while EffectFactory.effects:
+        EffectFactory.effects.pop().call("cleanup")
 
 
 def install() -> None:
