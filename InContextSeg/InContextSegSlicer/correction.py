@@ -18,7 +18,7 @@ from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Said, Step, saidOn
 
 LANE = "correct"
-CANCELLED, DIED = "Cancelled", "WorkerDied"
+CANCELLED = "Cancelled"
 PLACES_KEPT = 20
 STEPS_KEPT = 100
 
@@ -298,14 +298,16 @@ class Correction:
         self._follow()
 
     def _failed(self, session: Session, kind: str, message: str, wanted: bool) -> None:
-        if kind == DIED:  # the arrays of a worker go with it
-            session.answers = {step: replace(answer, logits=None) for step, answer in session.answers.items()}
-        if not wanted:
-            return
-        self._asking = None
-        if kind != CANCELLED:
-            self.preview.clear()
-            self._say(message)
+        if kind != CANCELLED:  # whatever it was, the next request does not depend on what this one did
+            for step, answer in session.answers.items():
+                if answer.logits is not None:
+                    self.client.forget(answer.logits)
+                session.answers[step] = replace(answer, logits=None)
+        if wanted:
+            self._asking = None
+            if kind != CANCELLED:
+                self.preview.clear()
+                self._say(message)
 
     def _broken(self, error: Exception) -> None:
         if not isinstance(error, (InputError, OSError)):
