@@ -2,22 +2,23 @@
 
 import slicer
 
-from InContextSegLib.client import WorkerClient
 from InContextSegSlicer.batchtab import BatchTab
 from InContextSegSlicer.controller import Controller
 from InContextSegSlicer.install import Installer
 from InContextSegSlicer.installpanel import InstallPanel
 from InContextSegSlicer.outside import SlicerOutside
 from InContextSegSlicer.panel import Panel
-from InContextSegSlicer.process import QProcessTransport
 from InContextSegSlicer.review import looksOf, openCase
+from InContextSegSlicer.sharedworker import SharedWorker
 from InContextSegSlicer.sliceviews import SliceViews
 
 
 def assemble(ui) -> Panel:
     """The panel over the widgets `ui`, for the scene of the application."""
     scene = slicer.mrmlScene
-    controller = Controller(WorkerClient(QProcessTransport), scene, editorNode(scene))
+    worker = SharedWorker.join()
+    controller = Controller(worker.client, scene, editorNode(scene))
+    controller.handover, controller.release = worker.handover, worker.leave
     outside = SlicerOutside()
     install = InstallPanel(Installer(outside, slicer.app.userSettings()), card=outside.graphicsCard())
     ui.installFrame.layout().addWidget(install.widget)

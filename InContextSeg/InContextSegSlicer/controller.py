@@ -85,6 +85,7 @@ class Controller:
     ):
         self.client, self.scene = client, scene
         self.handover = Handover(client)
+        self.release: Callable[[], None] = client.close
         self.writer = bridge.SegmentWriter(scene, editorNode)
         self.preview = SlicePreview(scene)
         self.chores, self._previewChores = ChoreQueue(clock), ChoreQueue(clock)
@@ -230,10 +231,12 @@ class Controller:
         self._end(IDLE, "")
 
     def close(self) -> None:
-        """End the worker and leave nothing behind."""
+        """End the worker, unless somebody else needs it, and leave nothing behind."""
         self.chores.drop()
+        if self._request is not None:
+            self.client.cancel(self._request)
         self.hidePreview()
-        self.client.close()
+        self.release()
 
     def _begin(self, chore: Generator, message: str) -> None:
         if self.state == BUSY:

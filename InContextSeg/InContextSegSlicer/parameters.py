@@ -2,7 +2,13 @@
 
 from typing import Annotated
 
-from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import (
+    vtkMRMLMarkupsROINode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLScene,
+    vtkMRMLScriptedModuleNode,
+    vtkMRMLSegmentationNode,
+)
 from slicer.parameterNodeWrapper import Minimum, WithinRange, parameterNodeWrapper
 
 
@@ -45,3 +51,16 @@ class InContextSegParameterNode:
     existing: str = "made"
     showUncertainty: bool = False
     segments: str = "{}"
+
+
+def parameterNode(scene: vtkMRMLScene) -> vtkMRMLScriptedModuleNode:
+    """The node of the panel in a scene, made as the panel itself does where there is none."""
+    module = "InContextSeg"
+    node = scene.GetSingletonNode(module, "vtkMRMLScriptedModuleNode")
+    if node is None:
+        node = vtkMRMLScriptedModuleNode()
+        node.SetSingletonTag(module)
+        node.SetName(scene.GenerateUniqueName(module))
+        node = scene.AddNode(node)
+    node.SetAttribute("ModuleName", module)
+    return node

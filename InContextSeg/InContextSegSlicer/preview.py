@@ -32,19 +32,30 @@ class SlicePreview:
             block: (k, j, i) labels, cropped.
             cornerKji: where the block lies in the volume.
         """
-        if self._scene.GetNodeByID(order.target.GetID()) is None or not block.any():
+        looks = {value: (name, _colour(order, name, value)) for value, name in names.items()}
+        self.showLabels(order.target, looks, block, cornerKji)
+
+    def showLabels(
+        self,
+        target: slicer.vtkMRMLScalarVolumeNode,
+        looks: Mapping[int, tuple[str, tuple[float, float, float]]],
+        block: np.ndarray,
+        cornerKji: Sequence[int],
+    ) -> None:
+        """Show labels of one slice of a volume; `looks` are names and colours by value."""
+        if self._scene.GetNodeByID(target.GetID()) is None or not block.any():
             self.clear()
             return
         node = self.node or self._made()
-        node.SetAndObserveTransformNodeID(order.target.GetTransformNodeID())
-        labelmap = _labelmap(order.target, block, cornerKji)
+        node.SetAndObserveTransformNodeID(target.GetTransformNodeID())
+        labelmap = _labelmap(target, block, cornerKji)
         segmentation = node.GetSegmentation()
         wasModifying = node.StartModify()
         segmentation.RemoveAllSegments()
-        for value, name in names.items():
+        for value, (name, colour) in looks.items():
             segment = slicer.vtkSegment()
             segment.SetName(name)
-            segment.SetColor(_colour(order, name, value))
+            segment.SetColor(colour)
             # One image for all of them, each with its own value, as segments that do not overlap are kept anyway.
             segment.AddRepresentation(_BINARY, labelmap)
             segment.SetLabelValue(value)

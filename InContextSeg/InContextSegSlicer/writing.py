@@ -60,10 +60,13 @@ class SegmentWriter:
 
     `editorNode` is a vtkMRMLSegmentEditorNode: its overwrite mode, editable area and editable intensity range hold.
     Undo gives back what a write took and takes what it gave, and leaves alone what somebody has drawn there since.
+
+    Args:
+        byHand: a person has seen what is written and wants it: it counts as drawn, not as "made" (see `write`).
     """
 
-    def __init__(self, scene: Any, editorNode: Any):
-        self._scene, self._editor = scene, editorNode
+    def __init__(self, scene: Any, editorNode: Any, byHand: bool = False):
+        self._scene, self._editor, self._byHand = scene, editorNode, byHand
         self._done: list[Step] = []
         self._undone: list[Step] = []
 
@@ -96,7 +99,7 @@ class SegmentWriter:
         """
         if segmentationNode.GetScene() is not self._scene:
             raise InputError(f"The segmentation {segmentationNode.GetName()!r} was closed; open it and start again.")
-        task = _Task(Rules.of(self._editor, volumeNode), segmentationNode, dict(ids), replace, region)
+        task = _Task(Rules.of(self._editor, volumeNode), segmentationNode, dict(ids), replace, region, self._byHand)
         task.take(volumeNode, block, cornerKji)
         step = Step(segmentationNode)
         try:
@@ -149,6 +152,7 @@ class _Task:
     ids: dict[int, str]
     replace: Replace
     region: Region
+    byHand: bool = False
     labels: Raster = field(init=False)
     volumeGrid: Grid = field(init=False)
     written: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -203,7 +207,7 @@ class _Pass:
         self._toVolume = Passage(grid, task.volumeGrid)
         self._old: dict[str, VoxelSet] = {}
         self._made = {segmentID: VoxelSet() for segmentID in members}
-        self._changes = step.begin(grid, self._made)
+        self._changes = step.begin(grid, {} if task.byHand else self._made)
         self._room: Box = (np.zeros(3, int), np.zeros(3, int))
         if task.rules.intensities is not None:
             self._source = Raster(_firstComponent(task.rules.source))
@@ -214,15 +218,25 @@ class _Pass:
         if labels.array.size:
             self._room = yield from Passage(self._task.volumeGrid, self._grid).reach(*labels.box)
         box = self._room
+        region = yield from self._regionBox()
         for segmentID in self._members:
             segment = segmentOf(self._node, segmentID)
-            self._old[segmentID] = VoxelSet.decoded(tagOf(segment, MADE_TAG), self._grid)
+            tag = "" if self._task.byHand else tagOf(segment, MADE_TAG)
+            self._old[segmentID] = VoxelSet.decoded(tag, self._grid)
             box = union(box, self._old[segmentID].box)
             labelmap = labelmapOf(segment)
             if self._task.replace == "all" and not isEmpty(labelmap):
-                box = union(box, rasterOf(labelmap).box)
+                whole = rasterOf(labelmap).box
+                box = union(box, whole if region is None else intersection(whole, region))
             yield
         yield from inPieces(*box, self._piece)
+
+    def _regionBox(self) -> Chore:
+        """Where on this lattice anything can change; None: everywhere, as what was made has to be kept track of."""
+        if self._task.region.inside is None or not self._task.byHand:
+            return None
+        low, high = (np.array(end) for end in self._task.region.inside)
+        return (yield from Passage(self._task.volumeGrid, self._grid).reach(low, high))
 
     def _piece(self, low: np.ndarray, high: np.ndarray) -> Chore | int | None:
         labels, values = self._labelled(low, high)

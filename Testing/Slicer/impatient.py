@@ -3,7 +3,7 @@
 import numpy as np
 import slicer
 
-from InContextSegSlicer import assembly, bridge
+from InContextSegSlicer import bridge, sharedworker
 from Testing.Slicer.harness import app
 from Testing.Slicer.quickworker import QuickWorker
 from Testing.Slicer.radiologist import Radiologist, finish
@@ -20,7 +20,7 @@ class Impatient(Radiologist):
     """
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr(assembly, "QProcessTransport", QuickWorker)
+        monkeypatch.setattr(sharedworker, "QProcessTransport", QuickWorker)
         monkeypatch.setattr("InContextSegSlicer.panel.SETTLED_S", 0.0)
         super().__init__()
 

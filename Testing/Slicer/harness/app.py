@@ -13,7 +13,7 @@ import slicer.util
 import vtk
 
 from . import answers as dialogs
-from . import ctkwidgets
+from . import ctkwidgets, effects
 from .pythonqt import qt
 
 ctkwidgets.install()
@@ -60,6 +60,7 @@ def start() -> None:
     from . import qmrml
 
     qmrml.install()
+    effects.install()
     use_python_of_slicer(os.environ.get("SLICER_SOURCE_DIR"))
     dialogs.replace_displays(slicer.util)
     scene = slicer.mrmlScene = slicer.vtkMRMLScene()
@@ -113,6 +114,7 @@ def clean() -> None:
     """An empty scene, no panels, no views, no settings, no answers."""
     while _panels:
         close_panel(_panels[-1])
+    effects.forget()
     slicer.app.layoutManager().clear()
     scene = slicer.mrmlScene
     scene.Clear(True)

@@ -195,6 +195,7 @@ class Application(qt.QObject):
     """The part of qSlicerApplication that modules use."""
 
     startupCompleted = Signal()
+    aboutToQuit = Signal()
 
     def __init__(self, application, logic):
         super().__init__()

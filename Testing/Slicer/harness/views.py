@@ -140,10 +140,26 @@ class SliceWidget(slicer.qMRMLWidget):
         matrix.Invert()
         return matrix.MultiplyPoint((*ras, 1))[:2]
 
-    def click(self, x, y):
-        """Press and release the left button at a pixel, counted from below."""
-        for event in ("LeftButtonPressEvent", "LeftButtonReleaseEvent"):
-            self._interactor.SetEventInformation(round(x), round(y), 0, 0)
+    def mouse(self, event, x, y, control=False, shift=False):
+        """One event of the mouse at a pixel, counted from below."""
+        self._interactor.SetEventInformation(round(x), round(y), int(control), int(shift))
+        self._interactor.InvokeEvent(event)
+
+    def click(self, x, y, **keys):
+        """Press and release the left button at a pixel, perhaps with `control` or `shift` held."""
+        self.drag((x, y), **keys)
+
+    def drag(self, *places, **keys):
+        """Press the left button at the first pixel, move over the others, and release it at the last."""
+        self.mouse("LeftButtonPressEvent", *places[0], **keys)
+        for place in places[1:]:
+            self.mouse("MouseMoveEvent", *place, **keys)
+        self.mouse("LeftButtonReleaseEvent", *places[-1], **keys)
+
+    def key(self, symbol, control=False, shift=False):
+        """Press and release a key over the view, by its name in VTK."""
+        for event in ("KeyPressEvent", "KeyReleaseEvent"):
+            self._interactor.SetKeyEventInformation(int(control), int(shift), "\0", 0, symbol)
             self._interactor.InvokeEvent(event)
 
     def release(self):

@@ -19,6 +19,7 @@ SOURCES = sorted(MODULE.rglob("*.py"))
 MODULES = sorted(MODULE.glob("*.py"))
 
 COMES_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "numpy", "SimpleITK"}
+COMES_WITH_SLICER |= {"SegmentEditorEffects", "qSlicerSegmentationsEditorEffectsPythonQt"}
 OUR_OWN = {"InContextSegLib", "InContextSegSlicer"}
 DEFINITIONS = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
 # What may be called to make a constant: nothing of Slicer, Qt or the operating system.
@@ -86,7 +87,8 @@ def file_scope(body):
 
 def listed(kind):
     text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
-    return set(re.search(rf"set\(InContextSeg_{kind}\s+([^)]*?)\s*\)", text)[1].split())
+    lists = re.findall(rf"set\((?:SegmentEditor)?InContextSeg_{kind}\s+([^)]*?)\s*\)", text)
+    return {name for names in lists for name in names.split()}
 
 
 def test_the_lists_name_every_file_of_the_module_and_no_other():

@@ -110,7 +110,11 @@ def test_the_installed_files_are_those_of_the_source(installed):
 def test_what_lies_flat_beside_other_extensions_carries_the_name_of_this_one(installed):
     top = [path.name for path in (installed / FLAT).iterdir()]
     resources = [path.name for path in (installed / FLAT / "Resources").rglob("*") if path.is_file()]
-    assert all(name.startswith("InContextSeg") for name in [*top, *resources] if name != "Resources")
+    assert all(
+        name.startswith(("InContextSeg", "SegmentEditorInContextSeg"))
+        for name in [*top, *resources]
+        if name != "Resources"
+    )
 
 
 def test_the_panel_opens_from_the_installed_tree(installed, tmp_path):
@@ -128,7 +132,11 @@ def test_the_panel_opens_from_the_source_folder_as_developers_run_it(tmp_path):
 def test_slicer_runs_the_generic_test_and_the_test_of_the_module(built):
     tests = json.loads(run(Path(cmake()).with_name("ctest"), "--show-only=json-v1", cwd=built))["tests"]
     names = {test["name"] for test in tests}
-    assert names == {"py_nomainwindow_qSlicerInContextSegModuleGenericTest", "py_InContextSegSelfTest"}
+    assert names == {
+        "py_nomainwindow_qSlicerInContextSegModuleGenericTest",
+        "py_nomainwindow_qSlicerSegmentEditorInContextSegModuleGenericTest",
+        "py_InContextSegSelfTest",
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""The examples that a slice under correction is shown: the panel's own list, to which every applied slice comes."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from InContextSegLib.protocol import TaskSpec
+from InContextSegSlicer import bridge, grid
+from InContextSegSlicer.examples import ExampleList, ExampleRow
+from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.labelmaps import labelmapOf
+from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, taskOf
+from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
+from InContextSegSlicer.prompting import Place
+
+
+@dataclass
+class Context:
+    """Examples of one segment, as rows and as a task."""
+
+    scene: slicer.vtkMRMLScene
+    handover: Handover
+    _known: tuple[tuple, TaskSpec] | None = None
+    _applied: set[tuple[str, str, str, int]] = field(default_factory=set)
+
+    @property
+    def examples(self) -> ExampleList:
+        return ExampleList(parameterNode(self.scene))
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """What the panel says of the network and its window."""
+        chosen = InContextSegParameterNode(parameterNode(self.scene))
+        window = (chosen.windowLow, chosen.windowHigh) if chosen.useWindow else None
+        return {"model": chosen.model, "device": chosen.device, "window": window}
+
+    def rows(self, volume, segmentation, place: Place) -> tuple[ExampleRow, ...]:
+        """The rows that show the segment, and can be cut along the axis of the slice."""
+        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        return tuple(
+            row
+            for row in self.examples.rows()
+            if row.enabled and row.complete and row.axis in ("", place.axis) and name in namesIn(row)
+        )
+
+    def speaks(self, volume, segmentation, place: Place) -> bool:
+        """Whether examples say something about a slice before anything is marked there; not where it is one itself."""
+        rows = self.rows(volume, segmentation, place)
+        own = (row.slices for row in rows if (row.volume, row.segmentation) == (volume, segmentation) and row.axis)
+        return bool(rows) and all(place.index not in slices for slices in own)
+
+    def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
+        """A chore: hand the examples over, unless they are as they were; None where there is none."""
+        self._untaught(volume, segmentation)
+        rows = self.rows(volume, segmentation, place)
+        if not rows:
+            return None
+        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        choices = self.choices
+        key = (name, place.axis, tuple(choices.items()), tuple((row, *_timesOf(row, name)) for row in rows))
+        if self._known is None or self._known[0] != key:
+            settings = settingsOf("normal", place.axis, 0.0)
+            order = Order(volume, None, rows, (Wanted(name, name),), settings, **choices)
+            task = yield from taskOf(order, self.handover)
+            self._known = key, task
+        return self._known[1]
+
+    def teach(self, volume, segmentation, axis: str, index: int) -> str:
+        """Let a slice teach: the row of this volume and segmentation gets it, or is made; why not, in a sentence."""
+        known = next((r for r in self.examples.rows() if (r.volume, r.segmentation) == (volume, segmentation)), None)
+        if known is not None and not known.axis:
+            return ""  # all that is drawn there teaches already
+        if known is not None and known.axis != axis:
+            return _(
+                "The slice was applied, but does not teach: in this volume {axis} slices do; remove them from the "
+                "examples to work in this view."
+            ).format(axis=known.axis)
+        slices = tuple(sorted({*(known.slices if known is not None else ()), index}))
+        if known is None:
+            row = ExampleRow(volume=volume, segmentation=segmentation, slices=slices, axis=axis)
+            self.examples.add(row)
+        elif slices != known.slices:
+            self.examples.change(known.key, slices=slices)
+        self._applied.add((volume.GetID(), segmentation.GetID(), axis, index))
+        return ""
+
+    def reset(self) -> None:
+        """Forget what was applied, as when a scene is closed; the rows are the scene's."""
+        self._known = None
+        self._applied.clear()
+
+    def _untaught(self, volume, segmentation) -> None:
+        """A slice that was applied and taken back teaches no more, else it would say that there is nothing."""
+        pair = (volume.GetID(), segmentation.GetID())
+        for each in [each for each in self._applied if each[:2] == pair]:
+            axis, index = each[2:]
+            box = grid.slab(volume, axis, index, index)
+            ids = dict.fromkeys(bridge.segmentNames(segmentation), 1)
+            if bridge.labelsInBox(segmentation, ids, volume, box).any():
+                continue
+            self._applied.discard(each)
+            for row in self.examples.rows():
+                if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
+                    left = replace(row, slices=tuple(other for other in row.slices if other != index))
+                    self.examples.change(row.key, slices=left.slices) if left.slices else self.examples.remove(
+                        [row.key]
+                    )
+
+
+def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:
+    """When the image and the labels of a row changed last."""
+    if row.fromFiles:
+        return ()
+    segmentation = row.segmentation.GetSegmentation()
+    parents = (node.GetParentTransformNode() for node in (row.volume, row.segmentation))
+    times = [row.volume.GetImageData().GetMTime(), *(each.GetTransformToWorldMTime() for each in parents if each)]
+    for number in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(number)
+        if segment.GetName() == name:
+            labelmap = labelmapOf(segment)
+            times += [segment.GetMTime(), labelmap.GetMTime() if labelmap is not None else 0]
+    return tuple(times)

@@ -1,0 +1,338 @@
+"""Corrects one slice at a time: asks for what marks and examples say, shows it, applies it, and lets it teach."""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from InContextSegLib.client import WorkerClient
+from InContextSegLib.config import to_mapping
+from InContextSegLib.errors import InputError
+from InContextSegSlicer import bridge, grid
+from InContextSegSlicer.chores import ChoreQueue
+from InContextSegSlicer.context import Context
+from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.preview import SlicePreview
+from InContextSegSlicer.prompting import History, Mark, Place, Position, Said, Step, saidOn
+
+LANE = "correct"
+CANCELLED = "Cancelled"
+PLACES_KEPT = 20
+STEPS_KEPT = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network makes of a step: probability (k, j, i), 255 for 1; its logits, by name; examples it saw."""
+
+    probability: np.ndarray
+    cornerKji: tuple[int, ...]
+    logits: str | None
+    context: int
+
+
+@dataclass
+class Session:
+    """What was said on one slice, and answered."""
+
+    history: History = field(default_factory=History)
+    answers: dict[Step, Answer] = field(default_factory=dict)
+
+    def previous(self, step: Step) -> str | None:
+        """The logits that a step goes on from: of the last answer before it."""
+        before = step.follows
+        while before is not None and before not in self.answers:
+            before = before.follows
+        return self.answers[before].logits if before is not None else None
+
+
+class Correction:
+    """One slice before a person; the slices before it are remembered until they are applied.
+
+    `tick` is called by a timer. At most one request is on its way; when its answer comes, the newest step is asked.
+    Whoever shows it sets `changed`.
+    """
+
+    def __init__(self, client: WorkerClient, handover: Handover, scene: slicer.vtkMRMLScene):
+        self.client, self.handover, self.scene = client, handover, scene
+        self.preview, self.context = SlicePreview(scene), Context(scene, handover)
+        self.place: Place | None = None
+        self.message = ""
+        self.threshold = 0.5
+        self.replaceSlice = False
+        self.changed: Callable[[], None] = lambda: None
+        self._chores = ChoreQueue()
+        self._sessions: dict[Place, Session] = {}
+        self._asking: Step | None = None
+
+    @property
+    def working(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._asking is not None
+
+    @property
+    def session(self) -> Session | None:
+        return self._sessions.get(self.place)
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Those on the slice that is shown."""
+        return self.session.history.now.marks if self.session else ()
+
+    @property
+    def answer(self) -> Answer | None:
+        """To the marks as they stand now; None while it is awaited."""
+        return self.session.answers.get(self.session.history.now) if self.session else None
+
+    def tick(self) -> None:
+        """Do what is due: a few milliseconds."""
+        if self.working:
+            self.client.poll()
+            self._chores.tick()
+
+    def see(self, place: Place | None) -> None:
+        """Work on another slice or segment, or on none."""
+        if place == self.place and self._nodes() is not None:
+            return
+        self._chores.drop()
+        self._asking = None  # its answer is not waited for any more
+        self.place, self.message = place, ""
+        if self._nodes() is None:
+            self._drop(place)
+            self.place = None
+        elif place not in self._sessions:
+            self._sessions[place] = Session()
+            while len(self._sessions) > PLACES_KEPT:
+                self._drop(next(iter(self._sessions)))
+        self._follow()
+
+    def check(self) -> None:
+        """Something left the scene: if it was the slice's, nothing is shown any more."""
+        if self.place is not None and self._nodes() is None:
+            self.see(None)
+
+    def add(self, mark: Mark) -> None:
+        """One more mark on the slice."""
+        self._go(lambda now: now.adding(mark))
+
+    def removeNearest(self, position: Position) -> None:
+        """Take the mark away that is nearest to a position."""
+        self._go(lambda now: now if (n := now.nearest(position)) is None else now.without(n))
+
+    def move(self, number: int, shift: Position) -> None:
+        """Put a mark elsewhere, by its number and millimetres."""
+        self._go(lambda now: now.moving(number, shift) if number < len(now.marks) else now)
+
+    def clear(self) -> None:
+        """Take all marks of the slice away; `undo` brings them back."""
+        self._go(lambda now: Step() if now.marks else now)
+
+    def undo(self) -> None:
+        """Go back to the marks before."""
+        if self.session:
+            self.session.history.undo()
+            self._follow()
+
+    def redo(self) -> None:
+        """Go forth again."""
+        if self.session:
+            self.session.history.redo()
+            self._follow()
+
+    def setThreshold(self, threshold: float) -> None:
+        """From which probability on a voxel belongs to the structure; nobody is asked for that."""
+        self.threshold = threshold
+        self._follow()
+
+    def apply(self, editor: slicer.vtkMRMLSegmentEditorNode, saveState: Callable[[], None]) -> bool:
+        """Write what is shown into the segment, by the rules of an editor, and let the slice teach.
+
+        Args:
+            saveState: called once before anything changes.
+        """
+        nodes, answer, place = self._nodes(), self.answer, self.place
+        if nodes is None or answer is None:
+            waiting = _("The answer is on its way; apply it when it is shown.")
+            self._say(waiting if self.working else _("Nothing is shown that could be applied; click on the structure."))
+            return False
+        volume, segmentation = nodes
+        block = self._mask(answer)
+        writer = bridge.SegmentWriter(self.scene, editor, byHand=True)
+        region = bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
+        existing = "all" if self.replaceSlice else "nothing"
+        saveState()
+        try:
+            # At once: a slice takes milliseconds, and nobody may draw between the state of undo and what it is for.
+            for _piece in writer.write(
+                volume, segmentation, block, answer.cornerKji, {1: place.segment}, existing, region
+            ):
+                pass
+        except InputError as error:
+            self._say(str(error))
+            return False
+        taught = self.context.teach(volume, segmentation, place.axis, place.index) if block.any() else ""
+        self._drop(place)
+        self.place = None
+        self.see(place)
+        self._say(taught)
+        return True
+
+    def leave(self) -> None:
+        """Show nothing any longer; what was said is kept."""
+        self.see(None)
+
+    def reset(self) -> None:
+        """Forget everything, as when a scene is closed."""
+        self.see(None)
+        for place in list(self._sessions):
+            self._drop(place)
+        self.context.reset()
+
+    def _nodes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSegmentationNode] | None:
+        """Volume and segmentation of the place, while they and the segment are there."""
+        place = self.place
+        if place is None:
+            return None
+        volume, segmentation = (self.scene.GetNodeByID(each) for each in (place.volume, place.segmentation))
+        if volume is None or segmentation is None or volume.GetImageData() is None:
+            return None
+        there = segmentation.GetSegmentation().GetSegment(place.segment) is not None
+        return (volume, segmentation) if there else None
+
+    def _go(self, change: Callable[[Step], Step]) -> None:
+        if self.session is None:
+            return
+        history = self.session.history
+        step = change(history.now)
+        if step is not history.now:
+            history.add(step)
+            while len(history.steps) > STEPS_KEPT:
+                history.steps.pop(0)
+                history.at -= 1
+            self._forget(self.session, keep=set(history.steps))
+        self._follow()
+
+    def _follow(self) -> None:
+        """Show what is known of the marks as they stand, and ask for what is not."""
+        nodes = self._nodes()
+        answer = self.answer if nodes is not None else None
+        if answer is not None:
+            self._show(answer, *nodes)
+        else:
+            if not self.marks:
+                self.preview.clear()
+            if nodes is not None and self._asking is None and (self.marks or self.context.speaks(*nodes, self.place)):
+                self._ask(self.session, self.session.history.now, *nodes)
+        self.changed()
+
+    def _show(self, answer: Answer, volume, segmentation) -> None:
+        segment = segmentation.GetSegmentation().GetSegment(self.place.segment)
+        looks = {1: (segment.GetName(), segment.GetColor())}
+        self.preview.showLabels(volume, looks, self._mask(answer), answer.cornerKji)
+
+    def _mask(self, answer: Answer) -> np.ndarray:
+        return (answer.probability >= self.threshold * 255).astype(np.uint8)
+
+    def _ask(self, session: Session, step: Step, volume, segmentation) -> None:
+        place = self.place
+        self._asking = step
+
+        def wanted() -> bool:
+            return self._asking is step
+
+        def asking() -> Generator:
+            said = saidOn(step.marks, volume, place.axis, place.index)
+            task = yield from self.context.task(volume, segmentation, place)
+            target = yield from self.handover.volume(volume)
+            scribbles = yield from self._published(said)
+            if not step.marks and task is None:
+                self._asking = None
+                return
+            fields = {
+                "target": to_mapping(target),
+                "axis": place.axis,
+                "index": place.index,
+                "prompts": {"points": said.points, "boxes": said.boxes, "scribbles": scribbles},
+                "task": to_mapping(task) if task is not None else None,
+                "label": 1,
+                "previous": session.previous(step),
+                **self.context.choices,
+            }
+
+            def done(answer: Mapping) -> None:
+                self._clean(scribbles)
+                self._answered(session, step, answer, wanted())
+
+            def failed(kind: str, message: str) -> None:
+                self._clean(scribbles)
+                self._failed(session, kind, message, wanted())
+
+            self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
+
+        self._chores.add(asking(), lambda _done: self.changed(), self._broken)
+
+    def _published(self, said: Said) -> Generator:
+        names = []
+        for each in said.scribbles:
+            name = yield from self.client.publishing(each.mask)
+            names.append((name, each.cornerKji, each.positive))
+        return names
+
+    def _clean(self, scribbles: list[tuple]) -> None:
+        for name, _corner, _positive in scribbles:
+            self.client.forget(name)
+
+    def _answered(self, session: Session, step: Step, answer: Mapping, wanted: bool) -> None:
+        block = answer["probability"]
+        if not wanted:
+            self.client.forget(block["array"])
+            self.client.forget(answer["logits"])
+            return
+        probability = np.array(self.client.fetch(block["array"]))
+        self.client.forget(block["array"])
+        found = Answer(probability, tuple(block["corner_kji"]), answer["logits"], answer["context"])
+        session.answers[step] = found
+        self._asking, self.message = None, ""
+        self._follow()
+
+    def _failed(self, session: Session, kind: str, message: str, wanted: bool) -> None:
+        if kind != CANCELLED:  # whatever it was, the next request does not depend on what this one did
+            for step, answer in session.answers.items():
+                if answer.logits is not None:
+                    self.client.forget(answer.logits)
+                session.answers[step] = replace(answer, logits=None)
+        if wanted:
+            self._asking = None
+            if kind != CANCELLED:
+                self.preview.clear()
+                self._say(message)
+
+    def _broken(self, error: Exception) -> None:
+        if not isinstance(error, (InputError, OSError)):
+            raise error
+        self._asking = None
+        self.preview.clear()
+        self._say(str(error))
+
+    def _say(self, message: str) -> None:
+        self.message = message
+        self.changed()
+
+    def _drop(self, place: Place | None) -> None:
+        session = self._sessions.pop(place, None)
+        if session is not None:
+            self._forget(session, keep=set())
+
+    def _forget(self, session: Session, keep: set[Step]) -> None:
+        """Let go of answers that nothing goes back to: not of those that a step still follows."""
+        for step in list(keep):
+            before = step.follows
+            while before is not None:
+                keep.add(before)
+                before = before.follows
+        for step in [step for step in session.answers if step not in keep]:
+            logits = session.answers.pop(step).logits
+            if logits is not None:
+                self.client.forget(logits)

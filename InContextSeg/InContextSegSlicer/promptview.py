@@ -1,0 +1,93 @@
+"""Draws clicks, boxes and scribbles in slice views."""
+
+import math
+from collections.abc import Sequence
+
+import slicer
+import vtk
+
+from InContextSegSlicer.prompting import BOX, POINT, Mark, Position, outline
+
+RADIUS_PX = 6
+CORNERS = 16
+GREEN, RED, YELLOW, WHITE = (60, 200, 90), (225, 70, 60), (245, 205, 60), (255, 255, 255)
+
+
+class PromptView:
+    """The marks of one slice view, as an actor in pixels that whoever owns the view shows."""
+
+    def __init__(self):
+        self.actor = vtk.vtkActor2D()
+        self._mapper = vtk.vtkPolyDataMapper2D()
+        self.actor.SetMapper(self._mapper)
+        self.actor.GetProperty().SetLineWidth(2)
+        self.show((), None, None, "")
+
+    def show(
+        self,
+        marks: Sequence[Mark],
+        sliceNode: slicer.vtkMRMLSliceNode | None,
+        volume: slicer.vtkMRMLScalarVolumeNode | None,
+        axis: str,
+    ) -> None:
+        """Draw these marks of a slice of the volume, and no others."""
+        drawing = _Drawing()
+        rasToXy = vtk.vtkMatrix4x4()
+        if marks:
+            vtk.vtkMatrix4x4.Invert(sliceNode.GetXYToRAS(), rasToXy)
+        for mark in marks:
+            colour = YELLOW if mark.kind == BOX else GREEN if mark.positive else RED
+            pixels = [_pixel(rasToXy, each) for each in outline(mark, volume, axis)]
+            if mark.kind == POINT:
+                drawing.disc(pixels[0], colour, mark.positive)
+            else:
+                drawing.line([*pixels, pixels[0]] if mark.kind == BOX else pixels, colour)
+        self._mapper.SetInputData(drawing.finished())
+
+
+class _Drawing:
+    """Lines and polygons in pixels, each of one colour."""
+
+    def __init__(self):
+        self._points, self._lines, self._discs = vtk.vtkPoints(), vtk.vtkCellArray(), vtk.vtkCellArray()
+        self._ofLines: list[tuple] = []
+        self._ofDiscs: list[tuple] = []
+
+    def disc(self, pixel: tuple[float, float], colour: tuple, plus: bool) -> None:
+        """A filled disc with a plus or a minus in it."""
+        x, y = pixel
+        angles = [2 * math.pi * number / CORNERS for number in range(CORNERS)]
+        ring = [(x + RADIUS_PX * math.cos(angle), y + RADIUS_PX * math.sin(angle)) for angle in angles]
+        self._insert(self._discs, ring)
+        self._ofDiscs.append(colour)
+        self.line([*ring, ring[0]], WHITE)
+        self.line([(x - 3, y), (x + 3, y)], WHITE)
+        if plus:
+            self.line([(x, y - 3), (x, y + 3)], WHITE)
+
+    def line(self, pixels: Sequence[tuple[float, float]], colour: tuple) -> None:
+        """A line through pixels."""
+        self._insert(self._lines, pixels)
+        self._ofLines.append(colour)
+
+    def _insert(self, cells: vtk.vtkCellArray, pixels: Sequence[tuple[float, float]]) -> None:
+        cells.InsertNextCell(len(pixels))
+        for x, y in pixels:
+            cells.InsertCellPoint(self._points.InsertNextPoint(x, y, 0))
+
+    def finished(self) -> vtk.vtkPolyData:
+        """All of it; cells are coloured in the order of VTK, lines before polygons."""
+        colours = vtk.vtkUnsignedCharArray()
+        colours.SetNumberOfComponents(3)
+        for colour in (*self._ofLines, *self._ofDiscs):
+            colours.InsertNextTuple3(*colour)
+        data = vtk.vtkPolyData()
+        data.SetPoints(self._points)
+        data.SetLines(self._lines)
+        data.SetPolys(self._discs)
+        data.GetCellData().SetScalars(colours)
+        return data
+
+
+def _pixel(rasToXy: vtk.vtkMatrix4x4, position: Position) -> tuple[float, float]:
+    return rasToXy.MultiplyPoint((*position, 1))[:2]
