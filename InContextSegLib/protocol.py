@@ -271,7 +271,7 @@ def decode_line(line: str) -> dict[str, Any]:
 def arrays_of(message: Any) -> list[str]:
     """The names of the arrays that a reply hands over, wherever it mentions them."""
     if isinstance(message, Mapping):
-        own = [message["array"]] if isinstance(message.get("array"), str) else []
+        own = [message[key] for key in ("array", "logits") if isinstance(message.get(key), str)]
         return own + [name for value in message.values() for name in arrays_of(value)]
     return [name for value in message for name in arrays_of(value)] if isinstance(message, list) else []
 
