@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import slicer
@@ -95,6 +96,7 @@ class Controller:
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
         self._clock = clock
         self._request: int | None = None
+        self._alongside = 0
         self._previewing: int | None = None
 
     def tick(self) -> None:
@@ -151,7 +153,15 @@ class Controller:
 
     def askAlongside(self, do: str, payload, on_progress=None, on_done=None, on_failed=None) -> int:
         """A request that leaves the panel free for others; the worker takes them in turn."""
-        return self.client.ask(do, payload, on_progress=on_progress, on_done=on_done, on_failed=on_failed)
+
+        def ended(callback, *what):
+            self._alongside -= 1
+            if callback is not None:
+                callback(*what)
+
+        self._alongside += 1
+        done, failed = partial(ended, on_done), partial(ended, on_failed)
+        return self.client.ask(do, payload, on_progress=on_progress, on_done=done, on_failed=failed)
 
     def cancel(self) -> None:
         """Stop what is going on; what was there before stays as it was."""
@@ -214,7 +224,8 @@ class Controller:
         if self._request is not None:
             self.client.cancel(self._request)
         self.hidePreview()
-        self.handover.forgetAll()
+        if not self._alongside:  # a batch goes on with what it was given
+            self.handover.forgetAll()
         self.writer.forget()
         self.outcome = Outcome()
         self._end(IDLE, "")

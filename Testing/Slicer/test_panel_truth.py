@@ -286,3 +286,18 @@ def test_a_panel_opens_where_no_folder_can_be_made_for_the_worker(scene, monkeyp
     doctor.segment()
     assert doctor.status == "The disk is full; make room."
     doctor.close()
+
+
+def test_a_batch_keeps_its_examples_when_the_scene_is_closed(doctor, scene):
+    doctor.ready()
+    doctor.segment()
+    names = [name for name, _size in doctor.controller.handover._kept.values()]
+    doctor.worker.hold = True
+    doctor.controller.askAlongside("device", {})
+    scene.Clear()
+    assert names and all((doctor.controller.client.folder / name).exists() for name in names)
+    doctor.worker.hold = False
+    app.pump(0.2)
+    scene.Clear()
+    app.pump(0.2)
+    assert not any((doctor.controller.client.folder / name).exists() for name in names)
