@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import SlicePlan
+from InContextSegLib.slicing import Box, SlicePlan
+from InContextSegLib.volume import Geometry
 
 # A click marks the pixels whose centres lie this close to the centre of the pixel that was hit, in network pixels.
 CLICK_RADIUS_PX = 2.5
@@ -97,6 +98,19 @@ class Prompts:
     @property
     def empty(self) -> bool:
         return not (self.points or self.boxes or self.scribbles)
+
+    def extent(self, geometry: Geometry) -> Box | None:
+        """Voxel indices (k, j, i) of a grid, low and high (exclusive), between which all of it lies; None: nothing."""
+        corners = [each.position_mm for each in self.points]
+        corners += [corner for box in self.boxes for corner in (box.corner_mm, box.opposite_mm)]
+        voxels = [geometry.to_index(np.array(corners))] if corners else []
+        voxels += [scribble.voxels_kji for scribble in self.scribbles]
+        if not voxels:
+            return None
+        rounded = np.floor(np.concatenate(voxels) + 0.5 + _TIE).astype(int)
+        low, high = rounded.min(axis=0), rounded.max(axis=0) + 1
+        shape = np.array(geometry.shape)
+        return tuple(np.clip(low, 0, shape - 1).tolist()), tuple(np.clip(high, 1, shape).tolist())
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,6 +22,8 @@ from InContextSegLib.volume import Geometry, Kind
 BEGUN = "begun"  # the message of the first progress of a request
 Row = tuple[float, float, float, float]
 Index = tuple[int, int, int]
+Position = tuple[float, float, float]  # RAS mm
+CLICK_SUPPORTS = 4  # examples beside a slice that is clicked on
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,105 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class PromptsRef:
+    """What a user said about one structure on one slice.
+
+    Attributes:
+        points: where it is (true) or is not (false).
+        boxes: pairs of opposite corners.
+        scribbles: the name of an array (k, j, i) that is not 0 where it is painted, the index of its first voxel in the
+            target, and whether the structure is there.
+    """
+
+    points: tuple[tuple[Position, bool], ...] = ()
+    boxes: tuple[tuple[Position, Position], ...] = ()
+    scribbles: tuple[tuple[str, Index, bool], ...] = ()
+
+
+@dataclass(frozen=True)
+class Correct:
+    """Asks what a slice holds, by what the user said there and by examples -> probability of that slice, and logits.
+
+    probability is a block of uint8, 255 for 1; logits the name of an array, which whoever asked deletes. A click
+    overtakes `Neighbours`; where a newer one comes, it is "cancelled".
+
+    Attributes:
+        index: along the array axis that lies closest to `axis`.
+        task: examples in context; slices of the target itself stand there by their indices. Its model, weights, window
+            and device count, and those below only without a task.
+        label: the value in the examples of what is to be found.
+        previous: the logits of the last answer on this slice. None: there is none; where the slice is an example
+            itself, what was drawn there is the last answer.
+        supports: examples shown at most, those most like the slice.
+    """
+
+    target: VolumeRef
+    axis: str
+    index: int
+    prompts: PromptsRef = field(default_factory=PromptsRef)
+    task: TaskSpec | None = None
+    label: int = 1
+    previous: str | None = None
+    model: str = "default"
+    weights: str | None = None
+    window: tuple[float, float] | None = None
+    device: str = "auto"
+    supports: int = CLICK_SUPPORTS
+
+    def __post_init__(self) -> None:
+        if self.supports < 1:
+            raise InputError(
+                f"supports: asked for at least 1 example, got {self.supports}; leave the task out for none."
+            )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Asks to get a slice and those up to `radius` beside it ready for `Correct` -> ready: their indices.
+
+    It is given up ("cancelled") as soon as anything else is asked. The other fields are those of `Correct`.
+    """
+
+    target: VolumeRef
+    axis: str
+    index: int
+    radius: int = 2
+    task: TaskSpec | None = None
+    label: int = 1
+    model: str = "default"
+    weights: str | None = None
+    window: tuple[float, float] | None = None
+    device: str = "auto"
+    supports: int = CLICK_SUPPORTS
+
+
+@dataclass(frozen=True)
+class Propagate:
+    """Asks to carry a label on from slices that the user applied -> block, uncertainty, slices, reached, stopped.
+
+    slices are the indices that were reached, confidence how sure each is, stopped says for "before" and "after" (lower
+    and higher indices) whether that end was "unsure", "ended" (the structure) or "range" (of what was asked for).
+
+    Attributes:
+        task: its examples hold the slices of the target to start from, and others perhaps.
+        start: their indices; None: all there are.
+        slice_range: first and last slice to go to; None: as far as it is sure.
+        threshold: probability from which a voxel belongs to the label.
+        stop_below: how sure a slice has to be (`inference.propagation`); None: as measured.
+    """
+
+    target: VolumeRef
+    axis: str
+    task: TaskSpec
+    label: int = 1
+    start: tuple[int, ...] | None = None
+    slice_range: tuple[int, int] | None = None
+    threshold: float = 0.5
+    stop_below: float | None = None
+    supports: int = CLICK_SUPPORTS
+
+
+@dataclass(frozen=True)
 class CaseRef:
     """A volume of a batch, and the file for its result."""
 
@@ -227,6 +328,9 @@ REQUESTS = {
     "prepare": Prepare,
     "preview": Preview,
     "segment": Segment,
+    "correct": Correct,
+    "neighbours": Neighbours,
+    "propagate": Propagate,
     "batch": Batch,
     "describe": Describe,
     "weights": Weights,

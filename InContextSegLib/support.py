@@ -12,7 +12,7 @@ import numpy as np
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import READABLE, ending_of
 from InContextSegLib.likeness import Appearance, unlikeness
-from InContextSegLib.slicing import Intensities, SliceChoice, SlicePlan, same_grid, stored_axis
+from InContextSegLib.slicing import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volume import Geometry, Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
@@ -160,12 +160,8 @@ class SupportSet:
             raise InputError(f"Slice indices can be named for a single volume only, but {len(pairs)} volumes came.")
         examples = []
         for pair in pairs:
-            _require_labels(pair)
-            if not same_grid(pair.image.geometry, pair.labels.geometry):
-                raise InputError(_mismatch(pair))
-            plan = SlicePlan.of(pair.image.geometry, axis, size)
-            numbers = _chosen_slices(pair, plan, slices if pair.slices is None else pair.slices)
-            examples += _cut(pair, plan, numbers, intensities)
+            chosen = slices if pair.slices is None else pair.slices
+            examples += slices_of(replace(pair, slices=chosen), axis, size, intensities.of(pair.image.array))
         return cls(tuple(examples), _available(examples, labels), axis, size)
 
     @classmethod
@@ -184,21 +180,7 @@ class SupportSet:
         Raises:
             InputError: if a volume has more slices, the pixel counts differ, all masks are empty or a label is absent.
         """
-        examples = []
-        for pair in pairs:
-            if pair.image.geometry.shape[0] != 1:
-                raise InputError(
-                    f"A 2D image was asked for, but {pair.source} is a volume of {_extent(pair.image.geometry)}; "
-                    "cut it with from_volumes."
-                )
-            _require_labels(pair)
-            if pair.image.geometry.shape != pair.labels.geometry.shape:
-                raise InputError(_mismatch(pair))
-            geometry = pair.image.geometry
-            flat = replace(pair, labels=Volume(pair.labels.array, geometry, Kind.LABELS))
-            plan = SlicePlan.of(geometry, stored_axis(geometry), size)
-            (example,) = _cut(flat, plan, range(1), intensities)
-            examples.append(replace(example, position=None, source=pair.source))
+        examples = [picture_of(pair, size, intensities.of(pair.image.array)) for pair in pairs]
         axis = stored_axis(pairs[0].image.geometry) if pairs else "axial"
         return cls(tuple(examples), _available(examples, labels), axis, size)
 
@@ -296,6 +278,41 @@ class SupportSet:
         return tuple(self.examples[index] for index in indices)
 
 
+def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale) -> list[Example]:
+    """The examples that a labelled volume gives: its `slices`, or as "auto" chooses (`SupportSet.from_volumes`).
+
+    Args:
+        scale: brings the intensities of the whole volume to [0, 1].
+
+    Raises:
+        InputError: if image and labels lie on different grids, or the slices are not there.
+    """
+    _require_labels(pair)
+    if not same_grid(pair.image.geometry, pair.labels.geometry):
+        raise InputError(_mismatch(pair))
+    plan = SlicePlan.of(pair.image.geometry, axis, size)
+    return _cut(pair, plan, _chosen_slices(pair, plan, "auto" if pair.slices is None else pair.slices), scale)
+
+
+def picture_of(pair: LabelledVolume, size: int, scale: Scale) -> Example:
+    """The example that a labelled 2D image gives (`SupportSet.from_images`).
+
+    Raises:
+        InputError: if it has more slices than one, or other labels than pixels.
+    """
+    geometry = pair.image.geometry
+    if geometry.shape[0] != 1:
+        raise InputError(
+            f"A 2D image was asked for, but {pair.source} is a volume of {_extent(geometry)}; cut it with from_volumes."
+        )
+    _require_labels(pair)
+    if geometry.shape != pair.labels.geometry.shape:
+        raise InputError(_mismatch(pair))
+    flat = replace(pair, labels=Volume(pair.labels.array, geometry, Kind.LABELS))
+    (example,) = _cut(flat, SlicePlan.of(geometry, stored_axis(geometry), size), range(1), scale)
+    return replace(example, position=None, source=pair.source)
+
+
 def paired_files(images_dir: Path, labels_dir: Path) -> list[tuple[Path, Path]]:
     """Return (image, label) files of two folders that agree in their stem, sorted by it.
 
@@ -382,8 +399,8 @@ def _labelled_slices(labels: Volume, plan: SlicePlan) -> np.ndarray:
     return np.sort([plan.number(int(index)) for index in indices]).astype(np.intp)
 
 
-def _cut(pair: LabelledVolume, plan: SlicePlan, numbers: Sequence[int], intensities: Intensities) -> list[Example]:
-    images = plan.extract(pair.image, intensities.of(pair.image.array), numbers)
+def _cut(pair: LabelledVolume, plan: SlicePlan, numbers: Sequence[int], scale: Scale) -> list[Example]:
+    images = plan.extract(pair.image, scale, numbers)
     labels = plan.extract_labels(pair.labels, numbers)
     return [
         Example(image, label, float(plan.positions[number]), f"{pair.source} {plan.axis} {plan.slice_index(number)}")

@@ -15,13 +15,24 @@ from InContextSegLib import __version__
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.memory import NO_MEMORY, is_exhaustion, keep_freed_memory
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import BEGUN, Cancel, Preview, Stop, decode_line, encode_line, request_of
+from InContextSegLib.protocol import (
+    BEGUN,
+    Cancel,
+    Correct,
+    Neighbours,
+    Preview,
+    Stop,
+    decode_line,
+    encode_line,
+    request_of,
+)
 from InContextSegLib.shared import SharedFolder
 
 LINE_BYTES = 16 << 20
 BETWEEN_REPORTS_S = 0.1
 REMARKS = 20
-PREVIEW_LANE = "preview"
+LANES = {Preview: "preview", Correct: "correct"}
+QUICK = (Correct, Neighbours)
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +113,7 @@ class Worker:
         if isinstance(request, Cancel):
             self._channel.send(id=number, **{"is": "done", "found": self._cancel(request.target)})
             return
-        lane = message.get("lane") or (PREVIEW_LANE if isinstance(request, Preview) else None)
+        lane = message.get("lane") or LANES.get(type(request))
         report = Report(_Show(self._channel, number))
         errand = _Errand(number, lane, message.get("task"), request, report)
         with self._changed:
@@ -112,16 +123,19 @@ class Worker:
             self._changed.notify()
 
     def _make_way(self, newer: _Errand) -> None:
-        """The newest of a lane takes the place of those before it."""
+        """The newest of a lane takes the place of those before it, and anything that of neighbours computed ahead."""
         running = self._running
+        if running is not None and isinstance(running.request, Neighbours):
+            running.report.cancel()
         if newer.lane is not None and running is not None and running.lane == newer.lane:
             # What is learnt about the task serves the newer one too; only its slice is of no use any more.
             if running.task == newer.task:
                 running.report.hurry()
             else:
                 running.report.cancel()
-        for older in [each for each in self._waiting if newer.lane is not None and each.lane == newer.lane]:
-            self._drop(older)
+        for older in list(self._waiting):
+            if isinstance(older.request, Neighbours) or (newer.lane is not None and older.lane == newer.lane):
+                self._drop(older)
 
     def _cancel(self, number: int) -> bool:
         with self._changed:
@@ -156,7 +170,8 @@ class Worker:
                 answer = outcome(error)
                 if answer.get("kind") == "Bug":
                     log.exception("Request %d failed.", errand.number)
-                if desk is not None:
+                # What a newer click takes the place of leaves all in use.
+                if desk is not None and not (answer["is"] == "cancelled" and isinstance(errand.request, QUICK)):
                     desk.recover(everything=answer.get("kind") == "OutOfMemory")
             finally:
                 remarks.close()
@@ -184,9 +199,10 @@ def _failed(kind: str, message: str) -> dict[str, str]:
 
 def _desk(shared: SharedFolder) -> Any:
     # With the first request, as loading torch takes seconds, and it may be what is missing.
-    from InContextSegLib.answers import Desk  # noqa: PLC0415
+    from InContextSegLib.answers import ANSWERS  # noqa: PLC0415
+    from InContextSegLib.desk import Desk  # noqa: PLC0415
 
-    return Desk(shared)
+    return Desk(shared, ANSWERS)
 
 
 class _Show:

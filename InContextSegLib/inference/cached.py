@@ -25,13 +25,14 @@ class CachedSegmenter:
     Args:
         segmenter: the network, with its weights.
         device: where it computes; it is moved there.
+        share: of the usual budgets.
     """
 
-    def __init__(self, segmenter: SliceSegmenter, device: torch.device):
+    def __init__(self, segmenter: SliceSegmenter, device: torch.device, share: float = 1.0):
         self.segmenter, self.device = segmenter.to(device), device
-        self.contexts = BoundedCache(CONTEXT_BYTES)
-        self.joined = BoundedCache(JOINED_BYTES)
-        self.embeddings = BoundedCache(EMBEDDING_BYTES)
+        self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
+        self.joined = BoundedCache(int(share * JOINED_BYTES))
+        self.embeddings = BoundedCache(int(share * EMBEDDING_BYTES))
 
     def embed(self, images: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The embedding of images (b, 1, h, w)."""

@@ -12,7 +12,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.prompts import Prompts, rasters
 from InContextSegLib.slicing import Scale, SlicePlan
 from InContextSegLib.support import Example, SupportSet
-from InContextSegLib.volume import Volume
+from InContextSegLib.volume import Kind, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +47,9 @@ class InteractiveSlice:
     Attributes:
         image: (size, size) float32 in [0, 1], what the network sees.
         geometry: the grid of this slice alone, all that an answer may change of the volume.
-
-    Raises:
-        InputError: if the network takes no prompts.
     """
 
     def __init__(self, network: CachedSegmenter, volume: Volume, scale: Scale, plan: SlicePlan, number: int):
-        if not network.segmenter.promptable:
-            raise InputError("This model takes no clicks, boxes or scribbles; choose one that does, such as 'default'.")
         self.plan, self.number = plan, number
         self.image = plan.extract(volume, scale, [number])[0]
         self._own = plan.alone(number)
@@ -72,13 +67,28 @@ class InteractiveSlice:
         """The answer to all prompts so far, seen together with the last answer's logits and labelled examples.
 
         Args:
+            previous: nothing to a network that takes no prompts.
             examples: pictures of the network's size; where none of them shows the label, they teach nothing and the
                 network answers from the prompts alone.
             label: the value in the examples of what is to be segmented.
 
         Raises:
-            InputError: if a prompt lies outside the image, or an example has another size than the plan's pictures.
+            InputError: if the network takes no prompts and there are some, a prompt lies outside the image, or an
+                example has another size than the plan's pictures.
         """
+        return self.answer(self.logits(prompts, previous, examples, label))
+
+    def logits(
+        self,
+        prompts: Prompts,
+        previous: Float[np.ndarray, "h w"] | None = None,
+        examples: Sequence[Example] = (),
+        label: int = 1,
+    ) -> Float[np.ndarray, "h w"]:
+        """The logits of that answer, as the network sees the slice. Raises: see `segment`."""
+        promptable = self._network.segmenter.promptable
+        if not promptable and not prompts.empty:
+            raise InputError("This model takes no clicks, boxes or scribbles; choose one that does, such as 'default'.")
         for example in examples:
             if example.image.shape != self.image.shape:
                 raise InputError(
@@ -87,22 +97,34 @@ class InteractiveSlice:
                 )
         shown = any((example.labels == label).any() for example in examples)
         context = self._network.context(examples, label) if shown else None
+        said = (self._channels(prompts, previous),) if promptable else ()
+        return self._network.logits(self._embed(), context, *said)[0, 0].cpu().numpy()
+
+    def answer(self, logits: Float[np.ndarray, "h w"]) -> Answer:
+        """What these logits say of the slice's own voxels."""
+        probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return Answer(logits, np.clip(self._own.restore(probability[None]), 0, 1))
+
+    def seen(self, values: Float[np.ndarray, "k j i"]) -> Float[np.ndarray, "h w"]:
+        """Values from 0 to 1 on the slice's own voxels as the network sees them."""
+        return self._own.extract(Volume(values, self.geometry, Kind.INTENSITY), Scale(0.0, 1.0))[0]
+
+    def chosen(self, support: SupportSet, count: int) -> tuple[Example, ...]:
+        """The `count` examples of a support set that resemble this slice most, by appearance and position."""
+        return tuple(support.examples[index] for index in support.select(self.image, self.position, count))
+
+    @property
+    def position(self) -> float | None:
+        """Where the slice lies along its axis; a single slice may come from anywhere in a patient."""
+        lone = self.plan.geometry.shape[self.plan.array_axis] == 1
+        return None if lone else float(self.plan.positions[self.number])
+
+    def _channels(self, prompts: Prompts, previous: np.ndarray | None) -> torch.Tensor:
         channels = np.zeros((1, 4, *self.image.shape), np.float32)
         channels[0, :3] = rasters(prompts, self.plan, self.number)
         if previous is not None:
             channels[0, 3] = np.tanh(previous / 2)
-        logits = self._network.logits(self._embed(), context, torch.from_numpy(channels).to(self._network.device))
-        return self._answer(logits[0, 0])
-
-    def chosen(self, support: SupportSet, count: int) -> tuple[Example, ...]:
-        """The `count` examples of a support set that resemble this slice most, by appearance and position."""
-        lone = self.plan.geometry.shape[self.plan.array_axis] == 1
-        position = None if lone else float(self.plan.positions[self.number])
-        return tuple(support.examples[index] for index in support.select(self.image, position, count))
+        return torch.from_numpy(channels).to(self._network.device)
 
     def _embed(self):
         return self._network.embed(torch.from_numpy(self.image)[None, None].to(self._network.device))
-
-    def _answer(self, logits: torch.Tensor) -> Answer:
-        probability = torch.sigmoid(logits).cpu().numpy()
-        return Answer(logits.cpu().numpy(), np.clip(self._own.restore(probability[None]), 0, 1))

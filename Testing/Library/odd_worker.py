@@ -31,6 +31,10 @@ class OddDesk:
         self.shared = shared
 
     def answer(self, request, report):
+        if isinstance(request, protocol.Neighbours):
+            return self.steps(10000, report)
+        if isinstance(request, protocol.Correct):
+            return self.steps(10, report) or self.echo(request.index, report)
         return getattr(self, request.what)(request.number, report) or {}
 
     def recover(self, everything):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from fake_segmenter import CUBE, SIZE, Threshold, grid, saved, scan, use
 
-from InContextSegLib import answers
-from InContextSegLib.answers import Desk
+from InContextSegLib import desk as desk_module
+from InContextSegLib.answers import ANSWERS
+from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.files import write_volume
 from InContextSegLib.inference.doubt import Doubt
@@ -38,7 +39,7 @@ def network(monkeypatch):
 
 @pytest.fixture
 def desk(tmp_path, network):
-    return Desk(SharedFolder.make(tmp_path))
+    return Desk(SharedFolder.make(tmp_path), ANSWERS)
 
 
 def ref(desk, volume):
@@ -95,8 +96,8 @@ def test_the_preview_of_every_slice_is_what_the_whole_segmentation_has_there(des
 
 def test_after_preparing_neither_the_network_nor_the_examples_are_touched_again(desk, network, monkeypatch):
     opened = []
-    real = answers.open_session
-    monkeypatch.setattr(answers, "open_session", lambda *given: opened.append(1) or real(*given))
+    real = desk_module.open_session
+    monkeypatch.setattr(desk_module, "open_session", lambda *given: opened.append(1) or real(*given))
     about, target = task(*(example(desk, n) for n in range(3)), settings={"rehearse": True}), ref(desk, scan(5)[0])
     prepared = ask(desk, Prepare(about, target))
     assert (prepared["labels"], prepared["axis"], prepared["examples"]) == ({"cube": 1}, "axial", 12)
@@ -112,8 +113,10 @@ def test_after_preparing_neither_the_network_nor_the_examples_are_touched_again(
 
 def test_another_task_another_axis_and_targets_of_another_kind_are_prepared_on_their_own(desk, monkeypatch):
     opened = []
-    real = answers.open_session
-    monkeypatch.setattr(answers, "open_session", lambda *given: opened.append(given[0].settings.axes) or real(*given))
+    real = desk_module.open_session
+    monkeypatch.setattr(
+        desk_module, "open_session", lambda *given: opened.append(given[0].settings.axes) or real(*given)
+    )
     one, target = example(desk), ref(desk, scan(5)[0])
     ask(desk, Preview(task(one), target, 2))
     ask(desk, Preview(task(one), target, 2, "coronal"))
@@ -122,13 +125,13 @@ def test_another_task_another_axis_and_targets_of_another_kind_are_prepared_on_t
     across = grid((24, 24, 6), (1.0, 1.0, 3.0))
     ask(desk, Preview(task(one, settings={"seed": 1}), ref(desk, scan(5, geometry=across)[0]), 2))
     assert opened == [("axial",), ("coronal",), ("axial",), ("sagittal",)]
-    assert len(desk._sessions._values) == answers.SESSIONS
+    assert len(desk._sessions._values) == desk_module.SESSIONS
 
 
 def test_the_same_request_gives_the_same_arrays_also_after_a_restart(desk, tmp_path):
     about, target = task(example(desk), settings={"draws": 3}), ref(desk, scan(5)[0])
     for request in (Segment(about, target), Preview(about, target, 3)):
-        found = [ask(each, request) for each in (desk, desk, Desk(desk.shared))]
+        found = [ask(each, request) for each in (desk, desk, Desk(desk.shared, ANSWERS))]
         for name in ("block", "uncertainty"):
             first, *others = (np.array(desk.shared.read(each[name]["array"])) for each in found)
             for other in others:

@@ -14,12 +14,14 @@ import pytest
 from fake_segmenter import Threshold, grid, saved, scan, use
 
 from InContextSegLib import answers, batchcommand, jobs
-from InContextSegLib.answers import Desk
+from InContextSegLib import desk as desk_module
+from InContextSegLib.answers import ANSWERS
 from InContextSegLib.arguments import parser
 from InContextSegLib.batchrun import BatchRun
 from InContextSegLib.cases import Case
 from InContextSegLib.cli import main
 from InContextSegLib.client import WorkerClient
+from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.files import read_segments, read_volume, write_volume
@@ -86,7 +88,7 @@ def task_of(folder, image=None, **others):
 def desk(tmp_path, monkeypatch):
     use(monkeypatch, Threshold())
     shared = SharedFolder.make(tmp_path)
-    yield Desk(shared)
+    yield Desk(shared, ANSWERS)
     shared.remove()
 
 
@@ -126,7 +128,7 @@ def test_every_scan_gets_its_label_map_where_it_lies_in_the_looks_asked_for(fold
 def test_the_examples_are_conditioned_once_for_all_scans_cut_alike(folder, desk, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        answers, "open_session", lambda *every, real=answers.open_session: opened.append(1) or real(*every)
+        desk_module, "open_session", lambda *every, real=desk_module.open_session: opened.append(1) or real(*every)
     )
     desk.answer(request_in(folder), Report())
     assert len(opened) == 2, "the third scan is sliced along another axis"
@@ -183,7 +185,7 @@ def test_weights_that_are_missing_end_the_batch(folder, desk, monkeypatch):
     def missing(*_):
         raise WeightsError("The weights are gone.")
 
-    monkeypatch.setattr(answers, "open_session", missing)
+    monkeypatch.setattr(desk_module, "open_session", missing)
     with pytest.raises(WeightsError, match="The weights are gone"):
         desk.answer(request_in(folder), Report())
 

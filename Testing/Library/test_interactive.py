@@ -9,7 +9,7 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.prompts import BoxPrompt, Point, Prompts
-from InContextSegLib.slicing import AXES, Intensities, SlicePlan
+from InContextSegLib.slicing import AXES, Intensities, Scale, SlicePlan
 from InContextSegLib.support import LabelledVolume, SupportSet
 from InContextSegLib.volume import Kind, Volume
 
@@ -57,10 +57,10 @@ def test_the_answer_lies_where_it_would_in_the_whole_volume(axis, box, generator
     volume = scan(0, geometry=OBLIQUE)[0]
     plan = SlicePlan.of(volume.geometry, axis, SIZE, box)
     here = InteractiveSlice(CachedSegmenter(Brush(), CPU), volume, Intensities().of(volume.array), plan, 5)
-    logits = torch.from_numpy(generator.normal(size=(SIZE, SIZE)).astype(np.float32))
-    whole = plan.restore(torch.sigmoid(logits).numpy()[None], [5])
+    logits = generator.normal(size=(SIZE, SIZE)).astype(np.float32)
+    whole = plan.restore(1 / (1 + np.exp(-logits[None])), [5])
     block = np.take(whole, [plan.slice_index(5)], axis=plan.array_axis)
-    np.testing.assert_allclose(here._answer(logits).probability, block, atol=1e-6)
+    np.testing.assert_allclose(here.answer(logits).probability, block, atol=1e-6)
 
 
 def test_the_answer_is_at_network_size_and_at_the_image_s_own():
@@ -150,9 +150,24 @@ def test_a_picture_is_a_slice_without_a_height(monkeypatch):
     assert asked == [None]
 
 
-def test_a_network_that_takes_no_prompts_is_refused():
+def test_a_network_that_takes_no_prompts_answers_by_examples_alone():
+    volume, labels = scan(0)
+    here = slice_of(volume, network=CachedSegmenter(Threshold(), CPU))
+    answer = here.segment(Prompts(), examples=examples_of(1).examples)
+    np.testing.assert_array_equal(answer.mask(), labels.array[3:4] > 0)
     with pytest.raises(InputError, match="This model takes no clicks, boxes or scribbles"):
-        slice_of(scan(0)[0], network=CachedSegmenter(Threshold(), CPU))
+        here.segment(Prompts().adding(at(volume, (3, 10, 12))))
+
+
+def test_what_lies_on_the_voxels_is_seen_as_the_network_sees_them(generator):
+    volume = scan(0, geometry=OBLIQUE)[0]
+    here = slice_of(volume, "coronal", 9)
+    values = generator.random(here.geometry.shape).astype(np.float32)
+    whole = np.zeros(OBLIQUE.shape, np.float32)
+    whole[:, 9:10] = values
+    plan = SlicePlan.of(OBLIQUE, "coronal", SIZE)
+    wanted = plan.extract(Volume(whole, OBLIQUE, Kind.INTENSITY), Scale(0.0, 1.0), [plan.number(9)])[0]
+    np.testing.assert_allclose(here.seen(values), wanted, atol=1e-6)
 
 
 def test_examples_of_another_size_are_refused():

@@ -15,7 +15,9 @@ from odd_worker import Odd
 
 from InContextSegLib import __version__
 from InContextSegLib.client import WorkerClient
+from InContextSegLib.protocol import ArrayRef, Correct, Neighbours
 from InContextSegLib.transport import SubprocessTransport, kill_tree
+from InContextSegLib.volume import Geometry
 
 SOON_S = 20
 
@@ -174,6 +176,35 @@ def test_a_newer_task_in_a_lane_stops_the_running_one_and_the_same_task_lets_it_
     lines, _ = raw(tmp_path, line(1, "steps", 20), line(2, "echo", 1), '{"id": 3, "do": "stop"}')
     ends = {each["id"]: each["is"] for each in lines[1:]}
     assert ends[2] == "done"
+
+
+IMAGE = ArrayRef.of("1a.npy", Geometry((9, 4, 4), np.eye(4)))
+
+
+def test_neighbours_give_way_at_once_to_a_click_running_or_queued(client):
+    started, ended = [], []
+    busy = asked(client, "steps", 10, on_progress=lambda *step: started.append(step))
+    until(lambda: client.poll() or started)
+    queued = client.ask("neighbours", Neighbours(IMAGE, "axial", 2), on_failed=lambda *why: ended.append(why))
+    click = client.ask("correct", Correct(IMAGE, "axial", 5))
+    assert client.wait(queued, SOON_S)["is"] == "cancelled"
+    assert client.wait(busy, SOON_S)["is"] == "done"
+    assert client.wait(click, SOON_S)["echo"] == 5
+    running = client.ask("neighbours", Neighbours(IMAGE, "axial", 2), on_progress=lambda *step: started.append("near"))
+    until(lambda: client.poll() or "near" in started)
+    assert client.wait(client.ask("correct", Correct(IMAGE, "axial", 6)), SOON_S)["echo"] == 6
+    assert client.wait(running, SOON_S)["is"] == "cancelled"
+    client.poll()
+    assert ended == [("Cancelled", "It was cancelled.")]
+    assert "recovered" not in client.complaint
+
+
+def test_of_clicks_the_latest_wins_even_if_they_name_no_lane(client):
+    numbers = [client.ask("correct", Correct(IMAGE, "axial", index)) for index in range(5)]
+    ends = [client.wait(number, SOON_S) for number in numbers]
+    assert (ends[-1]["is"], ends[-1]["echo"]) == ("done", 4)
+    # One was begun at once, and is told that a newer one came.
+    assert [each["is"] for each in ends[:-1]].count("cancelled") >= 3
 
 
 def test_what_a_dying_worker_said_last_reaches_the_panel_and_what_waited_is_asked_again(client):
