@@ -274,10 +274,14 @@ class Correction:
         self._chores.add(asking(), lambda _done: self.changed(), self._broken)
 
     def _published(self, said: Said) -> Generator:
-        names = []
-        for each in said.scribbles:
-            name = yield from self.client.publishing(each.mask)
-            names.append((name, each.cornerKji, each.positive))
+        names: list[tuple] = []
+        try:
+            for each in said.scribbles:
+                name = yield from self.client.publishing(each.mask)
+                names.append((name, each.cornerKji, each.positive))
+        except BaseException:  # a newer slice is wanted, too
+            self._clean(names)
+            raise
         return names
 
     def _clean(self, scribbles: list[tuple]) -> None:

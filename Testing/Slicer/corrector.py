@@ -98,15 +98,19 @@ class Corrector:
             slicer.modules.SegmentEditorInContextSegInstance.registerEffect()
         self.volume, self.segmentation = volume, segmentation
         self.views = {name: slicer.app.layoutManager().sliceWidget(name) for name in views}
-        self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
-        self.node.SetOverwriteMode(self.node.OverwriteNone)
         self.editor = slicer.qMRMLSegmentEditorWidget()
         self.editor.setMRMLScene(slicer.mrmlScene)
-        self.editor.setMRMLSegmentEditorNode(self.node)
         self.editor.setViews(self.views.values())
+        self.reopen(volume, segmentation)
+        self.effect = self.editor.activeEffect().self()
+
+    def reopen(self, volume, segmentation):
+        """Begin anew, as after a scene was closed."""
+        self.node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+        self.node.SetOverwriteMode(self.node.OverwriteNone)
+        self.editor.setMRMLSegmentEditorNode(self.node)
         self.work(volume, segmentation)
         self.editor.setActiveEffectByName("In-Context")
-        self.effect = self.editor.activeEffect().self()
 
     def work(self, volume, segmentation):
         """Edit another volume and segmentation."""

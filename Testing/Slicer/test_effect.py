@@ -308,10 +308,7 @@ def test_closing_the_scene_leaves_nothing_and_the_effect_goes_on(corrector, scen
     app.pump(0.1)
     assert corrector.correction.place is None
     volume, segmentation = volumeOf(scene)
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
-    corrector.editor.setMRMLSegmentEditorNode(node)
-    corrector.work(volume, segmentation)
-    corrector.editor.setActiveEffectByName("In-Context")
+    corrector.reopen(volume, segmentation)
     corrector.look("Red", 8)
     corrector.click((8, 12, 12))
     corrector.settle()

@@ -1,0 +1,153 @@
+"""Somebody without plan or patience in the Segment Editor: nothing breaks, nothing stays behind."""
+
+import random
+
+import pytest
+import slicer
+
+from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.harness import app
+from Testing.Slicer.test_effect import VIEWS, volumeOf
+
+ACTIONS = 300
+
+
+class Whim:
+    """Actions by chance, by their names."""
+
+    WEIGHTS = {"doClick": 12, "doDrag": 5, "doScroll": 6, "doPress": 6, "doKey": 6, "doTool": 3, "doSegment": 3}  # noqa: RUF012
+    WEIGHTS |= {"doEditorUndo": 2, "doVolume": 1.5, "doOffAndOn": 1, "doRemoveSegment": 0.6, "doTrouble": 2}
+    WEIGHTS |= {"doClose": 0.5, "doTurn": 0.7, "doWait": 3, "doThreshold": 2, "doMove": 0.7, "doRemoveVolume": 0.3}
+
+    def __init__(self, corrector, seed):
+        self.corrector, self.random, self.log = corrector, random.Random(seed), []
+        self.patients = [(corrector.volume, corrector.segmentation)]
+
+    def act(self):
+        (name,) = self.random.choices(list(self.WEIGHTS), self.WEIGHTS.values())
+        self.log.append(name)
+        getattr(self, name)()
+
+    def view(self):
+        return self.corrector.views[self.random.choice(list(self.corrector.views))]
+
+    def pixel(self):
+        return self.random.randrange(100, 412), self.random.randrange(100, 412)
+
+    def doClick(self):
+        self.view().click(*self.pixel(), control=self.random.random() < 0.3)
+
+    def doDrag(self):
+        self.view().drag(*(self.pixel() for _ in range(3)), shift=self.random.random() < 0.2)
+
+    def doScroll(self):
+        node = self.view().mrmlSliceNode()
+        node.SetSliceOffset(node.GetSliceOffset() + self.random.choice((-3, -1, 1, 3)))
+
+    def doPress(self):
+        self.random.choice([*self.corrector.options.buttons.values(), self.corrector.options.remove]).click()
+
+    def doKey(self):
+        self.view().key(self.random.choice(("Return", "Return", "Escape", "Delete", "a")))
+
+    def doTool(self):
+        options = self.corrector.options
+        self.random.choice([*options.tools.values(), *options.polarity.values(), options.replace]).click()
+
+    def doThreshold(self):
+        self.corrector.options.threshold.value = self.random.uniform(0.02, 0.98)
+
+    def doSegment(self):
+        segmentation = self.corrector.segmentation.GetSegmentation()
+        if segmentation.GetNumberOfSegments() < 2:
+            segmentation.AddEmptySegment()
+        self.corrector.choose(self.random.choice(segmentation.GetSegmentIDs()))
+
+    def doEditorUndo(self):
+        self.random.choice((self.corrector.editor.undo, self.corrector.editor.redo))()
+
+    def doVolume(self):
+        if len(self.patients) < 3:
+            geometry = self.random.choice(("oblique", "left-handed", "permuted"))
+            self.patients.append(volumeOf(slicer.mrmlScene, geometry, self.random.choice(("here", "moved", "warped"))))
+        self.corrector.work(*self.random.choice(self.patients))
+        for axis, name in VIEWS.items():
+            self.corrector.look(name, axis=axis)
+
+    def doOffAndOn(self):
+        self.corrector.editor.setActiveEffectByName("")
+        self.view().click(*self.pixel())
+        self.corrector.editor.setActiveEffectByName("In-Context")
+
+    def doRemoveSegment(self):
+        segmentation = self.corrector.segmentation.GetSegmentation()
+        if segmentation.GetNumberOfSegments() > 1:
+            segmentation.RemoveSegment(segmentation.GetNthSegmentID(0))
+            self.doSegment()
+
+    def doTrouble(self):
+        worker = self.corrector.worker
+        if worker is not None:
+            worker.hold = self.random.random() < 0.4
+            worker.fail = self.random.choice((None, None, None, ("Bug", "It broke."), ("OutOfMemory", "No room.")))
+            worker.dead = worker.dead or self.random.random() < 0.1
+
+    def doTurn(self):
+        node = self.view().mrmlSliceNode()
+        node.SetOrientation(self.random.choice(("Axial", "Sagittal", "Coronal")))
+
+    def doMove(self):
+        transform = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLinearTransformNode")
+        transform = transform or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        node = self.random.choice((self.corrector.volume, self.corrector.segmentation))
+        node.SetAndObserveTransformNodeID(self.random.choice((None, transform.GetID())))
+
+    def doRemoveVolume(self):
+        slicer.mrmlScene.RemoveNode(self.corrector.volume)
+        self._start()
+
+    def doClose(self):
+        slicer.mrmlScene.Clear(0)
+        self._start()
+
+    def _start(self):
+        app.pump(0.01)
+        self.patients = [volumeOf(slicer.mrmlScene)]
+        self.corrector.reopen(*self.patients[0])
+        for axis, name in VIEWS.items():
+            self.corrector.look(name, axis=axis)
+
+    def doWait(self):
+        app.pump(0.03)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_three_hundred_actions_by_chance_break_nothing(scene, monkeypatch, strictErrors, seed):
+    corrector = Corrector(monkeypatch, *volumeOf(scene))
+    for axis, name in VIEWS.items():
+        corrector.look(name, axis=axis)
+    whim = Whim(corrector, seed)
+    for number in range(ACTIONS):
+        whim.act()
+        assert not strictErrors.seen, (number, whim.log[-5:], strictErrors.report())
+    if corrector.worker is not None:
+        corrector.worker.hold, corrector.worker.fail = False, None
+    corrector.settle()
+    correction = corrector.correction
+    kept = {name for name, _bytes in correction.handover._kept.values()}
+    kept |= {answer.logits for session in correction._sessions.values() for answer in session.answers.values()}
+    app.pump(0.1)
+    found = {path.name for path in correction.client.folder.glob("*.npy")}
+    assert found <= kept, "only what was handed over, and logits one can go back to, are in the folder"
+    scene.Clear(0)
+    empty = scene.GetNumberOfNodes()
+    whim._start()
+    corrector.effect.options.tools["point"].click()
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    shown = corrector.shown()
+    assert shown[8, 12, 12]
+    corrector.applied()
+    assert corrector.drawn()[shown].all()
+    assert scene.GetNumberOfNodes() < empty + 12
