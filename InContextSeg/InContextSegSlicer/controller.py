@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,55 +13,19 @@ from slicer.i18n import tr as _
 from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
 from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
-from InContextSegSlicer import bridge, grid
+from InContextSegSlicer import bridge
 from InContextSegSlicer.chores import ChoreQueue
+from InContextSegSlicer.destination import ensureLike, regionOf
 from InContextSegSlicer.display import UNCERTAINTY_OF
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.order import Order, taskOf
+from InContextSegSlicer.outcome import Outcome, Progress, summary
 from InContextSegSlicer.preview import SlicePreview, removeShown
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
 CANCELLED = "Cancelled"
-NAMED = 8  # segments in a sentence
 Block = tuple[np.ndarray, tuple[int, ...]]  # (k, j, i), and where its first voxel lies in the volume
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the work is: `done` of `total` in words, and since when (by the controller's clock)."""
-
-    message: str
-    done: int = 0
-    total: int = 0
-    since: float = 0.0
-    stepsSince: int = 0
-
-
-@dataclass
-class Outcome:
-    """What is known after the last work, for the panel to show.
-
-    Attributes:
-        of: the key of the order it came of.
-        target: identifies the volume it is about.
-        expected: by segment name, see `Expected.record` of the library.
-        doubtful: examples that disagree with the others, `example` is the key of its row.
-        axis, nextSlice: where labelling helps most.
-        unlike: slices that resemble no example.
-        labels: by segment name {"value", "voxels", "millilitres"}.
-    """
-
-    of: tuple = ()
-    target: str = ""
-    expected: Mapping[str, Mapping] = field(default_factory=dict)
-    doubtful: tuple[Mapping, ...] = ()
-    axis: str = ""
-    nextSlice: int | None = None
-    unlike: tuple[int, ...] = ()
-    labels: Mapping[str, Mapping] = field(default_factory=dict)
-    adaptation: Mapping = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class Controller:
@@ -321,7 +285,7 @@ class Controller:
             )
             if order.output is None:
                 self.made(output)
-            self._end(IDLE, _summary(answer))
+            self._end(IDLE, summary(answer))
             self.chores.add(
                 self._showUncertainty(order.target, spread),
                 lambda _node: self.changed(),
@@ -399,33 +363,6 @@ class Controller:
         self.changed()
 
 
-def regionOf(order: Order, output: slicer.vtkMRMLSegmentationNode, answer: Mapping) -> bridge.Region:
-    """Where an answer may change the output: as far as was asked, and not on slices that the person drew in it."""
-    inside = order.box
-    if order.sliceRange is not None:
-        inside = grid.slab(order.target, answer["axis"], *order.sliceRange)
-    own = [row for row in order.examples if row.volume is order.target and row.segmentation is output]
-    drawn = {index for row in own if isinstance(row.slices, tuple) for index in row.slices}
-    kept = drawn.union(answer["given"]) if own else ()
-    return bridge.Region(inside, tuple(grid.slab(order.target, answer["axis"], index, index) for index in sorted(kept)))
-
-
-def ensureLike(order: Order, output: slicer.vtkMRMLSegmentationNode, name: str, into: str) -> str:
-    """The ID of a segment of the output, made with the looks of the example's where there is none."""
-    if into in bridge.segmentNames(output).values():
-        return bridge.ensureSegment(output, into)
-    made = bridge.ensureSegment(output, into)
-    for row in order.examples:
-        segmentation = row.segmentation
-        if segmentation is None or segmentation.GetScene() is None:
-            continue  # from files, or removed since it was handed over
-        identifier = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
-        if identifier:
-            bridge.copySegmentLook(segmentation, identifier, output, made, name=into)
-            break
-    return made
-
-
 def _while(wanted: Callable[[], bool], callback: Callable) -> Callable:
     """The callback, as long as somebody waits for it."""
     return lambda *what: callback(*what) if wanted() else None
@@ -438,15 +375,3 @@ def _said(error: Exception) -> str:
     return _("Something unexpected went wrong ({kind}: {error}); the log has the details, please report it.").format(
         kind=type(error).__name__, error=error
     )
-
-
-def _summary(answer: Mapping) -> str:
-    amounts = [
-        _("{name} {millilitres:.1f} ml").format(name=name, millilitres=amount["millilitres"])
-        for name, amount in answer["labels"].items()
-    ]
-    more = [_("and {count} more").format(count=len(amounts) - NAMED)] if len(amounts) > NAMED else []
-    done = _("Done in {seconds:.0f} s: {amounts}.").format(
-        seconds=answer["seconds"], amounts=", ".join(amounts[:NAMED] + more)
-    )
-    return " ".join([done, *answer["remarks"]])

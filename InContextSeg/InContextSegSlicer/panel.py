@@ -11,12 +11,13 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.controller import BUSY, FAILED, Controller, Outcome, Progress
+from InContextSegSlicer.controller import BUSY, FAILED, Controller
 from InContextSegSlicer.examples import ExampleList
 from InContextSegSlicer.exampletable import ExampleTable
 from InContextSegSlicer.installpanel import InstallPanel, describeDevice
 from InContextSegSlicer.modelchoice import ModelChoice
 from InContextSegSlicer.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
+from InContextSegSlicer.outcome import Outcome, Progress
 from InContextSegSlicer.segmenttable import SegmentTable
 from InContextSegSlicer.sliceviews import SliceViews, notDisplayed
 from InContextSegSlicer.teaching import Teaching

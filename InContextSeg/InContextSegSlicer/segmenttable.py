@@ -41,7 +41,7 @@ class SegmentTable:
 
         Args:
             outputNames: of the segments in the output, which are added to rather than made.
-            expected: by segment name, see `controller.Outcome`.
+            expected: by segment name, see `outcome.Outcome`.
         """
         colours = {each.name: colourOf(rows, each.name) for each in wanted}
         state = (tuple(wanted), tuple(outputNames), json.dumps(expected, sort_keys=True), tuple(colours.values()))

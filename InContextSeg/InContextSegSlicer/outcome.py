@@ -1,0 +1,58 @@
+"""How far the work is, and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from slicer.i18n import tr as _
+
+NAMED = 8  # segments in a sentence
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work is: `done` of `total` in words, and since when (by the controller's clock)."""
+
+    message: str
+    done: int = 0
+    total: int = 0
+    since: float = 0.0
+    stepsSince: int = 0
+
+
+@dataclass
+class Outcome:
+    """What is known after the last work, for the panel to show.
+
+    Attributes:
+        of: the key of the order it came of.
+        target: identifies the volume it is about.
+        expected: by segment name, see `Expected.record` of the library.
+        doubtful: examples that disagree with the others, `example` is the key of its row.
+        axis, nextSlice: where labelling helps most.
+        unlike: slices that resemble no example.
+        labels: by segment name {"value", "voxels", "millilitres"}.
+    """
+
+    of: tuple = ()
+    target: str = ""
+    expected: Mapping[str, Mapping] = field(default_factory=dict)
+    doubtful: tuple[Mapping, ...] = ()
+    axis: str = ""
+    nextSlice: int | None = None
+    unlike: tuple[int, ...] = ()
+    labels: Mapping[str, Mapping] = field(default_factory=dict)
+    adaptation: Mapping = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def summary(answer: Mapping) -> str:
+    """A result in a sentence, with what the library remarked on."""
+    amounts = [
+        _("{name} {millilitres:.1f} ml").format(name=name, millilitres=amount["millilitres"])
+        for name, amount in answer["labels"].items()
+    ]
+    more = [_("and {count} more").format(count=len(amounts) - NAMED)] if len(amounts) > NAMED else []
+    done = _("Done in {seconds:.0f} s: {amounts}.").format(
+        seconds=answer["seconds"], amounts=", ".join(amounts[:NAMED] + more)
+    )
+    return " ".join([done, *answer["remarks"]])
