@@ -98,31 +98,36 @@ def worked(each, label, way, options):
     """What a user did on every slice of every patient."""
     segmenter, _, size = load_model(Model())
     memory, rows, others = LoopMemory(CachedSegmenter(segmenter, torch.device("cpu"), share=0.25)), [], []
-    paths = [path for pattern in each.images for path in sorted(options.data.glob(pattern))]
-    for order, path in enumerate(paths[: options.patients or each.most]):
-        image = read_volume(path, Kind.INTENSITY)
-        mask = options.data / Path(str(path.relative_to(options.data)).replace(*each.masks))
-        truth = read_volume(mask, Kind.LABELS).array == each.labels[label]
-        if not truth.any():
-            continue
-        plan = SlicePlan.of(image.geometry, across_slices(image.geometry), size)
-        cut, own = Cut(partial(_same, image), Intensities(each.window).of(image.array), plan), []
+    for order, name, cut, truth in structures(each, label, size, options):
+        plan, own = cut.plan, []
         for place, number in enumerate(outwards(truth, plan, options.step)):
             started = time.monotonic()
             examples = [*own, *others] if way == "with" else []
             wanted = np.take(truth, [plan.slice_index(number)], axis=plan.array_axis)
-            loop = Loop(memory, f"{each.name} {path.name}", cut, examples)
+            loop = Loop(memory, name, cut, examples)
             scores, answer = clicked(loop, number, wanted, options.supports)
-            own.append(loop.labelled(number, answer.mask(), path.name))
+            own.append(loop.labelled(number, answer.mask(), name))
             reached = [clicks for clicks, score in enumerate(scores) if score >= ENOUGH]
             rows.append(
-                {"set": each.name, "label": label, "way": way, "case": path.name, "patient": order, "place": place}
+                {"set": each.name, "label": label, "way": way, "case": name, "patient": order, "place": place}
                 | {"number": number, "voxels": int(wanted.sum()), "examples": len(examples), "dice": scores}
                 | {"clicks": reached[0] if reached else CLICKS, "reached": bool(reached)}
                 | {"seconds": round(time.monotonic() - started, 2)}
             )
         others += [replace(one, own=False) for one in own]
     return rows
+
+
+def structures(each, label, size, options):
+    """Every patient that has the structure: a number, a name, the image as it is cut, and the mask (k, j, i)."""
+    paths = [path for pattern in each.images for path in sorted(options.data.glob(pattern))]
+    for order, path in enumerate(paths[: options.patients or each.most]):
+        image = read_volume(path, Kind.INTENSITY)
+        mask = options.data / Path(str(path.relative_to(options.data)).replace(*each.masks))
+        truth = read_volume(mask, Kind.LABELS).array == each.labels[label]
+        if truth.any():
+            plan = SlicePlan.of(image.geometry, across_slices(image.geometry), size)
+            yield order, path.name, Cut(partial(_same, image), Intensities(each.window).of(image.array), plan), truth
 
 
 def outwards(truth, plan, step):

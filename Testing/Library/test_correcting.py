@@ -13,6 +13,7 @@ from InContextSegLib.answers import ANSWERS
 from InContextSegLib.catalog import Capability, find
 from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, Propagate, TaskSpec
 from InContextSegLib.shared import SharedFolder
@@ -424,3 +425,16 @@ def test_weights_of_one_s_own_are_loaded_anew_when_their_file_changes(desk, monk
         os.utime(file, ns=(len(text), len(text)))
         ask(desk, request)
     assert loaded == [Path(file)] * 2
+
+
+def test_the_default_model_finds_a_cube_by_clicks_and_by_the_slice_beside_it(desk):
+    geometry = grid((6, 96, 96))
+    image, labels = scan(0, geometry=geometry)
+    target, truth = ref(desk, image), labels.array > 0
+    middle = np.argwhere(truth[2]).mean(axis=0).astype(int)
+    answer = ask(desk, Correct(target, "axial", 2, clicks(at(geometry, 2, *middle))))
+    assert dice(found(desk, answer) >= 128, truth[2:3]) > 0.8
+    about = replace(task(drawn(desk, target, labels, 2)), model="default")
+    assert dice(found(desk, ask(desk, Correct(target, "axial", 3, task=about))) >= 128, truth[3:4]) > 0.9
+    carried_on = ask(desk, Propagate(target, "axial", about))
+    assert {1, 3, 4} <= set(carried_on["slices"])
