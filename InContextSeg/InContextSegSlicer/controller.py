@@ -48,9 +48,8 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.client, self.scene = client, scene
-        self.handover = Handover(client)
+        self.handover, self.writer = Handover(client), bridge.SegmentWriter(scene, editorNode)
         self.release: Callable[[], None] = client.close
-        self.writer = bridge.SegmentWriter(scene, editorNode)
         self.preview = SlicePreview(scene)
         self.chores, self._previewChores = ChoreQueue(clock), ChoreQueue(clock)
         self.state, self.message = IDLE, ""
@@ -58,9 +57,8 @@ class Controller:
         self.outcome = Outcome()
         self.changed: Callable[[], None] = lambda: None
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
-        self._clock = clock
+        self._clock, self._alongside = clock, 0
         self._request: int | None = None
-        self._alongside = 0
         self._previewing: int | None = None
 
     def tick(self) -> None:

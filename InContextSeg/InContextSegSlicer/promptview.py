@@ -58,17 +58,19 @@ class _Drawing:
         x, y = pixel
         angles = [2 * math.pi * number / CORNERS for number in range(CORNERS)]
         ring = [(x + RADIUS_PX * math.cos(angle), y + RADIUS_PX * math.sin(angle)) for angle in angles]
-        self._insert(self._discs, ring)
-        self._ofDiscs.append(colour)
+        self._fill(ring, colour)
         self.line([*ring, ring[0]], WHITE)
-        self.line([(x - 3, y), (x + 3, y)], WHITE)
-        if plus:
-            self.line([(x, y - 3), (x, y + 3)], WHITE)
+        for wide, high in ((4, 1), (1, 4)) if plus else ((4, 1),):  # lines would lie below the disc
+            self._fill([(x + a * wide, y + b * high) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))], WHITE)
 
     def line(self, pixels: Sequence[tuple[float, float]], colour: tuple) -> None:
         """A line through pixels."""
         self._insert(self._lines, pixels)
         self._ofLines.append(colour)
+
+    def _fill(self, pixels: Sequence[tuple[float, float]], colour: tuple) -> None:
+        self._insert(self._discs, pixels)
+        self._ofDiscs.append(colour)
 
     def _insert(self, cells: vtk.vtkCellArray, pixels: Sequence[tuple[float, float]]) -> None:
         cells.InsertNextCell(len(pixels))

@@ -23,6 +23,11 @@ class SharedWorker:
 
     users: ClassVar[list["SharedWorker"]] = []
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else uses the worker."""
+        return self.users == [self]
+
     @classmethod
     def join(cls) -> "SharedWorker":
         """Use the worker; there is at most one, started by the first request."""

@@ -130,6 +130,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def onSceneStartClose(self, _caller, _event):
         self._drag = self._widget = self._target = None
         self.correction.reset()
+        if self.worker.alone:  # else it is for the panel to say, which may be in the middle of a batch
+            self.worker.handover.forgetAll()
 
     def onNodeRemoved(self, _caller, _event):
         self.correction.check()

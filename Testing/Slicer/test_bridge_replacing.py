@@ -145,3 +145,23 @@ def test_a_strange_tag_means_that_nothing_was_made(scene):
         segmentation.GetSegmentation().GetSegment("A").SetTag(MADE_TAG, tag)
         finish(writer.write(volume, segmentation, np.zeros(SHAPE, np.uint8), (0, 0, 0), {1: "A"}))
         assert np.array_equal(mask(segmentation, "A"), box((1, 1, 1), (3, 4, 5)))
+
+
+@pytest.mark.parametrize("existing", ["nothing", "all"])
+def test_what_is_written_by_hand_counts_as_drawn_and_leaves_other_slices_alone(scene, existing):
+    volume, segmentation = world(scene)
+    made, editor = writerFor(scene, segmentation, volume, "none")
+    whole, drawn = ball(), np.zeros((1, *SHAPE[1:]), np.uint8)
+    before = mask(segmentation, "A")
+    drawn[0, 2:5, 2:5] = 1
+    finish(made.write(volume, segmentation, whole, (0, 0, 0), {1: "A"}))
+    slab = ((9, 0, 0), (10, *SHAPE[1:]))
+    hand = bridge.SegmentWriter(scene, editor, byHand=True)
+    finish(hand.write(volume, segmentation, drawn, (9, 0, 0), {1: "A"}, existing, bridge.Region(slab)))
+    wanted = whole | before
+    wanted[9] = (drawn[0] > 0) | (wanted[9] if existing == "nothing" else False)
+    np.testing.assert_array_equal(mask(segmentation, "A"), wanted)
+    finish(made.write(volume, segmentation, np.zeros(SHAPE, np.uint8), (0, 0, 0), {1: "A"}))
+    left = before.copy()
+    left[9] = (drawn[0] > 0) | (before[9] if existing == "nothing" else False)
+    np.testing.assert_array_equal(mask(segmentation, "A"), left)
