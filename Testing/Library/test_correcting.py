@@ -427,12 +427,13 @@ def test_weights_of_one_s_own_are_loaded_anew_when_their_file_changes(desk, monk
     assert loaded == [Path(file)] * 2
 
 
-def test_the_default_model_finds_a_cube_by_clicks_and_by_the_slice_beside_it(desk):
+def test_the_default_model_finds_a_cube_by_a_box_and_by_the_slice_beside_it(desk):
     geometry = grid((6, 96, 96))
     image, labels = scan(0, geometry=geometry)
     target, truth = ref(desk, image), labels.array > 0
-    middle = np.argwhere(truth[2]).mean(axis=0).astype(int)
-    answer = ask(desk, Correct(target, "axial", 2, clicks(at(geometry, 2, *middle))))
+    low, high = np.argwhere(truth[2]).min(axis=0), np.argwhere(truth[2]).max(axis=0)
+    box = PromptsRef(boxes=((at(geometry, 2, *low)[0], at(geometry, 2, *high)[0]),))
+    answer = ask(desk, Correct(target, "axial", 2, box))
     assert dice(found(desk, answer) >= 128, truth[2:3]) > 0.8
     about = replace(task(drawn(desk, target, labels, 2)), model="default")
     assert dice(found(desk, ask(desk, Correct(target, "axial", 3, task=about))) >= 128, truth[3:4]) > 0.9
