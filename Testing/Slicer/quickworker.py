@@ -43,7 +43,7 @@ class QuickWorker:
     def lines(self):
         if not self.hold:
             for message in self._waiting:
-                self._send(id=message["id"], **self._answer(message))
+                self._send(id=message["id"], **self._tried(message))
             self._waiting = []
         lines, self._lines = self._lines, []
         return lines
@@ -59,6 +59,13 @@ class QuickWorker:
 
     def _send(self, **message):
         self._lines.append(json.dumps(message))
+
+    def _tried(self, message):
+        """The answer, or what a worker says of arrays that were taken back meanwhile."""
+        try:
+            return self._answer(message)
+        except InputError as error:
+            return {"is": "failed", "kind": "InputError", "message": str(error)}
 
     def _answer(self, message):
         if self.fail is not None:
