@@ -88,9 +88,8 @@ class Correction:
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
-        if self.working:
-            self.client.poll()
-            self._chores.tick()
+        self.client.poll()  # also for what nobody waits for any more: its arrays have to go
+        self._chores.tick()
 
     def see(self, place: Place | None) -> None:
         """Work on another slice or segment, or on none."""
