@@ -7,6 +7,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from InContextSegLib.catalog import Capability, find
+from InContextSegLib.errors import InputError
 from InContextSegLib.protocol import TaskSpec
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.examples import ExampleList, ExampleRow
@@ -15,6 +17,7 @@ from InContextSegSlicer.labelmaps import labelmapOf
 from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, taskOf
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from InContextSegSlicer.prompting import Place
+from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark, marksIn, spokenOf
 
 
 @dataclass
@@ -37,26 +40,40 @@ class Context:
         window = (chosen.windowLow, chosen.windowHigh) if chosen.useWindow else None
         return {"model": chosen.model, "device": chosen.device, "window": window}
 
+    @property
+    def capability(self) -> Capability | None:
+        """What the chosen network takes; None where the catalogue knows none of that name."""
+        try:
+            return find(self.choices["model"]).capability
+        except InputError:
+            return None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the chosen network looks at examples."""
+        return self.capability is not None and self.capability.support != "unused"
+
     def rows(self, volume, segmentation, place: Place) -> tuple[ExampleRow, ...]:
-        """The rows that show the segment, and can be cut along the axis of the slice."""
+        """The rows that show the segment, and can be cut along the axis of the slice, with the slices that tell it."""
         name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
-        return tuple(
-            row
+        usable = (
+            _telling(row, name)
             for row in self.examples.rows()
             if row.enabled and row.complete and row.axis in ("", place.axis) and name in namesIn(row)
         )
+        return tuple(row for row in usable if row.slices != ())
 
     def speaks(self, volume, segmentation, place: Place) -> bool:
         """Whether examples say something about a slice before anything is marked there; not where it is one itself."""
         rows = self.rows(volume, segmentation, place)
         own = (row.slices for row in rows if (row.volume, row.segmentation) == (volume, segmentation) and row.axis)
-        return bool(rows) and all(place.index not in slices for slices in own)
+        return self.learns and bool(rows) and all(place.index not in slices for slices in own)
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""
         self._untaught(volume, segmentation)
         rows = self.rows(volume, segmentation, place)
-        if not rows:
+        if not rows or not self.learns:
             return None
         name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
         choices = self.choices
@@ -68,8 +85,12 @@ class Context:
             self._known = key, task
         return self._known[1]
 
-    def teach(self, volume, segmentation, axis: str, index: int) -> str:
-        """Let a slice teach: the row of this volume and segmentation gets it, or is made; why not, in a sentence."""
+    def teach(self, volume, segmentation, identifier: str, axis: str, *indices: int) -> str:
+        """Let slices teach where a segment is: the row of volume and segmentation gets them, or is made.
+
+        Returns:
+            why not, in a sentence; empty where they teach.
+        """
         known = next((r for r in self.examples.rows() if (r.volume, r.segmentation) == (volume, segmentation)), None)
         if known is not None and not known.axis:
             return ""  # all that is drawn there teaches already
@@ -78,13 +99,16 @@ class Context:
                 "The slice was applied, but does not teach: in this volume {axis} slices do; remove them from the "
                 "examples to work in this view."
             ).format(axis=known.axis)
-        slices = tuple(sorted({*(known.slices if known is not None else ()), index}))
+        slices = tuple(sorted({*(known.slices if known is not None else ()), *indices}))
         if known is None:
             row = ExampleRow(volume=volume, segmentation=segmentation, slices=slices, axis=axis)
             self.examples.add(row)
         elif slices != known.slices:
             self.examples.change(known.key, slices=slices)
-        self._applied.add((volume.GetID(), segmentation.GetID(), axis, index))
+        segment = segmentation.GetSegmentation().GetSegment(identifier)
+        applied = SliceMarks(axis, dict.fromkeys(indices, 1.0))
+        mark(segment, volume, APPLIED, marksIn(segment, volume, APPLIED).joined(applied))
+        self._applied.update((volume.GetID(), segmentation.GetID(), axis, index) for index in indices)
         return ""
 
     def reset(self) -> None:
@@ -108,6 +132,15 @@ class Context:
                     self.examples.change(row.key, slices=left.slices) if left.slices else self.examples.remove(
                         [row.key]
                     )
+
+
+def _telling(row: ExampleRow, name: str) -> ExampleRow:
+    """The row with those of its slices that say where the segment of that name is."""
+    if row.fromFiles or not row.axis:
+        return row
+    every = row.segmentation.GetSegmentation()
+    segment = every.GetSegment(every.GetSegmentIdBySegmentName(name))
+    return replace(row, slices=spokenOf(row.slices, row.axis, segment, row.segmentation, row.volume))
 
 
 def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
 from InContextSegSlicer import bridge
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.destination import ensureLike, regionOf
-from InContextSegSlicer.display import UNCERTAINTY_OF
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.order import Order, taskOf
 from InContextSegSlicer.outcome import Outcome, Progress, summary
@@ -75,12 +74,7 @@ class Controller:
 
     def uncertaintyOf(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
         """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
-        kind = "vtkMRMLScalarVolumeNode"
-        for number in range(self.scene.GetNumberOfNodesByClass(kind) if volume is not None else 0):
-            node = self.scene.GetNthNodeByClass(number, kind)
-            if node.GetNodeReferenceID(UNCERTAINTY_OF) == volume.GetID():
-                return node
-        return None
+        return bridge.uncertaintyOf(self.scene, volume)
 
     def prepare(self, order: Order) -> None:
         """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""

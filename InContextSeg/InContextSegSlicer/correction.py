@@ -15,12 +15,14 @@ from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.preview import SlicePreview
-from InContextSegSlicer.prompting import History, Mark, Place, Position, Said, Step, saidOn
+from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
+from InContextSegSlicer.propagation import Propagation, Wish
 
 LANE = "correct"
 CANCELLED = "Cancelled"
 PLACES_KEPT = 20
 STEPS_KEPT = 100
+DRAWN_LOGIT = 6.0  # of a voxel that is drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class Correction:
     def __init__(self, client: WorkerClient, handover: Handover, scene: slicer.vtkMRMLScene):
         self.client, self.handover, self.scene = client, handover, scene
         self.preview, self.context = SlicePreview(scene), Context(scene, handover)
+        self.propagation = Propagation(client, handover, self.context, scene)
         self.place: Place | None = None
         self.message = ""
         self.threshold = 0.5
@@ -70,7 +73,7 @@ class Correction:
     @property
     def working(self) -> bool:
         """Whether an answer is awaited."""
-        return self._asking is not None
+        return self._asking is not None or self.propagation.working
 
     @property
     def session(self) -> Session | None:
@@ -90,6 +93,7 @@ class Correction:
         """Do what is due: a few milliseconds."""
         self.client.poll()  # also for what nobody waits for any more: its arrays have to go
         self._chores.tick()
+        self.propagation.tick()
 
     def see(self, place: Place | None) -> None:
         """Work on another slice or segment, or on none."""
@@ -105,6 +109,10 @@ class Correction:
             self._sessions[place] = Session()
             while len(self._sessions) > PLACES_KEPT:
                 self._drop(next(iter(self._sessions)))
+        self._follow()
+
+    def look(self) -> None:
+        """Something changed that decides what is shown: the examples, for one."""
         self._follow()
 
     def check(self) -> None:
@@ -154,7 +162,10 @@ class Correction:
         nodes, answer, place = self._nodes(), self.answer, self.place
         if nodes is None or answer is None:
             waiting = _("The answer is on its way; apply it when it is shown.")
-            self._say(waiting if self.working else _("Nothing is shown that could be applied; click on the structure."))
+            self._say(waiting if self._asking else _("Nothing is shown that could be applied; click on the structure."))
+            return False
+        if self.propagation.working:
+            self._say(_("A propagation is under way; apply when it is done, or cancel it."))
             return False
         volume, segmentation = nodes
         block = self._mask(answer)
@@ -163,6 +174,7 @@ class Correction:
         existing = "all" if self.replaceSlice else "nothing"
         saveState()
         try:
+            self.propagation.replaced(Wish(place, None, self.threshold, editor, saveState))
             # At once: a slice takes milliseconds, and nobody may draw between the state of undo and what it is for.
             for _piece in writer.write(
                 volume, segmentation, block, answer.cornerKji, {1: place.segment}, existing, region
@@ -171,7 +183,7 @@ class Correction:
         except InputError as error:
             self._say(str(error))
             return False
-        taught = self.context.teach(volume, segmentation, place.axis, place.index) if block.any() else ""
+        taught = self.context.teach(volume, segmentation, place.segment, place.axis, place.index) if block.any() else ""
         self._drop(place)
         self.place = None
         self.see(place)
@@ -180,11 +192,12 @@ class Correction:
 
     def leave(self) -> None:
         """Show nothing any longer; what was said is kept."""
+        self.propagation.cancel()
         self.see(None)
 
     def reset(self) -> None:
         """Forget everything, as when a scene is closed."""
-        self.see(None)
+        self.leave()
         for place in list(self._sessions):
             self._drop(place)
         self.context.reset()
@@ -222,9 +235,19 @@ class Correction:
         else:
             if not self.marks:
                 self.preview.clear()
-            if nodes is not None and self._asking is None and (self.marks or self.context.speaks(*nodes, self.place)):
+            if nodes is not None and self._asking is None and (self.marks or self._proposing(*nodes)):
                 self._ask(self.session, self.session.history.now, *nodes)
         self.changed()
+
+    def _proposing(self, volume, segmentation) -> bool:
+        """Whether examples are asked before anything is marked; not where they were asked by a propagation."""
+        return not self._carried and self.context.speaks(volume, segmentation, self.place)
+
+    @property
+    def _carried(self) -> bool:
+        """Whether the slice was carried on to, and waits to be accepted."""
+        marked = self.propagation.marked(self.place)
+        return self.place.axis == marked.axis and self.place.index in marked.confidence
 
     def _show(self, answer: Answer, volume, segmentation) -> None:
         segment = segmentation.GetSegmentation().GetSegment(self.place.segment)
@@ -235,57 +258,62 @@ class Correction:
         return (answer.probability >= self.threshold * 255).astype(np.uint8)
 
     def _ask(self, session: Session, step: Step, volume, segmentation) -> None:
-        place = self.place
         self._asking = step
+        lent: list[str] = []  # names of arrays that the request needs, and nobody after it
 
-        def wanted() -> bool:
-            return self._asking is step
+        def clean() -> None:
+            while lent:
+                self.client.forget(lent.pop())
+
+        def done(answer: Mapping) -> None:
+            clean()
+            self._answered(session, step, answer, self._asking is step)
+
+        def failed(kind: str, message: str) -> None:
+            clean()
+            self._failed(session, kind, message, self._asking is step)
 
         def asking() -> Generator:
-            said = saidOn(step.marks, volume, place.axis, place.index)
-            task = yield from self.context.task(volume, segmentation, place)
-            target = yield from self.handover.volume(volume)
-            scribbles = yield from self._published(said)
-            if not step.marks and task is None:
+            try:
+                fields = yield from self._request(session, step, volume, segmentation, lent)
+            except BaseException:  # a newer slice is wanted, too
+                clean()
+                raise
+            if fields is None:
                 self._asking = None
-                return
-            fields = {
-                "target": to_mapping(target),
-                "axis": place.axis,
-                "index": place.index,
-                "prompts": {"points": said.points, "boxes": said.boxes, "scribbles": scribbles},
-                "task": to_mapping(task) if task is not None else None,
-                "label": 1,
-                "previous": session.previous(step),
-                **self.context.choices,
-            }
-
-            def done(answer: Mapping) -> None:
-                self._clean(scribbles)
-                self._answered(session, step, answer, wanted())
-
-            def failed(kind: str, message: str) -> None:
-                self._clean(scribbles)
-                self._failed(session, kind, message, wanted())
-
-            self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
+            else:
+                self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
 
         self._chores.add(asking(), lambda _done: self.changed(), self._broken)
 
-    def _published(self, said: Said) -> Generator:
-        names: list[tuple] = []
-        try:
-            for each in said.scribbles:
-                name = yield from self.client.publishing(each.mask)
-                names.append((name, each.cornerKji, each.positive))
-        except BaseException:  # a newer slice is wanted, too
-            self._clean(names)
-            raise
-        return names
-
-    def _clean(self, scribbles: list[tuple]) -> None:
-        for name, _corner, _positive in scribbles:
-            self.client.forget(name)
+    def _request(self, session: Session, step: Step, volume, segmentation, lent: list[str]) -> Generator:
+        """A chore: the fields of the request; None where there is nothing to ask."""
+        place = self.place
+        task = yield from self.context.task(volume, segmentation, place)
+        if not step.marks and task is None:
+            return None
+        target = yield from self.handover.volume(volume)
+        previous = session.previous(step)
+        if previous is None and self._carried:
+            box = grid.slab(volume, place.axis, place.index, place.index)
+            drawn = bridge.labelsInBox(segmentation, {place.segment: 1}, volume, box)
+            previous = yield from self.client.publishing(((2.0 * drawn - 1) * DRAWN_LOGIT).astype(np.float16))
+            lent.append(previous)
+        said, scribbles = saidOn(step.marks, volume, place.axis, place.index), []
+        for each in said.scribbles:
+            name = yield from self.client.publishing(each.mask)
+            lent.append(name)
+            scribbles.append((name, each.cornerKji, each.positive))
+        return {
+            "target": to_mapping(target),
+            "axis": place.axis,
+            "index": place.index,
+            "prompts": {"points": said.points, "boxes": said.boxes, "scribbles": scribbles},
+            "task": to_mapping(task) if task is not None else None,
+            "label": 1,
+            "previous": previous,
+            **self.context.choices,
+        }
 
     def _answered(self, session: Session, step: Step, answer: Mapping, wanted: bool) -> None:
         block = answer["probability"]
