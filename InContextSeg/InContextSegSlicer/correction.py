@@ -115,6 +115,13 @@ class Correction:
         """Something changed that decides what is shown: the examples, for one."""
         self._follow()
 
+    def anew(self) -> None:
+        """Ask everything again, as when another network was chosen; what was said stays."""
+        self._asking = None
+        for session in self._sessions.values():
+            self._forget(session, keep=set())
+        self._follow()
+
     def check(self) -> None:
         """Something left the scene: if it was the slice's, nothing is shown any more."""
         if self.place is not None and self._nodes() is None:

@@ -234,8 +234,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         """What is changed elsewhere: the model in the panel, a mark of a segment by the editor's undo."""
         seen = (self.correction.context.choices["model"], self.correction.propagation.marked(self.segmentPlace()))
         if seen != self._seen:
-            self._seen = seen
+            before, self._seen = self._seen, seen
             self.refresh()
+            if before and before[0] != seen[0]:
+                self.correction.anew()
 
     def segmentPlace(self):
         """The segment that is edited, on no slice; None where none is."""
