@@ -162,7 +162,7 @@ def _same(image):
 
 
 def written(rows):
-    """Markdown: mean clicks by set and label, the share that the loop leaves, intervals by patient; and first slices."""
+    """Markdown: mean clicks by set and label and the share that the loop leaves, by patient; and of first slices."""
     lines = ["| set | label | patients | slices | clicks without | with | share | first patient | next | reached |"]
     lines.append("|" + "---|" * 10)
     keys = dict.fromkeys((row["set"], row["label"]) for row in rows if row["way"] == "with")
