@@ -13,7 +13,7 @@ from slicer.util import VTKObservationMixin
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.correction import Correction
 from InContextSegSlicer.effectoptions import EffectOptions
-from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, sliceIn
+from InContextSegSlicer.prompting import BOX, POINT, Mark, placeIn
 from InContextSegSlicer.promptview import RADIUS_PX, PromptView
 from InContextSegSlicer.sharedworker import SharedWorker
 
@@ -246,7 +246,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             return
         volume = slicer.mrmlScene.GetNodeByID(chosen[0])
         try:
-            place = Place(*chosen, *sliceIn(self.scriptedEffect.viewNode(self._widget), volume, position))
+            place = placeIn(self.scriptedEffect.viewNode(self._widget), volume, chosen[1:], position)
         except InputError as error:
             self.correction.see(None)
             self.correction.message = str(error)
@@ -328,12 +328,12 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
                 elif self._drag.moved is None:
                     draft = self._mark(self._drag)
                     marks += [draft] if draft is not None else []
-        view.show(marks, node, volume, place.axis if place is not None else "")
+        view.show(marks, node, volume, place)
         self.scriptedEffect.scheduleRender(widget)
 
 
 def _shows(sliceNode, volume, place):
     try:
-        return sliceIn(sliceNode, volume) == (place.axis, place.index)
+        return placeIn(sliceNode, volume, (place.segmentation, place.segment)).isLike(place)
     except InputError:
         return False
