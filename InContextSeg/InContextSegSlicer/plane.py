@@ -26,17 +26,16 @@ from InContextSegSlicer.lattice import (
 )
 from InContextSegSlicer.reading import arrayOf, geometryOf, gridOfVolume
 from InContextSegSlicer.voxelsets import tightBox
-from InContextSegSlicer.writing import Region, SegmentWriter, gridOfSegment
+from InContextSegSlicer.writing import EVERYWHERE, Region, SegmentWriter, gridOfSegment
 
 # A cut is as fine as the finest edge of a voxel, but has no more pixels along a side than this: 4 MB of a CT.
 LARGEST = 1024
 KEPT = 4
 # Planes that are nowhere in the volume as far apart as half its finest edge are one and the same.
 NEAR = 0.5
-# Fraction of a thickness by which what is written lies aside: else voxels half-way between two layers are in both.
+# Fraction of a thickness by which what is written lies aside: else a plane just between two layers would be in both.
 _ASIDE = 1e-4
-# A warp may make steps a little longer between the places that are looked at.
-_SAMPLES, _WARPED = 400, 1.02
+_SAMPLES = 400  # places in a cut that tell how thick voxels are there
 _LATTICE = 5  # points along each edge of a volume that tell where it lies, under whatever transform
 _WORLD = Grid(np.eye(4))
 Vector = tuple[float, float, float]
@@ -219,11 +218,10 @@ def written(
     mask: np.ndarray,
     existing: str,
 ) -> Chore:
-    """A chore: write a mask (1, rows, columns) of a cut into a segment (segmentation, ID), one voxel thick.
+    """A chore: write a mask (1, rows, columns) of a cut into a segment (segmentation, ID).
 
-    Of the voxels whose centres lie less than half a layer from the plane each takes the pixel nearest to it. A layer is
-    as thick as the longest step between neighbouring voxels towards the plane: so nothing is left out and nothing is
-    double (under a warp this step is not everywhere the same, and the longest counts).
+    Every voxel that the plane passes through takes the pixel nearest to its centre. So the same plane shows the same
+    again; of one voxel per column, as thin as a digital plane can be, it would show a sieve.
 
     Args:
         existing: see `SegmentWriter.write`; "all" means what the segment has on this plane.
@@ -231,7 +229,7 @@ def written(
     segmentation, segment = where
     affine = gridOfVolume(cut.node).affine.copy()
     normal = _unit(affine[:3, 2])
-    thickness = _longestStep(gridOfSegment(segmentation, segment, volume), cut, normal)
+    thickness = _thickness(gridOfSegment(segmentation, segment, volume), cut, normal)
     affine[:3, 2] = normal * thickness
     affine[:3, 3] += normal * thickness * _ASIDE
     layer = slicer.vtkMRMLScalarVolumeNode()
@@ -240,7 +238,8 @@ def written(
     layer.SetIJKToRASMatrix(matrixOfArray(affine))
     block = (mask > 0) & cut.inside
     low, high = (np.zeros(3, int), np.zeros(3, int)) if not block.any() else tightBox(block)
-    region = Region(((0, 0, 0), block.shape))
+    # To look for the region as well takes time, and no label lies outside of it.
+    region = Region(((0, 0, 0), block.shape)) if existing == "all" else EVERYWHERE
     yield from writer.write(
         layer, segmentation, block[tuple(map(slice, low, high))], tuple(low), {1: segment}, existing, region
     )
@@ -265,15 +264,17 @@ def _extentOf(plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Generator
     return met.min(axis=0), met.max(axis=0)
 
 
-def _longestStep(grid: Grid, cut: Cut, normal: np.ndarray) -> float:
-    """The longest step in millimetres along the normal from a voxel to its neighbour, about a cut."""
+def _thickness(grid: Grid, cut: Cut, normal: np.ndarray) -> float:
+    """How far apart, in millimetres, two planes along a cut are that touch the same voxel on either side.
+
+    Under a warp that is not everywhere the same; the largest is taken, so that no voxel is left out.
+    """
     pixels = np.argwhere(cut.inside)
     pixels = pixels[:: max(len(pixels) // _SAMPLES, 1), ::-1]
     indices = Passage(gridOfVolume(cut.node), grid).points(pixels)
     toWorld = Passage(grid, _WORLD)
     here = toWorld.points(indices)
-    steps = [np.abs((toWorld.points(indices + step) - here) @ normal).max() for step in np.eye(3)]
-    return max(steps) * (1 if toWorld.matrix is not None else _WARPED)
+    return float(sum(np.abs((toWorld.points(indices + step) - here) @ normal) for step in np.eye(3)).max())
 
 
 def _stateOf(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple:
