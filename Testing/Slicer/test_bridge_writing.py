@@ -11,6 +11,7 @@ from InContextSegSlicer import bridge
 from Testing.Slicer.fivesegments import AFFINE, AREAS, OVERWRITE, box, two, world, writerFor
 from Testing.Slicer.patients import (
     SHAPE,
+    addEditor,
     addSegmentation,
     addVolume,
     affineOfVolume,
@@ -256,7 +257,8 @@ def test_a_segmentation_kept_as_surfaces_is_refused(scene):
 
 
 @pytest.mark.parametrize("drawn", [False, True], ids=["into nothing", "into what was drawn"])
-def test_views_show_at_once_what_is_written_taken_back_and_done_again(scene, drawn):
+@pytest.mark.parametrize("byHand", [False, True], ids=["computed", "by hand"])
+def test_views_show_at_once_what_is_written_taken_back_and_done_again(scene, byHand, drawn):
     volume = addVolume(scene, np.zeros(SHAPE, np.int16), AFFINE)
     volume.CreateDefaultDisplayNodes()
     segmentation = addSegmentation(scene, volume, segments=("A",))
@@ -265,7 +267,7 @@ def test_views_show_at_once_what_is_written_taken_back_and_done_again(scene, dra
     view.showVolume(volume)
     if drawn:
         draw(scene, segmentation, "A", box((0, 0, 0), (20, 3, 3)), AFFINE)
-    writer, _ = writerFor(scene, segmentation, volume, "none")
+    writer = bridge.SegmentWriter(scene, addEditor(scene, segmentation, volume), byHand)
     coloured = [np.ptp(view.image().astype(int), axis=-1) > 30]
     for act in (lambda: writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}), writer.undo, writer.redo):
         finish(act())

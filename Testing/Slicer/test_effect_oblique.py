@@ -170,9 +170,14 @@ def test_what_was_applied_is_shown_without_holes_by_the_same_view(scene, monkeyp
     corners = [worldOf(MIDDLE, corrector.volume) + shift for shift in _inPlane(corrector, (-6, -6), (6, 6))]
     corrector.views["Red"].drag(*(corrector.views["Red"].xyOfRas(corner) for corner in corners))
     corrector.settle()
-    inner = voxelsAt(corrector, pixelsOf(corrector, binary_erosion(answered(corrector), iterations=4)))
+    inner = pixelsOf(corrector, binary_erosion(answered(corrector), iterations=4))
+    corrector.segmentation.GetSegmentation().GetSegment("organ").SetColor(1, 0, 0)
     corrector.applied()
-    assert len(inner) > 20 and corrector.drawn()[tuple(inner.T)].all()
+    assert len(inner) > 20 and corrector.drawn()[tuple(voxelsAt(corrector, inner).T)].all()
+    rows, columns = np.rint([corrector.views["Red"].xyOfRas(each)[::-1] for each in inner]).astype(int).T
+    coloured = np.ptp(corrector.views["Red"].image().astype(int), axis=-1) > 30
+    window = coloured[::-1][rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert window.size > 900 and window.all()
 
 
 def _inPlane(corrector, *shifts):
