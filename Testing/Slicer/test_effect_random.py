@@ -7,6 +7,7 @@ import slicer
 
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
+from Testing.Slicer.patients import turned
 from Testing.Slicer.test_effect import VIEWS, volumeOf
 
 ACTIONS = 300
@@ -17,7 +18,15 @@ class Whim:
 
     WEIGHTS = {"doClick": 12, "doDrag": 5, "doScroll": 6, "doPress": 6, "doKey": 6, "doTool": 3, "doSegment": 3}  # noqa: RUF012
     WEIGHTS |= {"doEditorUndo": 2, "doVolume": 1.5, "doOffAndOn": 1, "doRemoveSegment": 0.6, "doTrouble": 2}
-    WEIGHTS |= {"doClose": 0.5, "doTurn": 0.7, "doWait": 3, "doThreshold": 2, "doMove": 0.7, "doRemoveVolume": 0.3}
+    WEIGHTS |= {
+        "doClose": 0.5,
+        "doTurn": 0.7,
+        "doTilt": 2,
+        "doWait": 3,
+        "doThreshold": 2,
+        "doMove": 0.7,
+        "doRemoveVolume": 0.3,
+    }
 
     def __init__(self, corrector, seed):
         self.corrector, self.random, self.log = corrector, random.Random(seed), []
@@ -96,6 +105,13 @@ class Whim:
         node = self.view().mrmlSliceNode()
         node.SetOrientation(self.random.choice(("Axial", "Sagittal", "Coronal")))
 
+    def doTilt(self):
+        node = self.view().mrmlSliceNode()
+        toRas = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+        toRas[:3, :3] = turned(*(self.random.choice((-40, -3, 0, 25)) for _ in range(3))) @ toRas[:3, :3]
+        node.GetSliceToRAS().DeepCopy(toRas.ravel())
+        node.UpdateMatrices()
+
     def doMove(self):
         transform = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLinearTransformNode")
         transform = transform or slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -135,6 +151,7 @@ def test_three_hundred_actions_by_chance_break_nothing(scene, monkeypatch, stric
     corrector.settle()
     correction = corrector.correction
     kept = {name for name, _bytes in correction.handover._kept.values()}
+    kept |= {cut.array for cut in correction.cuts._kept.values()}
     kept |= {answer.logits for session in correction._sessions.values() for answer in session.answers.values()}
     app.pump(0.1)
     found = {path.name for path in correction.client.folder.glob("*.npy")}
