@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.cascade import confidence, walk
@@ -111,4 +112,4 @@ def _one(loop: Loop, number: int, chosen: Sequence[Labelled]) -> tuple[Answer, f
     answer = loop.opening(number, chosen)
     if answer is None:
         return Answer(np.zeros((loop.cut.plan.size,) * 2), np.zeros(loop.slice(number, None).geometry.shape)), 1.0
-    return answer, confidence(1 / (1 + np.exp(-answer.logits)))
+    return answer, confidence(expit(answer.logits))
