@@ -27,6 +27,7 @@ class PromptView:
         self._mapper = vtk.vtkPolyDataMapper2D()
         drawing.SetMapper(self._mapper)
         drawing.GetProperty().SetLineWidth(2)
+        drawing.SetLayerNumber(1)  # over the preview, whichever came first
         look = self._text.GetTextProperty()
         look.SetFontSize(FONT_SIZE)
         look.SetColor(*(part / 255 for part in YELLOW))
