@@ -17,8 +17,8 @@ from InContextSegLib.inference.interactive import Answer
 from InContextSegLib.inference.loop import Labelled, Loop
 from InContextSegLib.progress import Report
 
-# Measured (docs/benchmarks.md): of the slices carried on to, 79 % had a Dice of 0.8 or more (mean 0.85), and every fourth
-# direction stopped where the next one was still that good; 0.7: 86 %, every second.
+# Measured (docs/benchmarks.md): of the slices carried on to, 79 % had a Dice of 0.8 or more (mean 0.85), and every
+# fourth direction stopped where the next one was still that good; 0.7: 86 %, every second.
 STOP_BELOW = 0.6
 
 Reason = Literal["unsure", "ended", "range"]
