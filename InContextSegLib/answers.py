@@ -92,7 +92,8 @@ def preview(desk: Desk, request: Preview, report: Report) -> dict[str, Any]:
         bound.target, desk.scale(request.target, bound.mix, bound.brief.intensities), axis, index, bound.settings
     )
     box = slab(geometry, axis, (index, index))
-    mask = bound.drawn.keep(found.mask.array, box, bound.drawn.given(geometry, axis, [index] if found.given else []))
+    given = bound.drawn.given(geometry, axis, {index: found.partly.get(index)} if found.given else {})
+    mask = bound.drawn.keep(found.mask.array, box, given)
     corner = list(box[0])
     return {
         "axis": axis,
