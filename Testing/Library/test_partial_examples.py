@@ -33,7 +33,8 @@ from InContextSegLib.protocol import (
     request_of,
 )
 from InContextSegLib.shared import SharedFolder
-from InContextSegLib.support import Label
+from InContextSegLib.support import Label, LabelledVolume
+from InContextSegLib.tasks import Drawn
 from InContextSegLib.volume import Kind, Volume
 
 ONE, TWO = 1, 2
@@ -129,6 +130,8 @@ def test_what_was_drawn_of_a_told_label_stays_and_wins_over_what_is_found_of_the
     odd[6, 20:30, 10:22] = ONE  # over the other organ, where no network would put it
     odd[4, 5, 5] = 0
     examples = [told(desk, target, odd, geometry, (2, 6), ONE), told(desk, target, odd, geometry, (4, 8), TWO)]
+    # What else lies in these labels, and elsewhere, does not matter.
+    examples[1] = replace(examples[1], labels=ref(desk, Volume(truth, geometry, Kind.LABELS)))
     about = task(*examples)
     found = ask(desk, Segment(about, target))
     mask = whole(desk, found["block"])
@@ -157,18 +160,20 @@ def test_a_slice_that_tells_of_all_is_kept_whole_beside_one_that_tells_of_some(d
     assert (mask[2] == TWO).any() and (mask[1] == ONE).any()
 
 
-def test_labels_drawn_in_another_view_are_kept_as_far_as_they_tell(desk):
-    target, truth, geometry = scene(desk)
-    drawn = {ONE: np.zeros_like(truth), TWO: np.zeros_like(truth)}
-    for value, columns in ((ONE, (5, 9)), (TWO, (20, 24))):
-        drawn[value][..., columns] = np.where(truth[..., columns] == value, value, 0)
-    examples = [
-        ExampleRef(target, ref(desk, Volume(array, geometry, Kind.LABELS)), "patient", known=(value,))
-        for value, array in drawn.items()
-    ]
-    mask = whole(desk, ask(desk, Segment(task(*examples), target))["block"])
-    for value, columns in ((ONE, (5, 9)), (TWO, (20, 24))):
-        np.testing.assert_array_equal(mask[..., columns] == value, drawn[value][..., columns] == value)
+def test_labels_drawn_in_another_view_are_kept_as_far_as_they_tell():
+    geometry = grid(SHAPE, (2.0, 1.0, 1.0))
+    drawn = np.zeros((2, *SHAPE), np.uint8)
+    drawn[0, :, 6:12, [5, 9]], drawn[1, :, 20:26, 20] = ONE, TWO
+    pairs = tuple(
+        LabelledVolume(Volume(labels, geometry), Volume(labels, geometry, Kind.LABELS), "", known=frozenset({value}))
+        for labels, value in zip(drawn, (ONE, TWO), strict=True)
+    )
+    given = Drawn(pairs, (ONE, TWO)).given(geometry, "axial", {3: None})
+    assert given == (2, {5: {ONE}, 9: {ONE}, 20: {TWO}})
+    kept = Drawn(pairs, (ONE, TWO)).keep(np.full(SHAPE, TWO, np.uint8), ((0, 0, 0), SHAPE), given)
+    expected = np.where(drawn[0] == ONE, ONE, TWO)
+    expected[..., 20] = drawn[1, ..., 20]
+    np.testing.assert_array_equal(kept, expected)
 
 
 def test_a_label_of_which_an_example_does_not_tell_is_not_in_it():
