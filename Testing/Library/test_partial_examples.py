@@ -128,6 +128,7 @@ def test_what_was_drawn_of_a_told_label_stays_and_wins_over_what_is_found_of_the
     target, truth, geometry = scene(desk)
     odd = truth.copy()
     odd[6, 20:30, 10:22] = ONE  # over the other organ, where no network would put it
+    odd[6, 4:8] = 0
     examples = [told(desk, target, odd, geometry, (2, 6), ONE), told(desk, target, odd, geometry, (4, 8), TWO)]
     # What else lies in these labels, and elsewhere, does not matter.
     examples[1] = replace(examples[1], labels=ref(desk, Volume(truth, geometry, Kind.LABELS)))
