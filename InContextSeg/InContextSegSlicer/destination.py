@@ -28,17 +28,17 @@ def regionOf(
     if order.sliceRange is not None:
         inside = grid.slab(order.target, answer["axis"], *order.sliceRange)
     own = [row for row in order.examples if row.volume is order.target and row.segmentation is output]
-    kept, partly = set(answer["given"] if own else ()), defaultdict(set)
-    ids = {name: identifier for identifier, name in bridge.segmentNames(output).items()}
-    for row in [row for row in own if isinstance(row.slices, tuple)]:
-        spoken = spokenByName(row.slices, row.axis, tuple({**ids, **into}), output, order.target)
+    chosen = [row for row in own if isinstance(row.slices, tuple)]
+    kept, partly = set(answer["given"] if len(chosen) < len(own) else ()), defaultdict(set)
+    named = [*((name, identifier) for identifier, name in bridge.segmentNames(output).items()), *into.items()]
+    for row in chosen:
+        spoken = spokenByName(row.slices, row.axis, [name for name, _id in named], output, order.target)
         for index, names in spoken.items():
             if into.keys() <= set(names):
                 kept.add(index)
-                continue
-            kept.discard(index)
-            for name in names:
-                for identifier in {ids.get(name), into.get(name)} - {None}:
+            else:
+                kept.discard(index)
+                for identifier in (identifier for name, identifier in named if name in names):
                     partly[identifier].add(index)
     return bridge.Region(inside, slabs(kept), {identifier: slabs(indices) for identifier, indices in partly.items()})
 
