@@ -89,8 +89,9 @@ class Example:
 class LabelledVolume:
     """An image, its labels on the same grid, a name for messages; not `may_be_finished`: its gaps are unlabelled.
 
-    `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes.
-    `known` are the labels that these tell of (see `Example`).
+    `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes. Where
+    they are indices, they count along `axis`; empty: along the one that the volume is cut along. `known` are the labels
+    that they tell of (see `Example`).
     """
 
     image: Volume
@@ -98,6 +99,7 @@ class LabelledVolume:
     source: str
     may_be_finished: bool = True
     slices: SliceChoice | None = None
+    axis: str = ""
     known: frozenset[int] | None = None
 
 

@@ -9,10 +9,11 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.catalog import Capability, find
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import TaskSpec
+from InContextSegLib.protocol import SaveExamples, TaskSpec
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.keeping import savingExamples
 from InContextSegSlicer.labelmaps import labelmapOf
 from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, taskOf
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
@@ -79,11 +80,22 @@ class Context:
         choices = self.choices
         key = (name, place.axis, tuple(choices.items()), tuple((row, *_timesOf(row, name)) for row in rows))
         if self._known is None or self._known[0] != key:
-            settings = settingsOf("normal", place.axis, 0.0)
-            order = Order(volume, None, rows, (Wanted(name, name),), settings, **choices)
-            task = yield from taskOf(order, self.handover)
+            task = yield from taskOf(self._order(volume, rows, name, place.axis), self.handover)
             self._known = key, task
         return self._known[1]
+
+    def saving(self, volume, segmentation, place: Place, folder: str) -> Generator[None, None, SaveExamples]:
+        """A chore: ask to keep the examples of the segment in a folder that holds none yet.
+
+        Raises:
+            InputError: if there are none.
+        """
+        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        order = self._order(volume, self.rows(volume, segmentation, place), name, place.axis)
+        return (yield from savingExamples(order, folder, self.handover))
+
+    def _order(self, volume, rows: tuple[ExampleRow, ...], name: str, axis: str) -> Order:
+        return Order(volume, None, rows, (Wanted(name, name),), settingsOf("normal", axis, 0.0), **self.choices)
 
     def teach(self, volume, segmentation, identifier: str, axis: str, *indices: int) -> str:
         """Let slices teach where a segment is: the row of volume and segmentation gets them, or is made.

@@ -17,6 +17,7 @@ from InContextSegSlicer import bridge
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.destination import ensureLike, regionOf
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.keeping import saved, savingExamples
 from InContextSegSlicer.order import Order, taskOf
 from InContextSegSlicer.outcome import Outcome, Progress, summary
 from InContextSegSlicer.preview import SlicePreview, removeShown
@@ -97,6 +98,15 @@ class Controller:
             self._ask("segment", request, lambda answer: self._segmented(order, values, answer))
 
         self._begin(asking(), _("Handing over the volumes"))
+
+    def saveExamples(self, order: Order, folder: str) -> None:
+        """Keep the examples in a folder that holds none yet."""
+
+        def asking():
+            request = yield from savingExamples(order, folder, self.handover)
+            self._ask("save_examples", request, lambda answer: self._end(IDLE, saved(answer)))
+
+        self._begin(asking(), _("Saving the examples"))
 
     def ask(self, do: str, payload, onDone: Callable, message: str) -> None:
         """Any other request that keeps the worker busy."""

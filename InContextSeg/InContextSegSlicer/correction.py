@@ -14,6 +14,7 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
 from InContextSegSlicer.propagation import Propagation, Wish
@@ -66,14 +67,14 @@ class Correction:
         self.threshold = 0.5
         self.replaceSlice = False
         self.changed: Callable[[], None] = lambda: None
-        self._chores = ChoreQueue()
+        self._chores, self._saving = ChoreQueue(), ChoreQueue()
         self._sessions: dict[Place, Session] = {}
         self._asking: Step | None = None
 
     @property
     def working(self) -> bool:
         """Whether an answer is awaited."""
-        return self._asking is not None or self.propagation.working
+        return self._asking is not None or self.propagation.working or bool(self._saving)
 
     @property
     def session(self) -> Session | None:
@@ -92,8 +93,8 @@ class Correction:
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
         self.client.poll()  # also for what nobody waits for any more: its arrays have to go
-        self._chores.tick()
-        self.propagation.tick()
+        for each in (self._chores, self._saving, self.propagation):
+            each.tick()
 
     def see(self, place: Place | None) -> None:
         """Work on another slice or segment, or on none."""
@@ -196,6 +197,24 @@ class Correction:
         self.see(place)
         self._say(taught)
         return True
+
+    def saveExamples(self, folder: str) -> None:
+        """Keep the examples of the segment in a folder that holds none yet."""
+        nodes = self._nodes()
+        if nodes is None:
+            return
+
+        def asking() -> Generator:
+            request = yield from self.context.saving(*nodes, self.place, folder)
+            self.client.ask(
+                "save_examples",
+                request,
+                on_done=lambda answer: self._say(saved(answer)),
+                on_failed=lambda _kind, message: self._say(message),
+            )
+
+        self._saving.add(asking(), lambda _done: None, lambda error: self._say(str(error)))
+        self._say(_("The examples are being saved."))
 
     def leave(self) -> None:
         """Show nothing any longer; what was said is kept."""

@@ -65,7 +65,14 @@ class EffectOptions:
         layout.addWidget(self.examples)
         self.remove = qt.QPushButton(_("Remove the chosen example"))
         self.remove.connect("clicked()", self._onRemove)
-        layout.addWidget(self.remove)
+        self.save = qt.QPushButton(_("Save examples…"))
+        self.save.setToolTip(
+            _("Keep the examples of this segment as files, for other scenes, a batch, or somebody else.")
+        )
+        row = qt.QHBoxLayout()
+        for button in (self.remove, self.save):
+            row.addWidget(button)
+        layout.addLayout(row)
         self.propagation = PropagationOptions()
         layout.addWidget(self.propagation.widget)
         self.status = qt.QLabel()

@@ -204,7 +204,7 @@ class Propagation:
                 known = bridge.uncertaintyOf(self.scene, nodes[0])
                 yield from bridge.showUncertainty(self.scene, nodes[0], *blocks[1], known)
 
-        self._begin(writing(), lambda _done: self._end(outcome(answer)), _("Writing the slices"))
+        self._begin(writing(), lambda _done: self._end(outcome(answer, bool(limits))), _("Writing the slices"))
 
     def _written(self, volume, segmentation, wish: Wish, limits, answer: Mapping, block: tuple) -> Generator:
         place, axis = wish.place, answer["axis"]
@@ -261,26 +261,24 @@ class Propagation:
         return (volume, segmentation) if segmentation.GetSegmentation().GetSegment(place.segment) else None
 
 
-def outcome(answer: Mapping) -> str:
-    """What came of it, in a sentence."""
+def outcome(answer: Mapping, limited: bool) -> str:
+    """What came of it, in a sentence.
+
+    Args:
+        limited: whether it was to go to some slices only.
+    """
     why = {
         "unsure": _("it was unsure"),
         "ended": _("nothing more was found"),
-        "range": _("no further was asked for"),
+        "range": _("no further was asked for") if limited else _("the volume ends"),
     }
     slices, stopped = answer["slices"], answer["stopped"]
+    before, after = why[stopped["before"]], why[stopped["after"]]
     if not slices:
-        return _("Nothing was carried on: before the applied slice {before}, after it {after}.").format(
-            before=why[stopped["before"]], after=why[stopped["after"]]
+        return _("Nothing was propagated: before the applied slice {before}, after it {after}.").format(
+            before=before, after=after
         )
     return _(
-        "Carried on to {count} {axis} slices, {first} to {last}: before them {before}, after them {after}. Look at "
+        "Propagated to {count} {axis} slices, {first} to {last}: before them {before}, after them {after}. Look at "
         "them and accept them, or discard them."
-    ).format(
-        count=len(slices),
-        axis=answer["axis"],
-        first=slices[0],
-        last=slices[-1],
-        before=why[stopped["before"]],
-        after=why[stopped["after"]],
-    )
+    ).format(count=len(slices), axis=answer["axis"], first=slices[0], last=slices[-1], before=before, after=after)

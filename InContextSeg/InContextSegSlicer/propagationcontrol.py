@@ -97,7 +97,7 @@ class PropagationControl:
         if marked.confidence:
             axis, index = shownSlice(sliceNode, slicer.mrmlScene.GetNodeByID(place.volume))
             if axis == marked.axis and index in marked.confidence:
-                return _("Carried on, {sure:.0f} % sure; not accepted").format(sure=100 * marked.confidence[index])
+                return _("Propagated, {sure:.0f} % sure; not accepted").format(sure=100 * marked.confidence[index])
         return ""
 
     def _chosenSlices(self) -> list[int]:

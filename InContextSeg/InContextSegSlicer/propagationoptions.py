@@ -22,6 +22,7 @@ class PropagationOptions:
 
     def __init__(self):
         self.widget = qt.QFrame()
+        self.widget.setSizePolicy(qt.QSizePolicy.Preferred, qt.QSizePolicy.Maximum)
         self.chosen: Callable[[int], None] = lambda _index: None
         self.selectionChanged: Callable[[], None] = lambda: None
         layout = qt.QVBoxLayout(self.widget)
@@ -55,7 +56,7 @@ class PropagationOptions:
                 line.addWidget(each)
             layout.addLayout(line)
             if self.start in row:
-                layout.addWidget(qt.QLabel(_("Carried on, to be accepted (least sure first):")))
+                layout.addWidget(qt.QLabel(_("Propagated, to be accepted (least sure first):")))
                 layout.addWidget(self.list)
         layout.addWidget(self.uncertainty)
         self.status = qt.QLabel()

@@ -72,6 +72,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         self.options.thresholdChanged = self._on(self.onThreshold)
         self.options.removed = self._on(self.onRemove)
         self.options.replace.connect("toggled(bool)", self._on(self.onReplace))
+        self.options.save.connect("clicked()", self._on(self.onSave))
         for name, slot in (
             ("apply", self.onApply),
             ("clear", self.onClear),
@@ -199,6 +200,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def onReplace(self, checked):
         self.correction.replaceSlice = checked
 
+    def onSave(self):
+        folder = qt.QFileDialog.getExistingDirectory(None, _("A new folder for the examples"))
+        if folder:
+            self.correction.saveExamples(folder)
+
     def onThreshold(self, value):
         self.correction.setThreshold(value)
 
@@ -216,6 +222,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         rows = correction.context.rows(volume, segmentation, place) if there else ()
         options.showExamples(rows)
         options.remove.setEnabled(bool(rows))
+        options.save.setEnabled(bool(rows))
         options.status.setText(correction.message)
         able = {"apply": correction.answer is not None, "clear": bool(correction.marks)}
         able |= {"undo": there and session.history.canUndo, "redo": there and session.history.canRedo}

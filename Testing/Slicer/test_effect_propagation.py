@@ -84,7 +84,7 @@ def test_the_list_has_the_least_sure_first_and_leads_to_the_slice(corrector):
     assert items[0].text() == "axial 4: 60 % sure"
     carry.list.itemClicked.emit(items[0])
     assert bridge.displayedIndex(corrector.views["Red"].mrmlSliceNode(), corrector.volume, 0) == 4
-    assert told(corrector) == "Carried on, 60 % sure; not accepted"
+    assert told(corrector) == "Propagated, 60 % sure; not accepted"
     corrector.look("Red", 8)
     app.pump(0.3)
     assert told(corrector) == ""
@@ -340,6 +340,9 @@ def test_a_mark_belongs_to_the_grid_it_was_made_on_and_a_damaged_one_is_none(sce
 
 def test_what_came_of_it_is_a_sentence():
     answer = {"axis": "coronal", "slices": [], "stopped": {"before": "unsure", "after": "ended"}}
-    assert outcome(answer) == (
-        "Nothing was carried on: before the applied slice it was unsure, after it nothing more was found."
+    assert outcome(answer, True) == (
+        "Nothing was propagated: before the applied slice it was unsure, after it nothing more was found."
     )
+    answer |= {"slices": [3, 4], "stopped": {"before": "range", "after": "range"}}
+    assert "3 to 4: before them the volume ends, after them the volume ends." in outcome(answer, False)
+    assert "no further was asked for" in outcome(answer, True)
