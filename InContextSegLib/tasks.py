@@ -70,7 +70,8 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
     for path, labels in files_of(source):
         image, taught = read_volume(path, mix=mix), taught_in(labels)
         pair = LabelledVolume(image, read_labels(labels, image.geometry), str(path))
-        pairs.append(replace(pair, slices=taught.slices, axis=taught.axis) if taught else pair)
+        parts = taught.parts() if taught else []
+        pairs += [replace(pair, slices=slices, axis=taught.axis, known=known) for slices, known in parts] or [pair]
     return pairs
 
 

@@ -13,9 +13,8 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.items import itemOf
-from InContextSegSlicer.order import namesIn
+from InContextSegSlicer.order import namesIn, spokenIn
 from InContextSegSlicer.pixmap import pixmapOf
-from InContextSegSlicer.slicemarks import spokenByName
 
 log = logging.getLogger(__name__)
 NAME, LABELS, SLICES, AGREEMENT = range(4)
@@ -191,10 +190,10 @@ def labelText(row: ExampleRow) -> str:
 
 def partText(row: ExampleRow) -> list[str]:
     """Which slices speak of some segments only, and of which, a line for each of these."""
-    if row.fromFiles or not row.axis or not row.complete:
+    if not row.axis or not row.complete:
         return []
     names = namesIn(row)
-    spoken = spokenByName(row.slices, row.axis, names, row.segmentation, row.volume)
+    spoken = spokenIn(row, names)
     return [
         _("{slices}: {names} only").format(
             slices=", ".join(str(index) for index in row.slices if spoken[index] == told), names=", ".join(told)

@@ -209,11 +209,20 @@ def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
     )
 
 
+def spokenIn(row: ExampleRow, names: tuple[str, ...]) -> dict[int, tuple[str, ...]]:
+    """For every single slice of an example those among some names of whose segments it says where they are."""
+    if not row.fromFiles:
+        return spokenByName(row.slices, row.axis, names, row.segmentation, row.volume)
+    called = dict(row.names)
+    told = {index: {called.get(value) for value in values} for index, values in row.told}
+    return {index: tuple(name for name in names if index not in told or name in told[index]) for index in row.slices}
+
+
 def _parts(row: ExampleRow, names: tuple[str, ...]) -> list[tuple[tuple[str, ...], ExampleRow]]:
     """The row by what its slices speak of among some names; those that speak of none are left out."""
-    if row.fromFiles or not row.axis:
+    if not row.axis:
         return [(names, row)]
-    spoken = spokenByName(row.slices, row.axis, names, row.segmentation, row.volume)
+    spoken = spokenIn(row, names)
     return [
         (told, replace(row, slices=tuple(index for index in row.slices if spoken[index] == told)))
         for told in dict.fromkeys(spoken.values())

@@ -83,6 +83,21 @@ def test_a_slice_that_was_applied_says_nothing_of_a_segment_of_another_patient(d
     assert [(each.slices, each.known) for each in task.examples] == [((1,), (1,)), ((6,), None), ((2, 5), (2,))]
 
 
+def test_a_file_says_too_of_which_labels_its_slices_tell(doctor):
+    names = (3, "A"), (7, "B")
+    row = ExampleRow("Example1", imagePath="a", labelsPath="b", slices=(1, 2, 4), axis="axial", names=names)
+    row = replace(row, told=((1, (3,)), (4, (7,))))
+    doctor.panel.examples.add(row)
+    assert doctor.panel.examples.rows() == (row,), "as the scene keeps it"
+    task = finish(taskOf(order(row), doctor.controller.handover))
+    assert [(each.slices, each.values, each.known) for each in task.examples] == [
+        ((1,), ((3, 1),), (1,)),
+        ((2,), ((3, 1), (7, 2)), None),
+        ((4,), ((7, 2),), (2,)),
+    ]
+    assert partText(row) == ["1: A only", "4: B only"]
+
+
 def test_where_no_slice_speaks_of_what_is_wanted_it_is_refused(doctor):
     row = patient((1, 6), "A", "B", B=(1, 6))
     with pytest.raises(InputError, match="No example shows A; add one that does, or tick other segments"):
