@@ -1,7 +1,7 @@
 """What a worker answers to each request."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from InContextSegLib.protocol import (
     Correct,
     Describe,
     Device,
+    ExampleRef,
     FileRef,
     Look,
     Neighbours,
@@ -37,11 +38,12 @@ from InContextSegLib.protocol import (
     Propagate,
     SaveExamples,
     Segment,
+    TaskSpec,
     VolumeRef,
     Weights,
 )
 from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.support import Label
+from InContextSegLib.support import Label, LabelledVolume
 from InContextSegLib.tasks import Source, files_of, findings, foreseen, keep_drawn, segments_of
 from InContextSegLib.volume import Kind, Volume, any_along
 
@@ -99,7 +101,8 @@ def preview(desk: Desk, request: Preview, report: Report) -> dict[str, Any]:
         bound.target, desk.scale(request.target, bound.mix, bound.brief.intensities), axis, index, bound.settings
     )
     box = slab(geometry, axis, (index, index))
-    mask = bound.drawn.keep(found.mask.array, box, bound.drawn.given(geometry, axis, [index] if found.given else []))
+    given = bound.drawn.given(geometry, axis, {index: found.partly.get(index)} if found.given else {})
+    mask = bound.drawn.keep(found.mask.array, box, given)
     corner = list(box[0])
     return {
         "axis": axis,
@@ -157,10 +160,11 @@ def describe(desk: Desk, request: Describe, report: Report) -> dict[str, Any]:
         report.step(number, len(files), f"{mask.name} is read")
         labels = read_volume(mask, Kind.LABELS)
         names = {segment.value: segment.name for segment in read_segments(mask)}
-        held = [(int(value), names.get(int(value), f"label {value}")) for value in np.unique(labels.array) if value]
         taught = taught_in(mask) or Taught("auto")
-        found = {"image": str(image), "mask": str(mask), "labels": held}
-        pairs.append(found | {"slices": taught.slices, "axis": taught.axis})
+        held = {*np.unique(labels.array).tolist(), *(value for _, values in taught.told for value in values)} - {0}
+        named = [(value, names.get(value, f"label {value}")) for value in sorted(held)]
+        found = {"image": str(image), "mask": str(mask), "labels": named}
+        pairs.append(found | {"slices": taught.slices, "axis": taught.axis, "told": taught.told})
     return {"pairs": pairs}
 
 
@@ -170,18 +174,50 @@ def save_examples(desk: Desk, request: SaveExamples, report: Report) -> dict[str
     labels = [Label(value, name) for value, name in task.labels]
     segments = looking(segments_of(labels), request.looks)
     kept = []
-    for example, pair in zip(task.examples, desk.pairs(task, LUMINANCE), strict=True):
+    for example, pair, partly in _whole_examples(task, desk.pairs(task, LUMINANCE)):
         original = _file_of(example.image)
         if original is None and desk.coloured(example.image):
             raise InputError(
                 f"{names.get(example.source, example.source)} is in colour, and only grey images of the scene can be "
                 "saved as examples; save it as a picture first, and add it from its file."
             )
-        held = set(np.unique(pair.labels.array).tolist())
+        held = {*np.unique(pair.labels.array).tolist(), *(value for _, values in partly for value in values)}
         shown = tuple(segment for segment in segments if segment.value in held)
         name = names.get(example.source, example.source)
-        kept.append(Kept(name, pair, task.settings.axes[0], shown, original))
+        kept.append(Kept(name, pair, task.settings.axes[0], shown, original, partly))
     return {"labels": [str(path) for path in save(Path(request.folder), kept, report)]}
+
+
+def _whole_examples(
+    task: TaskSpec, pairs: Sequence[LabelledVolume]
+) -> Iterator[tuple[ExampleRef, LabelledVolume, tuple[tuple[int, tuple[int, ...]], ...]]]:
+    """The examples with their labels and what slices tell (`Taught.told`), the parts of one volume together again."""
+    parts: dict[Any, list[int]] = {}
+    for number, each in enumerate(task.examples):
+        parts.setdefault((each.image, each.source) if isinstance(each.slices, tuple) else number, []).append(number)
+    for numbers in parts.values():
+        in_part = any(pairs[number].known is not None for number in numbers)
+        if in_part:  # but not where two segmentations of one volume tell of the same slice
+            indices = [index for number in numbers for index in pairs[number].slices]
+            in_part = len(set(indices)) == len(indices)
+        for together in [numbers] if in_part else [[number] for number in numbers]:
+            own = [pairs[number] for number in together]
+            partly = {index: tuple(sorted(each.known)) for each in own if each.known for index in each.slices}
+            yield task.examples[together[0]], _joined(own, task.settings.axes[0]), tuple(sorted(partly.items()))
+
+
+def _joined(pairs: Sequence[LabelledVolume], axis: str) -> LabelledVolume:
+    """Labels on slices of one volume that lie apart, as one."""
+    if len(pairs) == 1:
+        return pairs[0]
+    geometry = pairs[0].labels.geometry
+    array_axis = SlicePlan.of(geometry, axis).array_axis
+    labels = np.zeros(geometry.shape, np.result_type(*(each.labels.array.dtype for each in pairs)))
+    for each in pairs:
+        here = (slice(None),) * array_axis + (list(each.slices),)
+        labels[here] = each.labels.array[here]
+    slices = tuple(sorted(index for each in pairs for index in each.slices))
+    return replace(pairs[0], labels=Volume(labels, geometry, Kind.LABELS), slices=slices, known=None)
 
 
 def _file_of(ref: VolumeRef) -> Path | None:

@@ -74,6 +74,8 @@ def fingerprint_of_task(request: Batch, array_of: Callable[[str], np.ndarray]) -
             "patient": sources.index(example.source),
             "slices": example.slices,
             "values": example.values,
+            # Not where it is None, so that what was done before there were such examples stays done.
+            **({} if example.known is None else {"known": sorted(example.known)}),
         }
         for example in task.examples
     ]

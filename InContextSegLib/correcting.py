@@ -240,7 +240,9 @@ class _Scene:
         own = own_of(self.task, target, pairs, cut.read())
         for done, (ref, pair, mine) in enumerate(zip(self.task.examples, pairs, own, strict=True)):
             report.step(done, len(pairs), "examples are cut")
-            labelled += self._labelled(ref, replace(pair, may_be_finished=not mine), mine)
+            if pair.known is None or self.label in pair.known:
+                # The label is the only one here, whatever its value.
+                labelled += self._labelled(ref, replace(pair, may_be_finished=not mine, known=None), mine)
         name = (target, stamp_of(target), self.mix.weights, self.task.window)
         return Loop(self.engine.memory, name, cut, labelled)
 

@@ -149,9 +149,12 @@ class Desk:
 
     def pairs(self, task: TaskSpec, mix: ColourMix) -> list[LabelledVolume]:
         """The examples of a task, whole."""
+        told = [None if each.known is None else frozenset(each.known) for each in task.examples]
         return [
-            LabelledVolume(self.volume(each.image, mix), self._labels(each), each.source, slices=each.slices)
-            for each in task.examples
+            LabelledVolume(
+                self.volume(each.image, mix), self._labels(each), each.source, slices=each.slices, known=known
+            )
+            for each, known in zip(task.examples, told, strict=True)
         ]
 
     def block(self, array: np.ndarray, corner_kji: list[int]) -> dict[str, Any]:

@@ -30,10 +30,23 @@ LONGEST_STEM = 80
 
 @dataclass(frozen=True)
 class Taught:
-    """Which slices of a labelled volume teach, and along which axis they were drawn (empty: along any)."""
+    """Which slices of a labelled volume teach, and along which axis they were drawn (empty: along any).
+
+    `told` are those slices that tell of some labels only, by index, and of which; the others tell of all.
+    """
 
     slices: SliceChoice
     axis: str = ""
+    told: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    def parts(self) -> list[tuple[SliceChoice, frozenset[int] | None]]:
+        """The slices by the labels that they tell of; None: all."""
+        if not self.told:
+            return [(self.slices, None)]
+        told, known = {index: frozenset(values) for index, values in self.told}, {}
+        for index in self.slices:
+            known.setdefault(told.get(index), []).append(index)
+        return [(tuple(indices), values) for values, indices in known.items()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +59,7 @@ class Kept:
         axis: along which the slices were drawn, where they are indices.
         segments: names and colours of the labels.
         original: a file to copy instead of writing the image, where there is one.
+        told: see `Taught`.
     """
 
     name: str
@@ -53,6 +67,7 @@ class Kept:
     axis: str
     segments: tuple[Segment, ...]
     original: Path | None = None
+    told: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @property
     def taught(self) -> Taught | None:
@@ -60,7 +75,7 @@ class Kept:
         slices = self.pair.slices
         if slices is None or slices == "auto":
             return None
-        return Taught(slices, self.axis if isinstance(slices, tuple) else "")
+        return Taught(slices, self.axis, self.told) if isinstance(slices, tuple) else Taught(slices)
 
 
 def taught_in(labels: Path) -> Taught | None:
@@ -73,12 +88,16 @@ def taught_in(labels: Path) -> Taught | None:
     if text is None:
         return None
     try:
-        told = json.loads(text)
-        slices, axis = told["slices"], told.get("axis", "")
+        about = json.loads(text)
+        slices, axis = about["slices"], about.get("axis", "")
+        told = tuple((int(index), tuple(values)) for index, values in about.get("told", {}).items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _senseless(labels, text) from error
     if isinstance(slices, list) and axis in AXES and slices and all(_is_index(each) for each in slices):
-        return Taught(tuple(slices), axis)
+        sense = all(index in slices and values and all(map(_is_index, values)) for index, values in told)
+        if not sense:
+            raise _senseless(labels, text)
+        return Taught(tuple(slices), axis, told)
     if slices in ("auto", "labelled", "all") or (_is_index(slices) and slices > 0):
         return Taught(slices)
     raise _senseless(labels, text)
@@ -112,7 +131,7 @@ def save(folder: Path, examples: Sequence[Kept], report: Report) -> list[Path]:
             else:
                 write_volume(image, each.pair.image)
             taught = each.taught
-            more = {KEY: json_text({"axis": taught.axis, "slices": taught.slices})} if taught else {}
+            more = {KEY: json_text(_plain(taught))} if taught else {}
             write_volume(labels, each.pair.labels, each.segments, more)
             about.append(_told(each, image.name, labels.name))
         report.step(len(examples), len(examples), "the examples are saved")
@@ -148,9 +167,13 @@ def _told(each: Kept, image: str, labels: str) -> Mapping:
         "image": f"{IMAGES}/{image}",
         "labels": f"{LABELS}/{labels}",
         "segments": {segment.name: segment.value for segment in each.segments},
-        "axis": taught.axis if taught else "",
-        "slices": taught.slices if taught else "auto",
+        **_plain(taught or Taught("auto")),
     }
+
+
+def _plain(taught: Taught) -> dict:
+    told = {"told": {str(index): values for index, values in taught.told}} if taught.told else {}
+    return {"axis": taught.axis, "slices": taught.slices, **told}
 
 
 def _stems(examples: Sequence[Kept]) -> list[str]:

@@ -64,6 +64,7 @@ class ExampleRef:
         source: its name for people; examples of one name belong to one patient.
         slices: which of them teach, as `SupportSet.from_volumes` takes it; None: as suits the labels.
         values: pairs of a value in the labels and the task's value for it, all others being 0; None: as they are.
+        known: the task's values of which the slices tell, where they are and where not; None: of all.
     """
 
     image: VolumeRef
@@ -71,6 +72,7 @@ class ExampleRef:
     source: str
     slices: SliceChoice | None = None
     values: tuple[tuple[int, int], ...] | None = None
+    known: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

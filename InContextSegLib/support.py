@@ -45,15 +45,17 @@ class Example:
 
     Attributes:
         image: (size, size) float32 in [0, 1].
-        labels: (size, size) uint16, all labels of that picture.
+        labels: (size, size) uint16, all labels of that picture that it tells of.
         position: relative position along the slice axis in [0, 1] (see `SlicePlan.positions`); None for a 2D image.
         source: where it comes from, for people: "case3.nii.gz axial 57".
+        known: values of the labels that it tells of, where they are and where not; None: of all.
     """
 
     image: np.ndarray
     labels: np.ndarray
     position: float | None
     source: str
+    known: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.shape[0] != self.image.shape[1] or self.image.shape != self.labels.shape:
@@ -71,10 +73,16 @@ class Example:
             raise InputError(
                 f"An example's image must lie in [0, 1], but that of {self.source} does not; scale it first."
             )
+        if self.known is not None:
+            object.__setattr__(self, "labels", self.labels * np.isin(self.labels, list(self.known)))
         for name in ("image", "labels"):
             view = getattr(self, name).view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
+
+    def tells(self, value: int) -> bool:
+        """Whether it says where the label of that value is; else that it shows none means nothing."""
+        return self.known is None or value in self.known
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +90,8 @@ class LabelledVolume:
     """An image, its labels on the same grid, a name for messages; not `may_be_finished`: its gaps are unlabelled.
 
     `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes. Where
-    they are indices, they count along `axis`; empty: along the one that the volume is cut along.
+    they are indices, they count along `axis`; empty: along the one that the volume is cut along. `known` are the labels
+    that they tell of (see `Example`).
     """
 
     image: Volume
@@ -91,6 +100,7 @@ class LabelledVolume:
     may_be_finished: bool = True
     slices: SliceChoice | None = None
     axis: str = ""
+    known: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,19 +200,17 @@ class SupportSet:
         """Return (n, size, size) float32 images of all examples, or of those at `indices` in that order."""
         return np.stack([example.image for example in self._at(indices)])
 
-    def masks(self, label_value: int, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Return (n, size, size) float32 masks: 1 where the label is, else 0.
-
-        Raises:
-            InputError: if `label_value` is not among `labels`.
-        """
-        known = [label.value for label in self.labels]
-        if label_value not in known:
-            raise InputError(f"The support set has no label {label_value}; it has {_listed(known)}.")
-        return np.stack([example.labels == label_value for example in self._at(indices)]).astype(np.float32)
+    def telling(self, value: int) -> tuple[int, ...]:
+        """Indices of the examples that tell of a label."""
+        return tuple(index for index, example in enumerate(self.examples) if example.tells(value))
 
     def select(
-        self, image: np.ndarray, position: float | None, count: int, generator: np.random.Generator | None = None
+        self,
+        image: np.ndarray,
+        position: float | None,
+        count: int,
+        generator: np.random.Generator | None = None,
+        among: Sequence[int] | None = None,
     ) -> tuple[int, ...]:
         """Return indices of `count` examples that resemble a picture, the most preferred first.
 
@@ -214,9 +222,10 @@ class SupportSet:
         Args:
             image: (size, size) in [0, 1], the picture to segment.
             position: its relative position, None if it has none.
-            count: how many are wanted; with `count >= len(self)` the answer is all of them in stored order.
+            count: how many are wanted; where there are no more the answer is all of them in stored order.
             generator: None for the best `count`; otherwise an independent weighted draw without replacement
                 (the Gumbel top-k trick, Kool et al. 2019), one per call.
+            among: indices to choose from, in stored order; None: all.
 
         Raises:
             InputError: if the picture has another size or `count` is below 1.
@@ -227,13 +236,15 @@ class SupportSet:
             )
         if count < 1:
             raise InputError(f"At least one example must be selected, but {count} were asked for.")
-        if count >= len(self):
-            return tuple(range(len(self)))
+        among = range(len(self)) if among is None else among
+        if count >= len(among):
+            return tuple(among)
         one = Appearance.of(np.asarray(image, dtype=np.float32)[None])
-        score = -unlikeness(self.appearance, one, [example.position for example in self.examples], position)
+        positions = [self.examples[index].position for index in among]
+        score = -unlikeness(self.appearance.at(among), one, positions, position)
         if generator is not None:
-            score = score / _TEMPERATURE + generator.gumbel(size=len(self))
-        return tuple(int(index) for index in np.argsort(-score, kind="stable")[:count])
+            score = score / _TEMPERATURE + generator.gumbel(size=len(among))
+        return tuple(among[place] for place in np.argsort(-score, kind="stable")[:count])
 
     def subset(self, indices: Sequence[int]) -> "SupportSet":
         """Return a set of the examples at `indices`, in that order, with the same labels."""
@@ -250,7 +261,7 @@ class SupportSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of images, labels, positions and label values: what a model sees; not of names and sources."""
+        """SHA-256 (hex) of images, labels, what they tell of, positions and label values; not of names and sources."""
         digest = hashlib.sha256(np.array([self.size, len(self), len(self.labels)], "<i8").tobytes())
         digest.update(np.array([label.value for label in self.labels], "<i8").tobytes())
         for example in self.examples:
@@ -258,6 +269,8 @@ class SupportSet:
             digest.update(np.array(-1.0 if example.position is None else example.position, "<f8").tobytes())
             digest.update(np.ascontiguousarray(example.image, "<f4").tobytes())
             digest.update(np.ascontiguousarray(example.labels, "<u2").tobytes())
+            if example.known is not None:
+                digest.update(f"knows {sorted(example.known)}".encode())
         return digest.hexdigest()
 
     @cached_property
@@ -404,9 +417,10 @@ def _labelled_slices(labels: Volume, plan: SlicePlan) -> np.ndarray:
 def _cut(pair: LabelledVolume, plan: SlicePlan, numbers: Sequence[int], scale: Scale) -> list[Example]:
     images = plan.extract(pair.image, scale, numbers)
     labels = plan.extract_labels(pair.labels, numbers)
+    places = [(float(plan.positions[number]), plan.slice_index(number)) for number in numbers]
     return [
-        Example(image, label, float(plan.positions[number]), f"{pair.source} {plan.axis} {plan.slice_index(number)}")
-        for image, label, number in zip(images, labels, numbers, strict=True)
+        Example(image, label, position, f"{pair.source} {plan.axis} {index}", pair.known)
+        for image, label, (position, index) in zip(images, labels, places, strict=True)
     ]
 
 

@@ -15,7 +15,7 @@ from InContextSegLib.files import read_labels, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.prepare import Task, prepare
 from InContextSegLib.inference.rehearsal import sizes_for
-from InContextSegLib.inference.session import Session
+from InContextSegLib.inference.session import Session, Told, joined
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
@@ -70,7 +70,8 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
     for path, labels in files_of(source):
         image, taught = read_volume(path, mix=mix), taught_in(labels)
         pair = LabelledVolume(image, read_labels(labels, image.geometry), str(path))
-        pairs.append(replace(pair, slices=taught.slices, axis=taught.axis) if taught else pair)
+        parts = taught.parts() if taught else []
+        pairs += [replace(pair, slices=slices, axis=taught.axis, known=known) for slices, known in parts] or [pair]
     return pairs
 
 
@@ -179,31 +180,34 @@ class Drawn:
         """In which direction, where that is plain."""
         return drawn_axis(self.pairs)
 
-    def given(self, geometry: Geometry, axis: str, known: Sequence[int]) -> tuple[int, np.ndarray]:
-        """The slices that the user labelled, in the direction in which they were drawn: array axis, and (n,) bool.
+    def given(self, geometry: Geometry, axis: str, known: Told) -> tuple[int, Told]:
+        """The slices that the user labelled, in the direction in which they were drawn: array axis, and what they tell.
 
         Cut across that direction every slice of the object shows a stripe of the labels, and none is drawn to its end.
 
         Args:
             axis: along which the target is cut.
-            known: indices along its array axis of the slices that are examples themselves.
+            known: the slices that are examples themselves, by index along its array axis.
         """
         array_axis = SlicePlan.of(geometry, self.axis or axis).array_axis
-        if self.axis not in (None, axis):
-            return array_axis, self._along
-        along = np.zeros(geometry.shape[array_axis], bool)
-        along[list(known)] = True
-        return array_axis, along
+        return array_axis, known if self.axis in (None, axis) else self._along
 
-    def keep(self, mask: np.ndarray, box: Box, given: tuple[int, np.ndarray]) -> np.ndarray:
-        """The labels (k, j, i) of a box with what was drawn in the given slices in their place."""
-        here = tuple(map(slice, *box))
-        array_axis, along = given
-        along = along[here[array_axis]].reshape([-1 if axis == array_axis else 1 for axis in range(3)])
-        mask = np.where(along, 0, mask)
-        for pair in self.pairs:
-            labels = pair.labels.array[here]
-            np.copyto(mask, labels, where=along & np.isin(labels, self.values), casting="same_kind")
+    def keep(self, mask: np.ndarray, box: Box, given: tuple[int, Told]) -> np.ndarray:
+        """The labels (k, j, i) of a box with what was drawn in the given slices in their place.
+
+        Of labels of which a slice does not tell it keeps what was found, where nothing is drawn.
+        """
+        array_axis, told = given
+        low, high = box[0][array_axis], box[1][array_axis]
+        mask = mask.copy()
+        for index in told.keys() & range(low, high):
+            found = np.moveaxis(mask, array_axis, 0)[index - low]
+            wanted = [value for value in self.values if told[index] is None or value in told[index]]
+            found[np.isin(found, wanted)] = 0
+            for pair in self.pairs:
+                labels = np.moveaxis(pair.labels.array[tuple(map(slice, *box))], array_axis, 0)[index - low]
+                own = [value for value in wanted if pair.known is None or value in pair.known]
+                np.copyto(found, labels, where=np.isin(labels, own), casting="same_kind")
         return mask
 
     @property
@@ -212,9 +216,13 @@ class Drawn:
         return np.any([np.isin(pair.labels.array, self.values) for pair in self.pairs], axis=0)
 
     @cached_property
-    def _along(self) -> np.ndarray:
+    def _along(self) -> Told:
         array_axis = SlicePlan.of(self.pairs[0].labels.geometry, self.axis).array_axis
-        return np.any([any_along(pair.labels.array, array_axis) for pair in self.pairs], axis=0)
+        told: dict[int, frozenset[int] | None] = {}
+        for pair in self.pairs:
+            for index in np.flatnonzero(any_along(pair.labels.array, array_axis)).tolist():
+                told[index] = joined(told.get(index, frozenset()), pair.known)
+        return told
 
 
 def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> Volume:
@@ -224,10 +232,12 @@ def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> 
         return mask
     box = box or ((0, 0, 0), mask.geometry.shape)
     here = tuple(map(slice, *box))
-    given = drawn.given(mask.geometry, prediction.next_axis, prediction.given)
+    told = {index: prediction.partly.get(index) for index in prediction.given}
+    given = drawn.given(mask.geometry, prediction.next_axis, told)
     array = mask.array.copy()
     array[here] = drawn.keep(mask.array[here], box, given)
-    if given[1][here[given[0]]].all() and array[here].shape == array.shape:
+    whole = [index for index, told in given[1].items() if told is None or told.issuperset(drawn.values)]
+    if len(whole) == array.shape[given[0]] and array[here].shape == array.shape:
         log.warning(
             "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
         )

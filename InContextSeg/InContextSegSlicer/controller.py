@@ -321,12 +321,13 @@ class Controller:
             output = bridge.ensureSegmentation(self.scene, order.target, f"{order.target.GetName()} segmentation")
         before = set(bridge.segmentNames(output))
         try:
-            ids = {}
+            into = {}
             for wanted in order.wanted:
                 if wanted.enabled:
-                    ids[values[wanted.name]] = ensureLike(order, output, wanted.name, wanted.into)
+                    into[wanted.name] = ensureLike(order, output, wanted.name, wanted.into)
                     yield
-            region = regionOf(order, output, answer)
+            ids = {values[name]: identifier for name, identifier in into.items()}
+            region = regionOf(order, output, answer, into)
             yield from self.writer.write(order.target, output, *block, ids, order.existing, region)
         except BaseException:  # it was cancelled, for one
             for identifier in set(bridge.segmentNames(output)) - before:

@@ -19,6 +19,7 @@ class ExampleRow:
         slices: "auto", "labelled", "all", a step, or indices along `axis`.
         axis: in whose view single slices were chosen, "axial", "coronal" or "sagittal".
         names: of the labels in a file, by value, as far as they are known.
+        told: slices of a file that tell of some of its labels only, and values of which; the others tell of all.
     """
 
     key: str = ""
@@ -30,6 +31,7 @@ class ExampleRow:
     axis: str = ""
     enabled: bool = True
     names: tuple[tuple[int, str], ...] = ()
+    told: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @property
     def fromFiles(self) -> bool:
@@ -88,6 +90,7 @@ class ExampleList:
             axis=stored["axis"],
             enabled=stored["enabled"],
             names=tuple((value, name) for value, name in stored["names"]),
+            told=tuple((index, tuple(values)) for index, values in stored.get("told", ())),
         )
 
     def _store(self, rows: Sequence[ExampleRow]) -> None:
@@ -120,4 +123,5 @@ def _plain(row: ExampleRow) -> dict:
         "axis": row.axis,
         "enabled": row.enabled,
         "names": [list(pair) for pair in row.names],
+        "told": [list(pair) for pair in row.told],
     }

@@ -13,7 +13,7 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.items import itemOf
-from InContextSegSlicer.order import namesIn
+from InContextSegSlicer.order import namesIn, spokenIn
 from InContextSegSlicer.pixmap import pixmapOf
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ExampleTable:
         """
         self._list = examples
         rows = examples.rows() if examples else ()
-        state = (rows, tuple(namesIn(row) for row in rows), _doubts(doubtful), reported)
+        state = (rows, tuple((namesIn(row), partText(row)) for row in rows), _doubts(doubtful), reported)
         if state == self._shown:
             return
         self._shown = state
@@ -100,7 +100,7 @@ class ExampleTable:
             labels.setToolTip(_("Values in the label file and what they are called, as in: 1 liver, 2 spleen"))
         slices = self._item(place, SLICES, sliceText(row), editable=not row.axis)
         slices.setToolTip(
-            _("{axis} slices, counted from 0").format(axis=row.axis)
+            "\n".join([_("{axis} slices, counted from 0").format(axis=row.axis), *partText(row)])
             if row.axis
             else _("auto (finished volumes teach with every slice), labelled, all, or every n-th as in: every 4")
         )
@@ -186,6 +186,21 @@ def labelText(row: ExampleRow) -> str:
     if row.fromFiles:
         return ", ".join(f"{value} {name}" for value, name in row.names)
     return ", ".join(namesIn(row))
+
+
+def partText(row: ExampleRow) -> list[str]:
+    """Which slices speak of some segments only, and of which, a line for each of these."""
+    if not row.axis or not row.complete:
+        return []
+    names = namesIn(row)
+    spoken = spokenIn(row, names)
+    return [
+        _("{slices}: {names} only").format(
+            slices=", ".join(str(index) for index in row.slices if spoken[index] == told), names=", ".join(told)
+        )
+        for told in dict.fromkeys(spoken.values())
+        if told != names
+    ]
 
 
 def sliceText(row: ExampleRow) -> str:

@@ -14,6 +14,7 @@ from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.slicemarks import spokenByName
 
 # The role under which a segmentation refers to the volume it was drawn on.
 DRAWN_ON = "referenceImageGeometryRef"
@@ -188,8 +189,10 @@ def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
         if set(namesIn(row)) & set(values):
             # Rows of one volume are one patient, who is left out as a whole where the examples predict one another.
             patient = patients.setdefault(row.imagePath or row.volume.GetID(), row.key)
-            example = yield from _example(row, patient, values, handover)
-            examples.append(example)
+            for told, part in _parts(row, order.names):
+                example = yield from _example(part, patient, {name: values[name] for name in told}, handover)
+                known = None if told == order.names else tuple(values[name] for name in told)
+                examples.append(replace(example, known=known))
     if not examples:
         raise InputError(
             _("No example shows {names}; add one that does, or tick other segments.").format(
@@ -204,6 +207,27 @@ def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
         window=order.window,
         device=order.device,
     )
+
+
+def spokenIn(row: ExampleRow, names: tuple[str, ...]) -> dict[int, tuple[str, ...]]:
+    """For every single slice of an example those among some names of whose segments it says where they are."""
+    if not row.fromFiles:
+        return spokenByName(row.slices, row.axis, names, row.segmentation, row.volume)
+    called = dict(row.names)
+    told = {index: {called.get(value) for value in values} for index, values in row.told}
+    return {index: tuple(name for name in names if index not in told or name in told[index]) for index in row.slices}
+
+
+def _parts(row: ExampleRow, names: tuple[str, ...]) -> list[tuple[tuple[str, ...], ExampleRow]]:
+    """The row by what its slices speak of among some names; those that speak of none are left out."""
+    if not row.axis:
+        return [(names, row)]
+    spoken = spokenIn(row, names)
+    return [
+        (told, replace(row, slices=tuple(index for index in row.slices if spoken[index] == told)))
+        for told in dict.fromkeys(spoken.values())
+        if told
+    ]
 
 
 def _example(

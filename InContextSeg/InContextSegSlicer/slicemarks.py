@@ -4,7 +4,8 @@ As tags they follow the segment through the undo of the Segment Editor, into fil
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +59,30 @@ def mark(segment: slicer.vtkSegment, volume: slicer.vtkMRMLScalarVolumeNode, tag
     told = {"affine": np.asarray(gridOfVolume(volume).affine).ravel().tolist(), "axis": slices.axis}
     told["slices"] = {str(index): round(sure, 3) for index, sure in sorted(slices.confidence.items())}
     setTag(segment, tag, json.dumps(told) if slices.confidence else "")
+
+
+def spokenByName(
+    slices: Iterable[int],
+    axis: str,
+    names: Sequence[str],
+    segmentation: slicer.vtkMRMLSegmentationNode,
+    volume: slicer.vtkMRMLScalarVolumeNode,
+) -> dict[int, tuple[str, ...]]:
+    """For some teaching slices those among some names of whose segments they say where they are (`spokenOf`).
+
+    Of a name that no segment has, slices speak that a person chose as a whole: there is none of it.
+    """
+    applied: dict[str, set[int]] = defaultdict(set)
+    every = segmentation.GetSegmentation()
+    for number in range(every.GetNumberOfSegments()):
+        segment = every.GetNthSegment(number)
+        marks = marksIn(segment, volume, APPLIED)
+        if marks.axis == axis:
+            applied[segment.GetName()].update(marks.confidence)
+    parts = set().union(*applied.values())
+    return {
+        index: tuple(name for name in names if index not in parts or index in applied.get(name, ())) for index in slices
+    }
 
 
 def spokenOf(

@@ -140,7 +140,8 @@ class Teaching:
                 names = tuple((value, name) for value, name in pair["labels"])
                 slices = tuple(pair["slices"]) if isinstance(pair["slices"], list) else pair["slices"]
                 row = ExampleRow(imagePath=pair["image"], labelsPath=pair["mask"], names=names)
-                self._panel.examples.add(replace(row, slices=slices, axis=pair["axis"]))
+                told = tuple((index, tuple(values)) for index, values in pair["told"])
+                self._panel.examples.add(replace(row, slices=slices, axis=pair["axis"], told=told))
 
         self._panel.controller.ask(
             "describe", {"images": images, "labels": labels}, described, _("Reading the examples")

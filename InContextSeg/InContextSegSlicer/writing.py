@@ -46,10 +46,12 @@ class Region:
     Attributes:
         inside: only there; None: everywhere.
         outside: but not in any of these.
+        kept: by its ID boxes in which a segment stays as it is, neither gaining voxels nor giving others any.
     """
 
     inside: tuple | None = None
     outside: tuple = ()
+    kept: Mapping[str, tuple] = field(default_factory=dict)
 
 
 EVERYWHERE = Region()
@@ -252,6 +254,7 @@ class _Pass:
         layers = Layers(self._node)
         allowed = self._allowed(low, high)
         bounds = Bounds(self._task.rules, self._node, self._grid, (low, high))
+        kept, taken = self._kept(layers, low, high)
         old = {segmentID: self._old[segmentID].within(low, high) for segmentID in concerned}
         wanted = {
             segmentID: bounds.within(
@@ -259,6 +262,8 @@ class _Pass:
             )
             for segmentID, those in values.items()
         }
+        for segmentID, mask in wanted.items():
+            wanted[segmentID] = _without(_without(mask, kept.get(segmentID)), taken)
         gains: Masks = {}
         losses: Masks = {}
         made: Masks = {}
@@ -268,12 +273,13 @@ class _Pass:
             go = self._outdated(old[segmentID], here)
             if go is not None:
                 go = _without(bounds.within(segmentID, _and(go, allowed)), want)
+                go = _without(go, kept.get(segmentID))
                 losses[segmentID] = go
             if want is not None:
                 gains[segmentID] = want & ~here
-            kept = None if old[segmentID] is None else _without(old[segmentID] & here, go)
+            rest = None if old[segmentID] is None else _without(old[segmentID] & here, go)
             new = want if self._task.replace == "all" else gains.get(segmentID)
-            made[segmentID] = kept if new is None else new if kept is None else new | kept
+            made[segmentID] = rest if new is None else new if rest is None else new | rest
         self._overwrite(layers, wanted, losses, (low, high))
         before = exchange(self._node, layers, (low, high), (gains, losses), self._grid, self._room)
         if before is None:
@@ -305,6 +311,21 @@ class _Pass:
             values = sampled(self._source, self._toSource, low, high, smooth=outside)
             allowed = _and((values >= rules.intensities[0]) & (values <= rules.intensities[1]), allowed)
         return allowed
+
+    def _kept(self, layers: Layers, low: np.ndarray, high: np.ndarray) -> tuple[Masks, np.ndarray | None]:
+        """Where segments stay as they are, and what of this lattice they have there, which nobody else may get."""
+        kept: Masks = {}
+        taken = None
+        for segmentID, boxes in self._task.region.kept.items():
+            inside = np.logical_or.reduce([insideBox(box, self._toVolume, low, high) for box in boxes])
+            if segmentID not in layers or not inside.any():
+                continue
+            kept[segmentID] = inside
+            labelmap, label = layers[segmentID]
+            if not isEmpty(labelmap) and gridOf(labelmap, self._node).isGridOf(self._grid):
+                own = inside & (windowOf(labelmap, low, high) == label)
+                taken = own if taken is None else taken | own
+        return kept, taken
 
     def _labelled(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray | None, dict[str, list[int]]]:
         """The labels of this piece, and which of them each segment is to have."""

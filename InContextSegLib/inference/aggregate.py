@@ -1,7 +1,7 @@
 """From the probabilities of several draws and axes to one label map with its uncertainty."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -31,6 +31,7 @@ class Prediction:
         probabilities: per label value, float16 (k, j, i); empty unless asked for.
         next_slice, next_axis: the slice index, along that axis, whose labelling would settle most.
         given: slice indices along that axis that were themselves among the examples.
+        partly: of these, those that tell of some labels only, and of which.
         unlike: slice indices along that axis that look like none of the examples.
         provenance: how all of this was computed.
     """
@@ -43,6 +44,7 @@ class Prediction:
     given: tuple[int, ...]
     unlike: tuple[int, ...]
     provenance: dict
+    partly: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,7 @@ class SlicePrediction:
         mask, uncertainty: see `Prediction`.
         draws, supports: how many there were.
         given: whether the slice is itself among the examples.
+        partly: as in `Prediction`.
         unlike: whether it looks like none of them.
     """
 
@@ -62,6 +65,7 @@ class SlicePrediction:
     supports: int
     given: bool
     unlike: bool
+    partly: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +124,7 @@ def _deviation(maps: Sequence[AxisMaps], label: int, means: Sequence[np.ndarray]
     return np.sqrt(variance / np.float32(len(maps)))
 
 
-def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Sequence[int]) -> int:
+def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Collection[int]) -> int:
     """The slice index along the plan's array axis that holds most of what is unsettled.
 
     Args:

@@ -42,12 +42,12 @@ class CachedSegmenter:
         return self.embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped))
 
     def context(self, examples: Sequence[Example], label: int, flip: tuple[int, ...] = ()) -> Any:
-        """The context of at least one example for the label of that value: joined from single ones."""
-
-        if len(examples) == 1:
-            return self._single(examples[0], label, flip)
-        key = (tuple(examples), label, flip)
-        return self.joined.get(key, lambda: self.join([self._single(each, label, flip) for each in examples]))
+        """The context of examples for the label of that value, joined from those that tell of it: at least one."""
+        telling = tuple(example for example in examples if example.tells(label))
+        if len(telling) == 1:
+            return self._single(telling[0], label, flip)
+        key = (telling, label, flip)
+        return self.joined.get(key, lambda: self.join([self._single(each, label, flip) for each in telling]))
 
     def condition(self, images: Tensor, masks: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The context of examples (s, 1, h, w), which is not kept."""

@@ -1,6 +1,6 @@
 """The order in which a cascade walks through a volume, away from what is known (arXiv 2412.13299)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Step:
     behind: tuple[int, ...]
 
 
-def walk(count: int, known: Sequence[int]) -> list[Step]:
+def walk(count: int, known: Collection[int]) -> list[Step]:
     """Steps over all `count` slices, nearest to a known slice first; the known ones lean on nothing."""
     start = np.asarray(sorted(known))
     distance = np.abs(np.arange(count)[:, None] - start)

@@ -58,8 +58,8 @@ def to_try(leave: LeaveOut, value: int, at_most: int = AT_MOST) -> list[int]:
     than two units show cannot be tried: there would be nothing to predict them from.
     """
     members: dict[str, list[int]] = {}
-    for index, unit in enumerate(leave.units):
-        members.setdefault(unit, []).append(index)
+    for index in leave.support.telling(value):
+        members.setdefault(leave.units[index], []).append(index)
     showing = {unit: [index for index in own if _shows(leave, value, index)] for unit, own in members.items()}
     if sum(bool(own) for own in showing.values()) < 2:
         return []

@@ -57,8 +57,12 @@ class LeaveOut:
         return self._ranked[index]
 
     def logits(self, network: CachedSegmenter, value: int, index: int, count: int) -> Float[np.ndarray, "h w"] | None:
-        """The answer for an example from the `count` others that resemble it most; None if none of them shows it."""
-        others = [self.support.examples[number] for number in self.others(index)[:count]]
+        """The answer for an example from the `count` others that resemble it most; None if none of them shows it.
+
+        Both it and the others are to tell of the label.
+        """
+        others = [self.support.examples[number] for number in self.others(index)]
+        others = [other for other in others if other.tells(value)][:count]
         if not any((other.labels == value).any() for other in others):
             return None  # what none shows is not looked for
         image = torch.from_numpy(self.support.examples[index].image.copy())[None, None].to(network.device)

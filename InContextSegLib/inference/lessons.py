@@ -108,7 +108,8 @@ class Lessons:
     def _episode(self, among: list[int]) -> tuple[int, list[int]]:
         """A label, and the indices of a query and its `SHOWN` supports; some come twice where there are too few."""
         values = [value for value, showing in self._showing.items() if showing.intersection(among)]
-        value = int(self._chance.choice(values)) if values else next(iter(self._showing))
+        value = int(self._chance.choice(values)) if values else self._told(among)
+        among = [index for index in among if self.leave.support.examples[index].tells(value)]
         showing = [index for index in among if index in self._showing[value]]
         queries = showing if showing and self._chance.random() < SHOWING else among
         query = int(self._chance.choice(queries))
@@ -123,6 +124,11 @@ class Lessons:
             supports[0] = able[0]
         supports += [int(self._chance.choice(supports)) for _ in range(SHOWN - len(supports))]
         return value, [query, *supports]
+
+    def _told(self, among: Sequence[int]) -> int:
+        """A label of which some of these examples tell, though none shows one."""
+        examples = [self.leave.support.examples[index] for index in among]
+        return next(value for value in self._showing if any(example.tells(value) for example in examples))
 
     def _part(self, size: int) -> tuple[int, int, int]:
         """First row and column of the part that is seen of a picture, and its size."""

@@ -155,8 +155,9 @@ def _mean_dice(
 
 def left_out(support: SupportSet, value: int) -> list[int]:
     """Examples to leave out for a label, evenly spread over those that show it and, fewer, those that do not."""
-    showing = [index for index, example in enumerate(support.examples) if (example.labels == value).any()]
+    telling = support.telling(value)
+    showing = [index for index in telling if (support.examples[index].labels == value).any()]
     if len({origin(support.examples[index]) for index in showing}) < FEWEST:
         return []
-    empty = sorted(set(range(len(support))) - set(showing))
+    empty = sorted(set(telling) - set(showing))
     return spread_evenly(showing, SHOWING) + spread_evenly(empty, EMPTY)

@@ -1,7 +1,7 @@
 """A session: one network and the examples of one task, ready to segment volume after volume."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,10 +22,12 @@ from InContextSegLib.likeness import Coverage
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slicing import AXES, Box, Intensities, Scale, SlicePlan
-from InContextSegLib.support import SupportSet
+from InContextSegLib.support import Example, SupportSet
 from InContextSegLib.volume import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
+Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
+Chosen = Sequence[Example]
 
 # Every further draw also looks at everything mirrored: it costs nothing and tells luck from evidence.
 FLIPS = ((), (-1,), (-2,), (-2, -1))
@@ -40,12 +42,15 @@ REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style."""
+    """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
+
+    `known` are the slices that are among the examples, by number, and the labels that these tell of (None: all).
+    """
 
     plan: SlicePlan
     images: Tensor
     support: SupportSet
-    known: tuple[int, ...]
+    known: Told
     style: Outcome | None = None
 
 
@@ -157,6 +162,7 @@ class Session:
             draws=settings.draws,
             supports=settings.supports,
             given=here in beside.known,
+            partly=_partly({index: beside.known[here]}) if here in beside.known else {},
             unlike=here in self._unlike(beside),
         )
 
@@ -169,13 +175,14 @@ class Session:
         support, labels = self.supports[axis], range(len(self.labels))
         settings = self.rehearsed(replace(settings, supports=min(settings.supports, len(support))))
         draws = quick(settings, self.size, labels=1).draws
-        keys = [(index, label, draw) for draw in range(draws) for label in labels for index in range(len(support))]
-        size_bytes = self._context(support, 0, (0,), 0).size_bytes
+        told = [[support.examples[index] for index in support.telling(label.value)] for label in self.labels]
+        keys = [(example, label, draw) for draw in range(draws) for label in labels for example in told[label]]
+        size_bytes = self._context(keys[0][1], keys[0][:1], 0).size_bytes
         fitting = spread_evenly(range(len(keys)), int(self.network.contexts.budget_bytes // size_bytes))
         for done, place in enumerate(fitting):
             report.step(done, len(fitting), "the network looks at the examples")
-            index, label, draw = keys[place]
-            self._context(support, label, (index,), draw)
+            example, label, draw = keys[place]
+            self._context(label, (example,), draw)
 
     def rehearsed(self, settings: InferenceSettings) -> InferenceSettings:
         """The settings, with no more examples shown than the rehearsal found best."""
@@ -185,8 +192,8 @@ class Session:
 
     def _quick(self, axis: _Axis, settings: InferenceSettings) -> InferenceSettings:
         chosen = self._chosen(axis, settings, 0, (axis.plan.count - 1) // 2)
-        settings = replace(settings, supports=len(chosen))
-        return quick(settings, self.size, len(self._shown(axis.support, chosen)))
+        settings = replace(settings, supports=max(map(len, chosen)))
+        return quick(settings, self.size, len(self._shown(chosen)))
 
     def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
         names = tuple(self.supports) if settings.axes == (AUTO_AXIS,) else settings.axes
@@ -238,23 +245,23 @@ class Session:
         images = axis.images[slice(*wanted)]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
         embedding = self.network.embed(images, _flip(draw))
-        for number in self._shown(axis.support, chosen):
-            context = self._context(axis.support, number, chosen, draw)
+        for number in self._shown(chosen):
+            context = self._context(number, chosen[number], draw)
             out[number] = self._probability(embedding, context, number, draw)
         return out
 
     def _cascade(
-        self, axis: _Axis, settings: InferenceSettings, draw: int, known: Sequence[int], progress: "_Progress"
+        self, axis: _Axis, settings: InferenceSettings, draw: int, known: Collection[int], progress: "_Progress"
     ) -> np.ndarray:
         out = np.zeros((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
             embedding = self.network.embed(axis.images[step.number : step.number + 1], _flip(draw))
-            shown = self._shown(axis.support, chosen)
+            shown = self._shown(chosen)
             carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
             for number in sorted({*shown, *carried}):
-                contexts = [self._context(axis.support, number, chosen, draw)]
+                contexts = [self._context(number, chosen[number], draw)]
                 for behind in step.behind:
                     if confidence(out[number, behind]) >= CONFIDENT:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
@@ -265,28 +272,42 @@ class Session:
         progress.step(axis.plan.count)
         return out
 
-    def _chosen(self, axis: _Axis, settings: InferenceSettings, draw: int, number: int) -> tuple[int, ...]:
-        """Indices of the examples for a slice: the best first, then weighted draws."""
+    def _chosen(self, axis: _Axis, settings: InferenceSettings, draw: int, number: int) -> list[Chosen]:
+        """For every label the examples for a slice, of those that tell of it."""
+        telling = [axis.support.telling(label.value) for label in self.labels]
+        found = {among: self._drawn(axis, settings, draw, number, among) for among in set(telling)}
+        return [found[among] for among in telling]
+
+    def _drawn(
+        self, axis: _Axis, settings: InferenceSettings, draw: int, number: int, among: tuple[int, ...]
+    ) -> Chosen:
+        """The examples for a slice: the best first, then weighted draws."""
+        if not among:
+            return ()
         generator = None
         if draw > 0:
             place = (AXES.index(axis.plan.axis), axis.plan.first + number)
             generator = np.random.default_rng((settings.seed, *place, draw))
-        count = min(settings.supports, len(axis.support))
-        if draw > 0 and count == len(axis.support) > 2:
+        count = min(settings.supports, len(among))
+        if draw > 0 and count == len(among) > 2:
             # The same for every slice, so that the context is computed once.
             generator = np.random.default_rng((settings.seed, draw))
-            return tuple(sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist()))
+            redrawn = sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist())
+            return tuple(axis.support.examples[among[place]] for place in redrawn)
         image = axis.images[number, 0].cpu().numpy()
-        return axis.support.select(image, _position(axis.plan, number), count, generator)
+        chosen = axis.support.select(image, _position(axis.plan, number), count, generator, among)
+        return tuple(axis.support.examples[index] for index in chosen)
 
-    def _shown(self, support: SupportSet, chosen: Sequence[int]) -> list[int]:
+    def _shown(self, chosen: Sequence[Chosen]) -> list[int]:
         """Numbers of the labels that some chosen example shows: what none shows is nowhere, and needs no network."""
-        examples = [support.examples[index].labels for index in chosen]
-        return [n for n, label in enumerate(self.labels) if any((labels == label.value).any() for labels in examples)]
+        return [
+            number
+            for number, (label, examples) in enumerate(zip(self.labels, chosen, strict=True))
+            if any((example.labels == label.value).any() for example in examples)
+        ]
 
-    def _context(self, support: SupportSet, label: int, chosen: Sequence[int], draw: int):
-        examples = [support.examples[index] for index in chosen]
-        return self.network.context(examples, self.labels[label].value, _flip(draw))
+    def _context(self, label: int, chosen: Chosen, draw: int):
+        return self.network.context(chosen, self.labels[label].value, _flip(draw))
 
     def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
         logits = self.network.logits(embedding, context)
@@ -306,6 +327,7 @@ class Session:
             next_slice=most_worth_labelling(unsettled, plan, axes[0].known),
             next_axis=plan.axis,
             given=tuple(plan.slice_index(number) for number in axes[0].known),
+            partly=_partly({plan.slice_index(number): told for number, told in axes[0].known.items()}),
             unlike=tuple(sorted(plan.slice_index(number) for number in self._unlike(axes[0]))),
             provenance=self._provenance(axes, settings),
         )
@@ -399,14 +421,24 @@ def _passes(axis: _Axis, settings: InferenceSettings) -> int:
     return 2 if settings.cascade and not axis.known else 1
 
 
-def _known(plan: SlicePlan, images: np.ndarray, support: SupportSet) -> tuple[int, ...]:
-    """Slice numbers of the target that are themselves among the examples: same place, same picture."""
-    known = set()
+def _known(plan: SlicePlan, images: np.ndarray, support: SupportSet) -> Told:
+    """Slice numbers of the target that are themselves among the examples, same place, same picture; what these tell."""
+    known: dict[int, frozenset[int] | None] = {}
     for example in support.examples:
         # Empty slices look alike in every patient, so they prove nothing.
         if example.position is None or example.image.min() == example.image.max():
             continue
         for number in np.flatnonzero(np.abs(plan.positions - example.position) < SAME_POSITION).tolist():
             if np.allclose(images[number], example.image, atol=1e-5):
-                known.add(number)
-    return tuple(sorted(known))
+                known[number] = joined(known.get(number, frozenset()), example.known)
+    return dict(sorted(known.items()))
+
+
+def joined(one: frozenset[int] | None, other: frozenset[int] | None) -> frozenset[int] | None:
+    """What two examples of one slice tell of together."""
+    return None if one is None or other is None else one | other
+
+
+def _partly(known: Told) -> dict[int, frozenset[int]]:
+    """Those that do not tell of all labels."""
+    return {index: told for index, told in known.items() if told is not None}

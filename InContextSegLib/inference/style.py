@@ -187,7 +187,8 @@ class _Trial:
         found = []
         for index in indices:
             example, picture = support.examples[index], self.pictures[index]
-            chosen = self.rest.select(picture.numpy(), example.position, min(self.shown, len(self.rest)))
+            telling = self.rest.telling(value)
+            chosen = self.rest.select(picture.numpy(), example.position, self.shown, among=telling)
             others = [self.rest.examples[number] for number in chosen]
             wanted = example.labels == value
             answer = np.zeros_like(wanted)

@@ -110,6 +110,11 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 SENSELESS = ("{", "7", '{"axis": "axial"}', '{"axis": "oblique", "slices": [1]}', '{"slices": [1]}', '{"slices": 0}')
+SENSELESS += (
+    '{"axis": "axial", "slices": [1], "told": {"2": [1]}}',
+    '{"axis": "axial", "slices": [1], "told": {"1": []}}',
+)
+SENSELESS += ('{"axis": "axial", "slices": [1], "told": 3}', '{"axis": "axial", "slices": [1], "told": {"1": [true]}}')
 SENSELESS += ('{"axis": "axial", "slices": [-1]}', '{"slices": true}')
 
 
@@ -154,6 +159,37 @@ def test_a_worker_keeps_the_examples_of_a_task_and_describes_them_again(tmp_path
     np.testing.assert_array_equal(
         read_volume(folder / "labels" / "MR.seg.nrrd", Kind.LABELS).array == 1, one.labels.array == 1
     )
+
+
+def test_slices_that_tell_of_some_labels_only_still_do_when_they_are_saved_and_read(tmp_path):
+    shared = SharedFolder.make(tmp_path)
+    desk, whole = Desk(shared, ANSWERS), pair()
+    geometry = whole.image.geometry
+    image = ArrayRef.of(shared.write(whole.image.array), geometry)
+
+    def part(slices, *values):
+        array = np.zeros_like(whole.labels.array)
+        array[list(slices)] = np.where(np.isin(whole.labels.array, values), whole.labels.array, 0)[list(slices)]
+        labels = ArrayRef.of(shared.write(array), geometry, Kind.LABELS)
+        return ExampleRef(image, labels, "Example1", slices, known=values if values != (1, 2, 3) else None)
+
+    examples = part((1, 3), 1), part((4,), 1, 2, 3), part((5,), 3)
+    other = replace(examples[0], source="Example2", slices=4, known=None)
+    task = TaskSpec((*examples, other), ((1, "liver"), (2, "tumour"), (3, "cyst")))
+    task = replace(task, settings=replace(task.settings, axes=("axial",)))
+    answer = desk.answer(SaveExamples(task, str(tmp_path / "set"), (("Example1", "CT"),)), Report())
+    assert len(answer["labels"]) == 2, "one volume stays one"
+    found = {(each.slices, each.known) for each in read_pairs(Source(tmp_path / "set/images", tmp_path / "set/labels"))}
+    assert found == {((1, 3), frozenset({1})), ((4,), None), ((5,), frozenset({3})), (4, None)}
+    described, _other = desk.answer(Describe(str(tmp_path / "set/images"), str(tmp_path / "set/labels")), Report())[
+        "pairs"
+    ]
+    assert described["told"] == ((1, (1,)), (3, (1,)), (5, (3,)))
+    assert described["labels"] == [(1, "liver"), (2, "tumour"), (3, "cyst")], "a label that is absent is told of too"
+    labels = read_volume(answer["labels"][0], Kind.LABELS).array
+    expected = np.zeros_like(whole.labels.array)
+    expected[3], expected[4] = whole.labels.array[3] == 1, whole.labels.array[4]
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_a_colour_image_of_the_scene_is_refused(tmp_path):
