@@ -28,6 +28,7 @@ from InContextSegLib.protocol import (
     Neighbours,
     PromptsRef,
     Propagate,
+    SlicesRef,
     TaskSpec,
     VolumeRef,
 )
@@ -243,11 +244,12 @@ class _Scene:
     def loop(self, target: VolumeRef, report: Report) -> Loop:
         """All labelled slices before a target."""
         cut, labelled = self._cut(target), []
-        pairs = self.desk.pairs(self.task, self.mix)
-        own = own_of(self.task, target, pairs, cut.read())
-        for done, (ref, pair, mine) in enumerate(zip(self.task.examples, pairs, own, strict=True)):
-            report.step(done, len(pairs), "examples are cut")
-            labelled += self._labelled(ref, replace(pair, may_be_finished=not mine), mine)
+        images = [self.desk.volume(each.image, self.mix) for each in self.task.examples]
+        own = own_of(self.task, target, images, cut.read())
+        for done, (ref, mine) in enumerate(zip(self.task.examples, own, strict=True)):
+            report.step(done, len(own), "examples are cut")
+            for part in self._parts(ref):
+                labelled += self._labelled(part, mine)
         name = (target, stamp_of(target), self.mix.weights, self.task.window)
         return Loop(self.engine.memory, name, cut, labelled)
 
@@ -256,11 +258,21 @@ class _Scene:
         read = partial(self.desk.volume, ref, self.mix)
         return Cut(read, scale, SlicePlan.of(read().geometry, axis or self.axis, self.engine.size))
 
-    def _labelled(self, ref: ExampleRef, pair: LabelledVolume, mine: bool) -> tuple[Labelled, ...]:
+    def _parts(self, ref: ExampleRef) -> list[ExampleRef]:
+        """Slices that came one by one as examples of their own, so that those cut before are found again."""
+        if not isinstance(ref.labels, SlicesRef) or not isinstance(ref.slices, tuple):
+            return [ref]
+        plan = SlicePlan.of(self.desk.volume(ref.image, self.mix).geometry, self.axis, self.engine.size)
+        if plan.array_axis != ref.labels.array_axis:
+            return [ref]  # cut across the slices that were drawn
+        return [replace(ref, labels=ref.labels.at(index), slices=(index,)) for index in dict.fromkeys(ref.slices)]
+
+    def _labelled(self, ref: ExampleRef, mine: bool) -> tuple[Labelled, ...]:
         stamps = stamp_of(ref.image), stamp_of(ref.labels)
         key = (ref, stamps, self.mix.weights, self.task.window, self.axis, self.label, mine)
 
         def found() -> Kept:
+            pair = replace(self.desk.pair(ref, self.mix), may_be_finished=not mine)
             every = tuple(self._slices(ref, pair, mine))
             return Kept(every, sum(6 * each.example.image.size + each.mask.nbytes for each in every))
 

@@ -9,6 +9,7 @@ from InContextSegSlicer.reading import (
     geometryOf,
     labelsInBox,
     labelsOnGrid,
+    labelsOnSlices,
     segmentNames,
     terminologyOf,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "jumpTo",
     "labelsInBox",
     "labelsOnGrid",
+    "labelsOnSlices",
     "segmentNames",
     "showUncertainty",
     "terminologyOf",

@@ -1,7 +1,7 @@
 """The examples that a slice under correction is shown: the panel's own list, to which every applied slice comes."""
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import slicer
@@ -25,6 +25,7 @@ class Context:
     handover: Handover
     _known: tuple[tuple, TaskSpec] | None = None
     _applied: set[tuple[str, str, str, int]] = field(default_factory=set)
+    _seen: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def examples(self) -> ExampleList:
@@ -54,19 +55,24 @@ class Context:
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""
-        self._untaught(volume, segmentation)
+        yield from self._untaught(volume, segmentation)
         rows = self.rows(volume, segmentation, place)
         if not rows:
             return None
-        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
-        choices = self.choices
-        key = (name, place.axis, tuple(choices.items()), tuple((row, *_timesOf(row, name)) for row in rows))
+        key = self.key(volume, segmentation, place)
         if self._known is None or self._known[0] != key:
+            name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
             settings = settingsOf("normal", place.axis, 0.0)
-            order = Order(volume, None, rows, (Wanted(name, name),), settings, **choices)
+            order = Order(volume, None, rows, (Wanted(name, name),), settings, **self.choices)
             task = yield from taskOf(order, self.handover)
             self._known = key, task
         return self._known[1]
+
+    def key(self, volume, segmentation, place: Place) -> tuple:
+        """The same as long as the task is, for all slices along an axis."""
+        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        rows = self.rows(volume, segmentation, place)
+        return name, place.axis, tuple(self.choices.items()), tuple((row, *_timesOf(row, name)) for row in rows)
 
     def teach(self, volume, segmentation, axis: str, index: int) -> str:
         """Let a slice teach: the row of this volume and segmentation gets it, or is made; why not, in a sentence."""
@@ -91,23 +97,38 @@ class Context:
         """Forget what was applied, as when a scene is closed; the rows are the scene's."""
         self._known = None
         self._applied.clear()
+        self._seen.clear()
 
-    def _untaught(self, volume, segmentation) -> None:
-        """A slice that was applied and taken back teaches no more, else it would say that there is nothing."""
-        pair = (volume.GetID(), segmentation.GetID())
-        for each in [each for each in self._applied if each[:2] == pair]:
-            axis, index = each[2:]
-            box = grid.slab(volume, axis, index, index)
-            ids = dict.fromkeys(bridge.segmentNames(segmentation), 1)
-            if bridge.labelsInBox(segmentation, ids, volume, box).any():
-                continue
-            self._applied.discard(each)
-            for row in self.examples.rows():
-                if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
-                    left = replace(row, slices=tuple(other for other in row.slices if other != index))
-                    self.examples.change(row.key, slices=left.slices) if left.slices else self.examples.remove(
-                        [row.key]
-                    )
+    def _untaught(self, volume, segmentation) -> Generator[None, None, None]:
+        """A slice that was applied and taken back teaches no more, else it would say that there is nothing.
+
+        Looked at once after every change of the segments.
+        """
+        pair, times = (volume.GetID(), segmentation.GetID()), _drawnAt(segmentation)
+        applied = [each for each in self._applied if each[:2] == pair]
+        if not applied or self._seen.get(pair) == times:
+            return
+        ids = dict.fromkeys(bridge.segmentNames(segmentation), 1)
+        for axis in dict.fromkeys(each[2] for each in applied):
+            indices = [each[3] for each in applied if each[2] == axis]
+            found = yield from bridge.labelsOnSlices(segmentation, ids, volume, grid.arrayAxis(volume, axis), indices)
+            for index in [index for index, labels in zip(indices, found, strict=True) if not labels.any()]:
+                self._applied.discard((*pair, axis, index))
+                self._takeBack(volume, segmentation, axis, index)
+        self._seen[pair] = times
+
+    def _takeBack(self, volume, segmentation, axis: str, index: int) -> None:
+        for row in self.examples.rows():
+            if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
+                left = tuple(other for other in row.slices if other != index)
+                self.examples.change(row.key, slices=left) if left else self.examples.remove([row.key])
+
+
+def _drawnAt(segmentation) -> tuple[int, ...]:
+    """When the labelmaps of all segments changed last."""
+    segments = segmentation.GetSegmentation()
+    labelmaps = (labelmapOf(segments.GetNthSegment(number)) for number in range(segments.GetNumberOfSegments()))
+    return tuple(0 if labelmap is None else labelmap.GetMTime() for labelmap in labelmaps)
 
 
 def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:

@@ -14,8 +14,10 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.lookahead import LookAhead
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Said, Step, saidOn
+from InContextSegSlicer.voxelsets import tightBox
 
 LANE = "correct"
 CANCELLED = "Cancelled"
@@ -64,6 +66,7 @@ class Correction:
         self.replaceSlice = False
         self.changed: Callable[[], None] = lambda: None
         self._chores = ChoreQueue()
+        self.ahead = LookAhead(client, self.context, handover, self._chores)
         self._sessions: dict[Place, Session] = {}
         self._asking: Step | None = None
 
@@ -71,6 +74,11 @@ class Correction:
     def working(self) -> bool:
         """Whether an answer is awaited."""
         return self._asking is not None
+
+    @property
+    def restless(self) -> bool:
+        """Whether the next tick has something to do."""
+        return self.working or len(self._chores) > 0
 
     @property
     def session(self) -> Session | None:
@@ -96,6 +104,7 @@ class Correction:
         if place == self.place and self._nodes() is not None:
             return
         self._chores.drop()
+        self.ahead.drop()
         self._asking = None  # its answer is not waited for any more
         self.place, self.message = place, ""
         if self._nodes() is None:
@@ -157,16 +166,15 @@ class Correction:
             self._say(waiting if self.working else _("Nothing is shown that could be applied; click on the structure."))
             return False
         volume, segmentation = nodes
-        block = self._mask(answer)
+        block, corner = _cropped(self._mask(answer), answer.cornerKji)
         writer = bridge.SegmentWriter(self.scene, editor, byHand=True)
-        region = bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
-        existing = "all" if self.replaceSlice else "nothing"
+        existing, region = "nothing", bridge.Region()
+        if self.replaceSlice:
+            existing, region = "all", bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
         saveState()
         try:
             # At once: a slice takes milliseconds, and nobody may draw between the state of undo and what it is for.
-            for _piece in writer.write(
-                volume, segmentation, block, answer.cornerKji, {1: place.segment}, existing, region
-            ):
+            for _piece in writer.write(volume, segmentation, block, corner, {1: place.segment}, existing, region):
                 pass
         except InputError as error:
             self._say(str(error))
@@ -224,6 +232,8 @@ class Correction:
                 self.preview.clear()
             if nodes is not None and self._asking is None and (self.marks or self.context.speaks(*nodes, self.place)):
                 self._ask(self.session, self.session.history.now, *nodes)
+        if nodes is not None and self._asking is None:
+            self.ahead.wish(*nodes, self.place, lambda: self._asking is None)
         self.changed()
 
     def _show(self, answer: Answer, volume, segmentation) -> None:
@@ -306,6 +316,7 @@ class Correction:
                 if answer.logits is not None:
                     self.client.forget(answer.logits)
                 session.answers[step] = replace(answer, logits=None)
+            self.ahead.forget()
         if wanted:
             self._asking = None
             if kind != CANCELLED:
@@ -339,3 +350,11 @@ class Correction:
             logits = session.answers.pop(step).logits
             if logits is not None:
                 self.client.forget(logits)
+
+
+def _cropped(block: np.ndarray, cornerKji: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The part that is not 0, so that a labelmap grows no larger than that: the Segment Editor copies all of it."""
+    box = tightBox(block > 0)
+    if box is None:
+        return block, cornerKji
+    return block[tuple(map(slice, *box))], tuple((box[0] + cornerKji).tolist())

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -206,7 +207,13 @@ def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
         own.SetSpacing(labelmap.GetSpacing())
         own.SetExtent(labelmap.GetExtent())
         own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        return (yield from _copied(rasterOf(own), rasterOf(labelmap), lambda piece: piece == label))
+        touched = yield from _copied(rasterOf(own), rasterOf(labelmap), lambda piece: piece == label)
+        # The Segment Editor copies all of a labelmap for every state of undo.
+        if touched:
+            own.Crop(extentOf(*reduce(union, touched)))
+        else:
+            own.Initialize()
+        return touched
 
     own, touched = yield from _whileUnchanged(labelmap, copying)
     segment = segmentOf(segmentationNode, segmentID)

@@ -1,6 +1,6 @@
 """From the scene to arrays and back: volumes with their place in the world, segments as labels, nodes for results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from InContextSegLib.errors import InputError
 from InContextSegLib.volume import Geometry
 from InContextSegSlicer.labelmaps import Reading, segmentOf
-from InContextSegSlicer.lattice import Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
+from InContextSegSlicer.lattice import Box, Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
 
 # Largest cosine between two axes of a grid; at this one a row of 500 voxels is half a voxel off.
 _SHEAR = 1e-3
@@ -99,14 +99,45 @@ def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: A
     """
     shape = np.array(arrayOf(volumeNode).shape[:3])
     reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
-    labels = np.zeros(shape, dtype=reading.dtype)  # the system clears its pages when they are touched
-
-    def work(low, high):
-        labels[tuple(map(slice, low, high))] = reading(low, high)
-
     yield from reading.prepare()
     something = yield from reading.reach()
-    yield from inPieces(*intersection(something, (np.zeros(3, int), shape)), work)
+    return (yield from _read(reading, something, (np.zeros(3, int), shape)))
+
+
+def labelsOnSlices(
+    segmentationNode: Any, values: Mapping[str, int], volumeNode: Any, axis: int, indices: Sequence[int]
+) -> Chore:
+    """What `labelsOnGrid` finds on single slices across an axis of the array: a list of arrays, 1 long along it.
+
+    Raises:
+        InputError: as there, and if the volume has no such slice.
+    """
+    shape = np.array(arrayOf(volumeNode).shape[:3])
+    reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
+    yield from reading.prepare()
+    something = yield from reading.reach()
+    found = []
+    for index in indices:
+        if not 0 <= index < shape[axis]:
+            raise InputError(
+                f"Slice {index} of the volume {volumeNode.GetName()!r} was asked for, but it has {shape[axis]} slices, "
+                "counted from 0; choose them anew."
+            )
+        low, high = np.zeros(3, int), shape.copy()
+        low[axis], high[axis] = index, index + 1
+        found.append((yield from _read(reading, something, (low, high))))
+    return found
+
+
+def _read(reading: Reading, something: Box, box: Box) -> Chore:
+    """The labels of a box, of which only that part is looked at where there is something."""
+    corner = box[0]
+    labels = np.zeros(box[1] - corner, dtype=reading.dtype)  # the system clears its pages when they are touched
+
+    def work(low, high):
+        labels[tuple(map(slice, low - corner, high - corner))] = reading(low, high)
+
+    yield from inPieces(*intersection(something, box), work)
     return labels
 
 
