@@ -13,7 +13,7 @@ from InContextSegLib.colour import ColourMix
 from InContextSegLib.desk import Desk, Kept, own_of, stamp_of, stamps_of
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.inference.cache import BoundedCache
-from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.cached import CachedSegmenter, Interruptible
 from InContextSegLib.inference.interactive import Answer
 from InContextSegLib.inference.loop import Cut, Labelled, Loop, LoopMemory
 from InContextSegLib.inference.propagation import STOP_BELOW, Rule, carried
@@ -89,12 +89,13 @@ def neighbours(desk: Desk, request: Neighbours, report: Report) -> dict[str, Any
     wanted = [request.index + step * side for step in range(request.radius + 1) for side in (1, -1)]
     length = loop.cut.plan.geometry.shape[loop.cut.plan.array_axis]
     wanted = [index for index in dict.fromkeys(wanted) if 0 <= index < length]
-    for done, index in enumerate(wanted):
-        number = loop.cut.plan.number(index)
-        loop.slice(number, None)
-        report.step(done, len(wanted), "slices are computed ahead")
-        loop.opening(number, loop.chosen(number, request.supports))
-        report.step(done + 1, len(wanted), "slices are computed ahead")
+    with Interruptible(report.check):
+        for done, index in enumerate(wanted):
+            number = loop.cut.plan.number(index)
+            loop.slice(number, None)
+            report.step(done, len(wanted), "slices are computed ahead")
+            loop.opening(number, loop.chosen(number, request.supports))
+            report.step(done + 1, len(wanted), "slices are computed ahead")
     return {"ready": wanted}
 
 

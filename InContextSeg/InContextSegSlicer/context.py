@@ -25,7 +25,6 @@ class Context:
     handover: Handover
     _known: tuple[tuple, TaskSpec] | None = None
     _applied: set[tuple[str, str, str, int]] = field(default_factory=set)
-    _seen: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def examples(self) -> ExampleList:
@@ -55,18 +54,18 @@ class Context:
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""
-        yield from self._untaught(volume, segmentation)
-        rows = self.rows(volume, segmentation, place)
-        if not rows:
-            return None
-        key = self.key(volume, segmentation, place)
-        if self._known is None or self._known[0] != key:
+        while rows := self.rows(volume, segmentation, place):
+            key = self.key(volume, segmentation, place)
+            if self._known is not None and self._known[0] == key:
+                return self._known[1]
             name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
             settings = settingsOf("normal", place.axis, 0.0)
             order = Order(volume, None, rows, (Wanted(name, name),), settings, **self.choices)
             task = yield from taskOf(order, self.handover)
-            self._known = key, task
-        return self._known[1]
+            yield from self._untaught(rows, task)
+            if self.rows(volume, segmentation, place) == rows:
+                self._known = key, task
+        return None
 
     def key(self, volume, segmentation, place: Place) -> tuple:
         """The same as long as the task is, for all slices along an axis."""
@@ -97,38 +96,26 @@ class Context:
         """Forget what was applied, as when a scene is closed; the rows are the scene's."""
         self._known = None
         self._applied.clear()
-        self._seen.clear()
 
-    def _untaught(self, volume, segmentation) -> Generator[None, None, None]:
-        """A slice that was applied and taken back teaches no more, else it would say that there is nothing.
-
-        Looked at once after every change of the segments.
-        """
-        pair, times = (volume.GetID(), segmentation.GetID()), _drawnAt(segmentation)
-        applied = [each for each in self._applied if each[:2] == pair]
-        if not applied or self._seen.get(pair) == times:
-            return
-        ids = dict.fromkeys(bridge.segmentNames(segmentation), 1)
-        for axis in dict.fromkeys(each[2] for each in applied):
-            indices = [each[3] for each in applied if each[2] == axis]
-            found = yield from bridge.labelsOnSlices(segmentation, ids, volume, grid.arrayAxis(volume, axis), indices)
-            for index in [index for index, labels in zip(indices, found, strict=True) if not labels.any()]:
-                self._applied.discard((*pair, axis, index))
-                self._takeBack(volume, segmentation, axis, index)
-        self._seen[pair] = times
+    def _untaught(self, rows: tuple[ExampleRow, ...], task: TaskSpec) -> Generator[None, None, None]:
+        """A slice that was applied and taken back teaches no more, else it would say that there is nothing."""
+        for row, example in zip(rows, task.examples, strict=True):
+            if not row.axis:
+                continue
+            pair, shown = (row.volume.GetID(), row.segmentation.GetID()), dict(example.labels.slices)
+            bare = [i for i in row.slices if i not in shown and (*pair, row.axis, i) in self._applied]
+            ids, along = dict.fromkeys(bridge.segmentNames(row.segmentation), 1), grid.arrayAxis(row.volume, row.axis)
+            drawn = yield from bridge.labelsOnSlices(row.segmentation, ids, row.volume, along, bare)
+            for number, index in enumerate(bare):
+                if not drawn.take(number, along).any():
+                    self._applied.discard((*pair, row.axis, index))
+                    self._takeBack(row.volume, row.segmentation, row.axis, index)
 
     def _takeBack(self, volume, segmentation, axis: str, index: int) -> None:
         for row in self.examples.rows():
             if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
                 left = tuple(other for other in row.slices if other != index)
                 self.examples.change(row.key, slices=left) if left else self.examples.remove([row.key])
-
-
-def _drawnAt(segmentation) -> tuple[int, ...]:
-    """When the labelmaps of all segments changed last."""
-    segments = segmentation.GetSegmentation()
-    labelmaps = (labelmapOf(segments.GetNthSegment(number)) for number in range(segments.GetNumberOfSegments()))
-    return tuple(0 if labelmap is None else labelmap.GetMTime() for labelmap in labelmaps)
 
 
 def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:

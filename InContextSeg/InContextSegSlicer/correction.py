@@ -252,9 +252,13 @@ class Correction:
             return self._asking is step
 
         def asking() -> Generator:
-            said = saidOn(step.marks, volume, place.axis, place.index)
             task = yield from self.context.task(volume, segmentation, place)
             target = yield from self.handover.volume(volume)
+            if session.history.now is not step:  # there is more to say by now
+                self._asking = None
+                self._follow()
+                return
+            said = saidOn(step.marks, volume, place.axis, place.index)
             scribbles = yield from self._published(said)
             if not step.marks and task is None:
                 self._asking = None

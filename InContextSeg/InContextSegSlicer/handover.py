@@ -56,12 +56,14 @@ class Handover:
         axis: int,
         indices: Sequence[int],
     ) -> Generator[None, None, SlicesRef]:
-        """A chore: segments (ID: value) on slices of a volume across an axis of the array, each slice by itself."""
-        arrays = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, indices)
+        """A chore: segments (ID: value) on slices of a volume across an axis of the array, those that show any."""
+        labels = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, indices)
         named = []
-        for index, array in zip(indices, arrays, strict=True):
-            name = yield from self._told(array)
-            named.append((index, name))
+        for number, index in enumerate(indices):
+            one = labels.take([number], axis)
+            if one.any():
+                name = yield from self._told(one)
+                named.append((index, name))
         return SlicesRef.of(named, axis, bridge.geometryOf(volume))
 
     def forgetAll(self) -> None:

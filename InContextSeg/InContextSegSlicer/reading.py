@@ -11,7 +11,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from InContextSegLib.errors import InputError
 from InContextSegLib.volume import Geometry
 from InContextSegSlicer.labelmaps import Reading, segmentOf
-from InContextSegSlicer.lattice import Box, Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
+from InContextSegSlicer.lattice import Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
 
 # Largest cosine between two axes of a grid; at this one a row of 500 voxels is half a voxel off.
 _SHEAR = 1e-3
@@ -99,54 +99,49 @@ def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: A
     """
     shape = np.array(arrayOf(volumeNode).shape[:3])
     reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
+    labels = np.zeros(shape, dtype=reading.dtype)  # the system clears its pages when they are touched
+
+    def work(low, high):
+        labels[tuple(map(slice, low, high))] = reading(low, high)
+
     yield from reading.prepare()
     something = yield from reading.reach()
-    return (yield from _read(reading, something, (np.zeros(3, int), shape)))
+    yield from inPieces(*intersection(something, (np.zeros(3, int), shape)), work)
+    return labels
 
 
 def labelsOnSlices(
     segmentationNode: Any, values: Mapping[str, int], volumeNode: Any, axis: int, indices: Sequence[int]
 ) -> Chore:
-    """What `labelsOnGrid` finds on single slices across an axis of the array: a list of arrays, 1 long along it.
+    """What `labelsOnGrid` finds on slices across an axis of the array: (k, j, i) with all of them along that axis.
 
     Raises:
         InputError: as there, and if the volume has no such slice.
     """
-    shape = np.array(arrayOf(volumeNode).shape[:3])
-    reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
-    yield from reading.prepare()
-    something = yield from reading.reach()
-    found = []
+    shape, across = arrayOf(volumeNode).shape[:3], [other for other in range(3) if other != axis]
     for index in indices:
         if not 0 <= index < shape[axis]:
             raise InputError(
                 f"Slice {index} of the volume {volumeNode.GetName()!r} was asked for, but it has {shape[axis]} slices, "
                 "counted from 0; choose them anew."
             )
-        low, high = np.zeros(3, int), shape.copy()
-        low[axis], high[axis] = index, index + 1
-        found.append((yield from _read(reading, something, (low, high))))
-    return found
-
-
-def _read(reading: Reading, something: Box, box: Box) -> Chore:
-    """The labels of a box, of which only that part is looked at where there is something."""
-    corner = box[0]
-    labels = np.zeros(box[1] - corner, dtype=reading.dtype)  # the system clears its pages when they are touched
+    reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
+    labels = np.zeros((len(indices), *(shape[other] for other in across)), dtype=reading.dtype)
 
     def work(low, high):
-        labels[tuple(map(slice, low - corner, high - corner))] = reading(low, high)
+        for number in range(low[0], high[0]):
+            first, last = (np.insert(end[1:], axis, indices[number]) for end in (low, high))
+            last[axis] += 1
+            window = labels[(number, *map(slice, low[1:], high[1:]))]
+            window[...] = reading(first, last).reshape(window.shape)
 
-    yield from inPieces(*intersection(something, box), work)
-    return labels
-
-
-def labelsInBox(segmentationNode: Any, values: Mapping[str, int], volumeNode: Any, box: tuple) -> np.ndarray:
-    """What `labelsOnGrid` finds in a box (low, high) of the volume, high exclusive; at once, so for a slice or two."""
-    reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
-    for _ in reading.prepare():
-        pass
-    return reading(*(np.array(end) for end in box))
+    yield from reading.prepare()
+    something = yield from reading.reach()
+    ends = (np.insert(end[across], 0, 0) for end in something)
+    low, high = intersection(tuple(ends), (np.zeros(3, int), np.array(labels.shape)))
+    low[0], high[0] = 0, len(indices)
+    yield from inPieces(low, high, work)
+    return np.moveaxis(labels, 0, axis)
 
 
 def ensureSegmentation(scene: Any, volumeNode: Any, name: str) -> Any:

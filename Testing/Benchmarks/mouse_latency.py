@@ -1,9 +1,10 @@
 """How long a person waits in the Segment Editor, from the mouse to the screen, on slices of 512 x 512 voxels.
 
-`python -m Testing.Benchmarks.mouse_latency` sends mouse events and keys to the effect in an offscreen slice view, before a
-real worker process, and prints median and range of what passes until the preview or the segment has changed: in all, and
-of the window's own thread alone, its longest piece of work (an event or a tick of a timer) and their sum. Drawing the
-view is measured apart, as it is done in software here. Other segments are there, and the panel, which is left.
+`python -m Testing.Benchmarks.mouse_latency` sends mouse events and keys to the effect in an offscreen slice view, before
+a real worker process, and prints the median and range of what passes until the preview or the segment has changed: in
+all, and of the window's own thread its longest piece of work (an event, or a round of events and timers) and their sum.
+Drawing the view is measured apart, as it is done in software here. Other segments are there, and the panel, which is
+left. On two cores the worker computes with two threads, unless OMP_NUM_THREADS says otherwise.
 """
 
 import argparse
@@ -14,8 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # VTK and numpy of this process, as the worker sets it for itself
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker sets it for itself
 
 import numpy as np
 
