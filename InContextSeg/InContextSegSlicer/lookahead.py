@@ -28,10 +28,14 @@ class LookAhead:
         self._client, self._context, self._handover, self._chores = client, context, handover, chores
         self._asked: dict[tuple, None] = {}
         self._waiting: tuple | None = None
+        self._worker = 0
 
     def wish(self, volume, segmentation, place: Place, idle: Callable[[], bool]) -> None:
         """Ask for a slice, if nobody waits for anything by the time its examples are handed over."""
         key = (place, volume.GetImageData().GetMTime(), self._context.key(volume, segmentation, place))
+        if self._worker != self._client.started:  # which knows nothing of what the last one computed
+            self.forget()
+            self._worker = self._client.started
         if key in self._asked:
             return
         self._asked[key] = None
@@ -71,6 +75,7 @@ class LookAhead:
             **self._context.choices,
         }
         self._client.ask("neighbours", fields, lane=LANE, on_failed=failed)
+        self._worker = self._client.started
 
 
 def _silently(error: Exception) -> None:

@@ -1,10 +1,10 @@
 """How long a person waits in the Segment Editor, from the mouse to the screen, on slices of 512 x 512 voxels.
 
-`python -m Testing.Benchmarks.mouse_latency` sends mouse events and keys to the effect in an offscreen slice view, before
-a real worker process, and prints the median and range of what passes until the preview or the segment has changed: in
-all, and of the window's own thread its longest piece of work (an event, or a round of events and timers) and their sum.
-Drawing the view is measured apart, as it is done in software here. Other segments are there, and the panel, which is
-left. On two cores the worker computes with two threads, unless OMP_NUM_THREADS says otherwise.
+`python -m Testing.Benchmarks.mouse_latency` sends mouse events and keys to the effect in an offscreen slice view,
+before a real worker process, and prints the median and range of what passes until the preview or the segment has
+changed: in all, and of the window's own thread its longest piece of work (an event, or a round of events and timers) and
+their sum. Drawing the view is measured apart, as it is done in software here. Other segments are there, and the panel,
+which is left. On two cores the worker computes with two threads, unless OMP_NUM_THREADS says otherwise.
 """
 
 import argparse
