@@ -202,18 +202,22 @@ def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
     labelmap, label = labelmapOf(segment), segment.GetLabelValue()
 
     def copying(own):
-        own.CopyDirections(labelmap)
-        own.SetOrigin(labelmap.GetOrigin())
-        own.SetSpacing(labelmap.GetSpacing())
-        own.SetExtent(labelmap.GetExtent())
-        own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        touched = yield from _copied(rasterOf(own), rasterOf(labelmap), lambda piece: piece == label)
-        # The Segment Editor copies all of a labelmap for every state of undo.
-        if touched:
-            own.Crop(extentOf(*reduce(union, touched)))
-        else:
-            own.Initialize()
-        return touched
+        # No more than it holds: the Segment Editor copies all of a labelmap for every state of undo.
+        source, held = rasterOf(labelmap), []
+
+        def look(low, high):
+            if (source.array[tuple(map(slice, low - source.box[0], high - source.box[0]))] == label).any():
+                held.append((low, high))
+
+        yield from inPieces(*source.box, look)
+        if held:
+            own.CopyDirections(labelmap)
+            own.SetOrigin(labelmap.GetOrigin())
+            own.SetSpacing(labelmap.GetSpacing())
+            own.SetExtent(*extentOf(*reduce(union, held)))
+            own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+            yield from _copied(rasterOf(own), source, lambda piece: piece == label)
+        return held
 
     own, touched = yield from _whileUnchanged(labelmap, copying)
     segment = segmentOf(segmentationNode, segmentID)
@@ -281,8 +285,7 @@ def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str])
 
 
 def _copied(new: Raster, old: Raster, change) -> Chore:
-    """Fill `new` with `change` of what `old` holds there, else 0; return the boxes in which there is something."""
-    touched: list[Box] = []
+    """Fill `new` with `change` of what `old` holds there, else 0."""
 
     def work(low, high):
         window = new.array[tuple(map(slice, low - new.box[0], high - new.box[0]))]
@@ -291,11 +294,8 @@ def _copied(new: Raster, old: Raster, change) -> Chore:
         if np.all(first < last):
             piece = change(old.array[tuple(map(slice, first - old.box[0], last - old.box[0]))])
             window[tuple(map(slice, first - low, last - low))] = piece
-            if piece.any():
-                touched.append((first, last))
 
     yield from inPieces(*new.box, work)
-    return touched
 
 
 def _boundsOf(surface: Any) -> Box:

@@ -2,9 +2,9 @@
 
 `python -m Testing.Benchmarks.mouse_latency` sends mouse events and keys to the effect in an offscreen slice view,
 before a real worker process, and prints the median and range of what passes until the preview or the segment has
-changed: in all, and of the window's own thread its longest piece of work (an event, or a round of events and timers) and
-their sum. Drawing the view is measured apart, as it is done in software here. Other segments are there, and the panel,
-which is left. On two cores the worker computes with two threads, unless OMP_NUM_THREADS says otherwise.
+changed: in all, and of the window's own thread its longest piece of work (an event, or a round of events and timers)
+and their sum. Drawing the view is measured apart, as it is done in software here. Other segments are there, and the
+panel, which is left. On two cores the worker computes with two threads, unless OMP_NUM_THREADS says otherwise.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from InContextSegLib.phantom import phantom
 from Testing.Slicer.harness import app
 
 SHAPE, SPACING_MM = (120, 256, 256), (1.5, 1.4, 1.4)  # of the phantom, whose rows and columns are doubled
-LABEL, FIRST, APPLIED = 1, 5, (62, 70, 78, 86)
-LOOK_S = 0.7  # until somebody who scrolled to a slice clicks
-LIMIT_S = 60
+LABEL, FIRST, APPLIED = 1, 5, (20, 40, 60, 80)
+LOOK_S = 0.5  # until somebody who scrolled to a slice clicks
+LIMIT_S, APART_MM = 60, 10
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Bench:
     """One person before one volume."""
 
-    def __init__(self, ahead):
+    def __init__(self, ahead, rows):
         import slicer  # noqa: PLC0415 - after the harness
 
         from Testing.Slicer.corrector import Corrector  # noqa: PLC0415
@@ -46,7 +46,7 @@ class Bench:
         self.correction = self.corrector.correction
         if not ahead:
             self.correction.ahead.wish = nothing
-        self.rows = {}
+        self.rows = rows
 
     def settle(self, seconds=0.0):
         """Until nothing is awaited, and that long."""
@@ -60,19 +60,24 @@ class Bench:
         bridge.jumpTo(self.view.mrmlSliceNode(), self.volume, 0, index)
 
     def pixel(self, index):
-        """Where the view shows a voxel of the structure, or of the middle where there is none."""
-        voxels = np.argwhere(self.mask[index])
-        row, column = voxels[self.random.integers(len(voxels))] if len(voxels) else (250, 250)
-        return self.corrector.pixel((index, row, column))
+        """Where the view shows a voxel of the structure, or any where there is none, that is not marked yet."""
+        from InContextSegSlicer.prompting import worldOf  # noqa: PLC0415
+
+        voxels = np.argwhere(self.mask[index]) if self.mask[index].any() else np.argwhere(self.mask[index] == 0)
+        while True:
+            voxel = (index, *voxels[self.random.integers(len(voxels))])
+            position = worldOf(voxel, self.volume)
+            if all(mark.distance(position) > APART_MM for mark in self.correction.marks):
+                return self.corrector.pixel(voxel)
 
     def click(self, name, index):
         """A click, from the release of the button until the preview is there."""
-        place = self.pixel(index)
+        place, before = self.pixel(index), len(self.correction.marks)
         self.view.mouse("LeftButtonPressEvent", *place)
         self.timed(
             name,
             lambda: self.view.mouse("LeftButtonReleaseEvent", *place),
-            lambda: self.correction.answer is not None and self.correction.preview.node is not None,
+            lambda: len(self.correction.marks) > before and self.correction.answer is not None,
         )
 
     def apply(self, name):
@@ -102,13 +107,6 @@ class Bench:
         drawn = time.perf_counter() - before
         self.rows.setdefault(name, []).append((took, max(pieces), sum(pieces), busy, drawn))
         logging.info("%s: %s", name, " ".join(f"{1000 * each:.0f}" for each in self.rows[name][-1]))
-
-    def table(self):
-        """As markdown."""
-        print("| from, to | times | in all | window: longest piece | window: sum | on a core | drawing |")
-        print("|---|---|---|---|---|---|---|")
-        for name, rows in self.rows.items():
-            print(f"| {name} | {len(rows)} | {' | '.join(map(told, zip(*rows, strict=True)))} |")
 
 
 def patient(scene):
@@ -146,18 +144,15 @@ def walk(bench, times):
 
 
 def looks(bench, times):
-    """Single slices shown long enough to look at them, then clicked twice."""
-    shown = np.flatnonzero(bench.mask.any(axis=(1, 2)))
-    fresh = [index for index in shown.tolist() if index > FIRST + 50]
+    """Single slices shown long enough to look at them, then clicked three times, and the slices beside them."""
     for index in APPLIED:
         bench.scroll(index)
+        bench.click("", index)
         bench.settle()
-        bench.click("(a few slices applied elsewhere)", index)
-        bench.settle()
-        bench.apply("(a few slices applied elsewhere: Enter)")
+        bench.apply("")
         bench.settle(LOOK_S)
-    order = [index for index in fresh if index not in APPLIED]
-    for index in bench.random.permutation(order).tolist()[:times]:
+    # Nobody has seen the even ones, nor the odd ones, which are clicked as neighbours.
+    for index in bench.random.permutation([*set(range(0, SHAPE[0], 2)) - {*APPLIED}]).tolist()[:times]:
         bench.scroll(index)
         bench.settle(LOOK_S)
         bench.click("on a slice that was looked at: release, preview", index)
@@ -165,9 +160,8 @@ def looks(bench, times):
             bench.settle(0.1)
             bench.click("the next click there: release, preview", index)
         bench.settle(LOOK_S)
-        beside = index + 1 if index + 1 < SHAPE[0] else index - 1
-        bench.scroll(beside)
-        bench.click("on its neighbour, at once: release, preview", beside)
+        bench.scroll(index + 1)
+        bench.click("on its neighbour, at once: release, preview", index + 1)
         bench.settle()
 
 
@@ -188,11 +182,15 @@ def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     sys.path.insert(0, str(ROOT / "InContextSeg"))
     app.start()
-    bench = Bench(not options.no_ahead)
-    walk(bench, options.times)
-    looks(bench, options.times)
-    bench.table()
-    app.clean()
+    rows = {}
+    for what in (walk, looks):
+        what(Bench(not options.no_ahead, rows), options.times)
+        app.clean()
+    print("| from, to | times | in all | window: longest piece | window: sum | on a core | drawing |")
+    print("|---|---|---|---|---|---|---|")
+    for name, found in rows.items():
+        if name:
+            print(f"| {name} | {len(found)} | {' | '.join(map(told, zip(*found, strict=True)))} |")
 
 
 if __name__ == "__main__":
