@@ -1,6 +1,7 @@
 """What a worker answers to each request."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from InContextSegLib import __version__
+from InContextSegLib import __version__, segnrrd
 from InContextSegLib.batch import Result, Way, fingerprint_of_task, inputs_of, told
 from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256, remove
+from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.correcting import correct, neighbours, propagate
 from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.exampleset import Kept, Taught, save, taught_in
 from InContextSegLib.files import read_segments, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.leave_out import origin
@@ -27,14 +30,18 @@ from InContextSegLib.protocol import (
     Describe,
     Device,
     FileRef,
+    Look,
     Neighbours,
     Prepare,
     Preview,
     Propagate,
+    SaveExamples,
     Segment,
+    VolumeRef,
     Weights,
 )
 from InContextSegLib.slicing import SlicePlan
+from InContextSegLib.support import Label
 from InContextSegLib.tasks import Source, files_of, findings, foreseen, keep_drawn, segments_of
 from InContextSegLib.volume import Kind, Volume, any_along
 
@@ -126,7 +133,6 @@ def segment(desk: Desk, request: Segment, report: Report) -> dict[str, Any]:
 
 def batch(desk: Desk, request: Batch, report: Report) -> dict[str, Any]:
     """The labels of many volumes, in files; a status for each."""
-    looks = {look.value: look for look in request.looks}
 
     def one(image: Path, report: Report) -> Result:
         try:
@@ -138,11 +144,7 @@ def batch(desk: Desk, request: Batch, report: Report) -> dict[str, Any]:
                 raise
             desk.recover(everything=True)
             raise InputError(NO_MEMORY) from error
-        segments = [
-            replace(segment, colour=look.colour, tags=look.tags) if (look := looks.get(segment.value)) else segment
-            for segment in segments_of(session.labels)
-        ]
-        return Result(prediction.mask, segments, record)
+        return Result(prediction.mask, looking(segments_of(session.labels), request.looks), record)
 
     way = Way(fingerprint_of_task(request, desk.shared.read), one, inputs_of(request.task))
     return {"cases": [status.to_mapping() for status in told(request, way, report)]}
@@ -156,8 +158,44 @@ def describe(desk: Desk, request: Describe, report: Report) -> dict[str, Any]:
         labels = read_volume(mask, Kind.LABELS)
         names = {segment.value: segment.name for segment in read_segments(mask)}
         held = [(int(value), names.get(int(value), f"label {value}")) for value in np.unique(labels.array) if value]
-        pairs.append({"image": str(image), "mask": str(mask), "labels": held})
+        taught = taught_in(mask) or Taught("auto")
+        found = {"image": str(image), "mask": str(mask), "labels": held}
+        pairs.append(found | {"slices": taught.slices, "axis": taught.axis})
     return {"pairs": pairs}
+
+
+def save_examples(desk: Desk, request: SaveExamples, report: Report) -> dict[str, Any]:
+    """Keep the examples of a task in a folder of their own."""
+    task, names = request.task, dict(request.names)
+    labels = [Label(value, name) for value, name in task.labels]
+    segments = looking(segments_of(labels), request.looks)
+    kept = []
+    for example, pair in zip(task.examples, desk.pairs(task, LUMINANCE), strict=True):
+        original = _file_of(example.image)
+        if original is None and desk.coloured(example.image):
+            raise InputError(
+                f"{names.get(example.source, example.source)} is in colour, and only grey images of the scene can be "
+                "saved as examples; save it as a picture first, and add it from its file."
+            )
+        held = set(np.unique(pair.labels.array).tolist())
+        shown = tuple(segment for segment in segments if segment.value in held)
+        name = names.get(example.source, example.source)
+        kept.append(Kept(name, pair, task.settings.axes[0], shown, original))
+    return {"labels": [str(path) for path in save(Path(request.folder), kept, report)]}
+
+
+def _file_of(ref: VolumeRef) -> Path | None:
+    """The file of an image that can be copied as it is; None for arrays and folders."""
+    return Path(ref.path) if isinstance(ref, FileRef) and Path(ref.path).is_file() else None
+
+
+def looking(segments: Sequence[segnrrd.Segment], looks: Sequence[Look]) -> list[segnrrd.Segment]:
+    """The segments with the colours and tags that are known of them."""
+    known = {look.value: look for look in looks}
+    return [
+        replace(segment, colour=look.colour, tags=look.tags) if (look := known.get(segment.value)) else segment
+        for segment in segments
+    ]
 
 
 def weights(desk: Desk, request: Weights, report: Report) -> dict[str, Any]:
@@ -175,6 +213,7 @@ ANSWERS = {
     Segment: segment,
     Batch: batch,
     Describe: describe,
+    SaveExamples: save_examples,
     Weights: weights,
     Correct: correct,
     Neighbours: neighbours,

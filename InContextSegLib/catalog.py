@@ -26,6 +26,8 @@ EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
 
+_WORDS = {"click": "clicks", "box": "boxes", "scribble": "scribbles"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,13 @@ class Capability:
     def __post_init__(self):
         if self.input_size < 1:
             raise ValueError(f"input_size must be 1 pixel or more, not {self.input_size}.")
+
+    @property
+    def taken(self) -> str:
+        """What it takes, in words: "clicks, boxes and labelled examples"."""
+        taken = [_WORDS[kind] for kind in self.prompts]
+        taken += ["labelled examples"] if self.support != "unused" else []
+        return " and ".join([", ".join(taken[:-1]), taken[-1]] if taken[1:] else taken)
 
 
 @dataclass(frozen=True)

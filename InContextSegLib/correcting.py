@@ -64,7 +64,7 @@ def correct(desk: Desk, request: Correct, report: Report) -> dict[str, Any]:
     shown = any(each.extent for each in chosen)
     if not shown and capability.support == "required":
         raise InputError(
-            f"The model '{task.model}' takes {_taken(capability)}, but no example beside this slice shows label "
+            f"The model '{task.model}' takes {capability.taken}, but no example beside this slice shows label "
             f"{request.label}; apply a slice first, or choose another model."
         )
     if report.hurried:
@@ -104,7 +104,7 @@ def propagate(desk: Desk, request: Propagate, report: Report) -> dict[str, Any]:
     capability = find(request.task.model).capability
     if capability.support == "unused":
         raise InputError(
-            f"The model '{request.task.model}' takes {_taken(capability)}, and learns nothing from applied slices; "
+            f"The model '{request.task.model}' takes {capability.taken}, and learns nothing from applied slices; "
             "choose another model to carry them on."
         )
     loop = _loop(desk, request.task, request, report)
@@ -195,16 +195,9 @@ def _refuse(task: TaskSpec, capability: Capability, prompts: Prompts) -> None:
         came.append("labelled examples")
     if came:
         raise InputError(
-            f"The model '{task.model}' takes {_taken(capability)}, but {' and '.join(came)} came; "
+            f"The model '{task.model}' takes {capability.taken}, but {' and '.join(came)} came; "
             "leave them out, or choose another model."
         )
-
-
-def _taken(capability: Capability) -> str:
-    """What a model takes, in words."""
-    taken = [WORDS[kind] for kind in capability.prompts]
-    taken += ["labelled examples"] if capability.support != "unused" else []
-    return " and ".join([", ".join(taken[:-1]), taken[-1]] if taken[1:] else taken)
 
 
 def _engine(desk: Desk, task: TaskSpec) -> _Engine:

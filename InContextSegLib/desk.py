@@ -175,6 +175,10 @@ class Desk:
             )
         return array, Geometry(array.shape[:3], np.array(ref.affine))
 
+    def coloured(self, ref: VolumeRef) -> bool:
+        """Whether an image is in colour."""
+        return self._colours(ref) is not None
+
     def _colours(self, ref: VolumeRef) -> np.ndarray | None:
         if isinstance(ref, FileRef):
             return read_colours(ref.path)

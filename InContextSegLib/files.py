@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,17 @@ def read_segments(path: str | Path) -> tuple[Segment, ...]:
     """
     if ending_of(path) != segnrrd.ENDING:
         return ()
-    if not Path(path).exists():
-        raise InputError(f"{path} does not exist.")
-    with _quiet_itk():
-        reader = _opened(Path(path))
-    return tuple(each.segment for each in _layered(reader, Path(path)))
+    return tuple(each.segment for each in _layered(_opened(Path(path)), Path(path)))
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """What the header of a NRRD or MetaImage file says besides its geometry; the voxels are not read.
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
+    reader = _opened(Path(path))
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
 
 
 def read_labels(path: str | Path, geometry: Geometry) -> Volume:
@@ -107,12 +113,14 @@ def read_colours(path: str | Path) -> np.ndarray | None:
     return colours_of(array) if array.ndim == 4 else None
 
 
-def write_volume(path: str | Path, volume: Volume, segments: Sequence[Segment] = ()) -> None:
+def write_volume(
+    path: str | Path, volume: Volume, segments: Sequence[Segment] = (), more: Mapping[str, str] | None = None
+) -> None:
     """Write a volume, whole or not at all, with the geometry it has.
 
     The ending of the name decides: .nii.gz, .nii, .nrrd, .mha, .seg.nrrd (labels), and for a single slice .png (uint8,
     uint16) and .tif. Pictures keep the pixel size but not the position. float16 is stored as float32. The names and
-    colours of `segments` stand in a .seg.nrrd only.
+    colours of `segments` stand in a .seg.nrrd only, and so does `more`, which goes into its header.
 
     Raises:
         InputError: if the ending is unknown or the format cannot hold this volume.
@@ -124,7 +132,8 @@ def write_volume(path: str | Path, volume: Volume, segments: Sequence[Segment] =
     image = itk_image(array, volume.geometry)
     if ending in _WRITABLE_PICTURES:
         image = image[:, :, 0]
-    for key, text in segnrrd.header_of(array, segments).items() if ending == segnrrd.ENDING else ():
+    header = {**segnrrd.header_of(array, segments), **(more or {})} if ending == segnrrd.ENDING else {}
+    for key, text in header.items():
         image.SetMetaData(key, text)
     with whole_file(path) as temporary:
         try:
@@ -275,10 +284,13 @@ def _layered(reader: sitk.ImageFileReader, path: Path) -> list[segnrrd.Layered]:
 
 def _opened(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _quiet_itk():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise _damage(path) from error
     _check_dimensions(path, reader.GetSize())

@@ -333,7 +333,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Describe:
-    """Asks what labelled files hold -> pairs: image, mask, and labels as pairs of a value and its name.
+    """Asks what labelled files hold -> pairs: image, mask, labels as pairs of a value and its name, slices and axis.
 
     Attributes:
         images: a file, or a folder of them.
@@ -342,6 +342,21 @@ class Describe:
 
     images: str
     labels: str
+
+
+@dataclass(frozen=True)
+class SaveExamples:
+    """Asks to keep the examples of a task in a folder of its own (`exampleset`) -> labels: the files, in their order.
+
+    Attributes:
+        names: pairs of an example's source and what its files are called after.
+        looks: of labels, as far as they are known.
+    """
+
+    task: TaskSpec
+    folder: str
+    names: tuple[tuple[str, str], ...] = ()
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -374,6 +389,7 @@ REQUESTS = {
     "propagate": Propagate,
     "batch": Batch,
     "describe": Describe,
+    "save_examples": SaveExamples,
     "weights": Weights,
     "cancel": Cancel,
     "stop": Stop,

@@ -81,7 +81,8 @@ class Example:
 class LabelledVolume:
     """An image, its labels on the same grid, a name for messages; not `may_be_finished`: its gaps are unlabelled.
 
-    `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes.
+    `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes. Where
+    they are indices, they count along `axis`; empty: along the one that the volume is cut along.
     """
 
     image: Volume
@@ -89,6 +90,7 @@ class LabelledVolume:
     source: str
     may_be_finished: bool = True
     slices: SliceChoice | None = None
+    axis: str = ""
 
 
 @dataclass(frozen=True, eq=False)

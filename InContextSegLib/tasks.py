@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib.colour import LUMINANCE, ColourMix, palette
+from InContextSegLib.errors import InputError
+from InContextSegLib.exampleset import taught_in
 from InContextSegLib.files import read_labels, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.prepare import Task, prepare
@@ -66,8 +68,9 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
     """
     pairs = []
     for path, labels in files_of(source):
-        image = read_volume(path, mix=mix)
-        pairs.append(LabelledVolume(image, read_labels(labels, image.geometry), str(path)))
+        image, taught = read_volume(path, mix=mix), taught_in(labels)
+        pair = LabelledVolume(image, read_labels(labels, image.geometry), str(path))
+        pairs.append(replace(pair, slices=taught.slices, axis=taught.axis) if taught else pair)
     return pairs
 
 
@@ -113,7 +116,17 @@ def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -
 
 
 def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: Brief) -> list[SupportSet]:
-    """Examples along every axis; pictures (one slice) have no axis and serve along any one."""
+    """Examples along every axis; pictures (one slice) have no axis and serve along any one.
+
+    Raises:
+        InputError: as `SupportSet` does, and if an example's slices were drawn along another axis.
+    """
+    for pair in pairs:
+        if pair.axis and tuple(axes) != (pair.axis,):
+            raise InputError(
+                f"{pair.source} teaches by single {pair.axis} slices, but the volume is to be cut along "
+                f"{' and '.join(axes)}; choose axis {pair.axis}, or other examples."
+            )
     if all(pair.image.geometry.shape[0] == 1 for pair in pairs):
         support = SupportSet.from_images(pairs, size, brief.intensities, brief.labels)
         return [replace(support, axis=axes[0])]
@@ -128,6 +141,9 @@ def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:
 
     Cut along another axis, such labels would be stripes, and pass for finished slices.
     """
+    told = {pair.axis for pair in pairs if pair.axis}
+    if told:
+        return next(iter(told)) if len(told) == 1 else None
     possible = set(AXES)
     for pair in pairs:
         if 1 in pair.labels.geometry.shape or not pair.labels.array.any():

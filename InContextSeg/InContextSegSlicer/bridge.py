@@ -1,6 +1,6 @@
 """The bridge between the scene and arrays: what the rest of the extension uses of it, under one name."""
 
-from InContextSegSlicer.display import displayedIndex, jumpTo, showUncertainty, thumbnail
+from InContextSegSlicer.display import displayedIndex, jumpTo, showUncertainty, thumbnail, uncertaintyOf
 from InContextSegSlicer.reading import (
     arrayOf,
     copySegmentLook,
@@ -30,4 +30,5 @@ __all__ = [
     "showUncertainty",
     "terminologyOf",
     "thumbnail",
+    "uncertaintyOf",
 ]

@@ -1,20 +1,24 @@
 """The examples that a slice under correction is shown: the panel's own list, to which every applied slice comes."""
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.protocol import TaskSpec
+from InContextSegLib.catalog import Capability, find
+from InContextSegLib.errors import InputError
+from InContextSegLib.protocol import SaveExamples, TaskSpec
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.keeping import savingExamples
 from InContextSegSlicer.labelmaps import labelmapOf
 from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, taskOf
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from InContextSegSlicer.prompting import Place
+from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark, marksIn, spokenOf
 
 
 @dataclass
@@ -37,31 +41,43 @@ class Context:
         window = (chosen.windowLow, chosen.windowHigh) if chosen.useWindow else None
         return {"model": chosen.model, "device": chosen.device, "window": window}
 
+    @property
+    def capability(self) -> Capability | None:
+        """What the chosen network takes; None where the catalogue knows none of that name."""
+        try:
+            return find(self.choices["model"]).capability
+        except InputError:
+            return None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the chosen network looks at examples."""
+        return self.capability is not None and self.capability.support != "unused"
+
     def rows(self, volume, segmentation, place: Place) -> tuple[ExampleRow, ...]:
-        """The rows that show the segment, and can be cut along the axis of the slice."""
+        """The rows that show the segment, and can be cut along the axis of the slice, with the slices that tell it."""
         name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
-        return tuple(
-            row
+        usable = (
+            _telling(row, name)
             for row in self.examples.rows()
             if row.enabled and row.complete and row.axis in ("", place.axis) and name in namesIn(row)
         )
+        return tuple(row for row in usable if row.slices != ())
 
     def speaks(self, volume, segmentation, place: Place) -> bool:
         """Whether examples say something about a slice before anything is marked there; not where it is one itself."""
         rows = self.rows(volume, segmentation, place)
         own = (row.slices for row in rows if (row.volume, row.segmentation) == (volume, segmentation) and row.axis)
-        return bool(rows) and all(place.index not in slices for slices in own)
+        return self.learns and bool(rows) and all(place.index not in slices for slices in own)
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""
-        while rows := self.rows(volume, segmentation, place):
+        while self.learns and (rows := self.rows(volume, segmentation, place)):
             key = self.key(volume, segmentation, place)
             if self._known is not None and self._known[0] == key:
                 return self._known[1]
             name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
-            settings = settingsOf("normal", place.axis, 0.0)
-            order = Order(volume, None, rows, (Wanted(name, name),), settings, **self.choices)
-            task = yield from taskOf(order, self.handover)
+            task = yield from taskOf(self._order(volume, rows, name, place.axis), self.handover)
             yield from self._untaught(rows, task)
             if self.rows(volume, segmentation, place) == rows:
                 self._known = key, task
@@ -73,8 +89,25 @@ class Context:
         rows = self.rows(volume, segmentation, place)
         return name, place.axis, tuple(self.choices.items()), tuple((row, *_timesOf(row, name)) for row in rows)
 
-    def teach(self, volume, segmentation, axis: str, index: int) -> str:
-        """Let a slice teach: the row of this volume and segmentation gets it, or is made; why not, in a sentence."""
+    def saving(self, volume, segmentation, place: Place, folder: str) -> Generator[None, None, SaveExamples]:
+        """A chore: ask to keep the examples of the segment in a folder that holds none yet.
+
+        Raises:
+            InputError: if there are none.
+        """
+        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        order = self._order(volume, self.rows(volume, segmentation, place), name, place.axis)
+        return (yield from savingExamples(order, folder, self.handover))
+
+    def _order(self, volume, rows: tuple[ExampleRow, ...], name: str, axis: str) -> Order:
+        return Order(volume, None, rows, (Wanted(name, name),), settingsOf("normal", axis, 0.0), **self.choices)
+
+    def teach(self, volume, segmentation, identifier: str, axis: str, *indices: int) -> str:
+        """Let slices teach where a segment is: the row of volume and segmentation gets them, or is made.
+
+        Returns:
+            why not, in a sentence; empty where they teach.
+        """
         known = next((r for r in self.examples.rows() if (r.volume, r.segmentation) == (volume, segmentation)), None)
         if known is not None and not known.axis:
             return ""  # all that is drawn there teaches already
@@ -83,13 +116,16 @@ class Context:
                 "The slice was applied, but does not teach: in this volume {axis} slices do; remove them from the "
                 "examples to work in this view."
             ).format(axis=known.axis)
-        slices = tuple(sorted({*(known.slices if known is not None else ()), index}))
+        slices = tuple(sorted({*(known.slices if known is not None else ()), *indices}))
         if known is None:
             row = ExampleRow(volume=volume, segmentation=segmentation, slices=slices, axis=axis)
             self.examples.add(row)
         elif slices != known.slices:
             self.examples.change(known.key, slices=slices)
-        self._applied.add((volume.GetID(), segmentation.GetID(), axis, index))
+        segment = segmentation.GetSegmentation().GetSegment(identifier)
+        applied = SliceMarks(axis, dict.fromkeys(indices, 1.0))
+        mark(segment, volume, APPLIED, marksIn(segment, volume, APPLIED).joined(applied))
+        self._applied.update((volume.GetID(), segmentation.GetID(), axis, index) for index in indices)
         return ""
 
     def reset(self) -> None:
@@ -116,6 +152,15 @@ class Context:
             if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
                 left = tuple(other for other in row.slices if other != index)
                 self.examples.change(row.key, slices=left) if left else self.examples.remove([row.key])
+
+
+def _telling(row: ExampleRow, name: str) -> ExampleRow:
+    """The row with those of its slices that say where the segment of that name is."""
+    if row.fromFiles or not row.axis:
+        return row
+    every = row.segmentation.GetSegmentation()
+    segment = every.GetSegment(every.GetSegmentIdBySegmentName(name))
+    return replace(row, slices=spokenOf(row.slices, row.axis, segment, row.segmentation, row.volume))
 
 
 def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:

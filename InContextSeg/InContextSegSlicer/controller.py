@@ -16,8 +16,8 @@ from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
 from InContextSegSlicer import bridge
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.destination import ensureLike, regionOf
-from InContextSegSlicer.display import UNCERTAINTY_OF
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.keeping import saved, savingExamples
 from InContextSegSlicer.order import Order, taskOf
 from InContextSegSlicer.outcome import Outcome, Progress, summary
 from InContextSegSlicer.preview import SlicePreview, removeShown
@@ -75,12 +75,7 @@ class Controller:
 
     def uncertaintyOf(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
         """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
-        kind = "vtkMRMLScalarVolumeNode"
-        for number in range(self.scene.GetNumberOfNodesByClass(kind) if volume is not None else 0):
-            node = self.scene.GetNthNodeByClass(number, kind)
-            if node.GetNodeReferenceID(UNCERTAINTY_OF) == volume.GetID():
-                return node
-        return None
+        return bridge.uncertaintyOf(self.scene, volume)
 
     def prepare(self, order: Order) -> None:
         """Let the examples predict one another (and the network learn from them, if asked): what is to be expected."""
@@ -103,6 +98,15 @@ class Controller:
             self._ask("segment", request, lambda answer: self._segmented(order, values, answer))
 
         self._begin(asking(), _("Handing over the volumes"))
+
+    def saveExamples(self, order: Order, folder: str) -> None:
+        """Keep the examples in a folder that holds none yet."""
+
+        def asking():
+            request = yield from savingExamples(order, folder, self.handover)
+            self._ask("save_examples", request, lambda answer: self._end(IDLE, saved(answer)))
+
+        self._begin(asking(), _("Saving the examples"))
 
     def ask(self, do: str, payload, onDone: Callable, message: str) -> None:
         """Any other request that keeps the worker busy."""

@@ -14,15 +14,18 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
+from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.lookahead import LookAhead
 from InContextSegSlicer.preview import SlicePreview
-from InContextSegSlicer.prompting import History, Mark, Place, Position, Said, Step, saidOn
+from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
+from InContextSegSlicer.propagation import Propagation, Wish
 from InContextSegSlicer.voxelsets import tightBox
 
 LANE = "correct"
 CANCELLED = "Cancelled"
 PLACES_KEPT = 20
 STEPS_KEPT = 100
+DRAWN_LOGIT = 6.0  # of a voxel that is drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +63,13 @@ class Correction:
     def __init__(self, client: WorkerClient, handover: Handover, scene: slicer.vtkMRMLScene):
         self.client, self.handover, self.scene = client, handover, scene
         self.preview, self.context = SlicePreview(scene), Context(scene, handover)
+        self.propagation = Propagation(client, handover, self.context, scene)
         self.place: Place | None = None
         self.message = ""
         self.threshold = 0.5
         self.replaceSlice = False
         self.changed: Callable[[], None] = lambda: None
-        self._chores = ChoreQueue()
+        self._chores, self._saving = ChoreQueue(), ChoreQueue()
         self.ahead = LookAhead(client, self.context, handover, self._chores)
         self._sessions: dict[Place, Session] = {}
         self._asking: Step | None = None
@@ -73,7 +77,7 @@ class Correction:
     @property
     def working(self) -> bool:
         """Whether an answer is awaited."""
-        return self._asking is not None
+        return self._asking is not None or self.propagation.working or bool(self._saving)
 
     @property
     def restless(self) -> bool:
@@ -97,7 +101,8 @@ class Correction:
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
         self.client.poll()  # also for what nobody waits for any more: its arrays have to go
-        self._chores.tick()
+        for each in (self._chores, self._saving, self.propagation):
+            each.tick()
 
     def see(self, place: Place | None) -> None:
         """Work on another slice or segment, or on none."""
@@ -114,6 +119,17 @@ class Correction:
             self._sessions[place] = Session()
             while len(self._sessions) > PLACES_KEPT:
                 self._drop(next(iter(self._sessions)))
+        self._follow()
+
+    def look(self) -> None:
+        """Something changed that decides what is shown: the examples, for one."""
+        self._follow()
+
+    def anew(self) -> None:
+        """Ask everything again, as when another network was chosen; what was said stays."""
+        self._asking = None
+        for session in self._sessions.values():
+            self._forget(session, keep=set())
         self._follow()
 
     def check(self) -> None:
@@ -163,7 +179,10 @@ class Correction:
         nodes, answer, place = self._nodes(), self.answer, self.place
         if nodes is None or answer is None:
             waiting = _("The answer is on its way; apply it when it is shown.")
-            self._say(waiting if self.working else _("Nothing is shown that could be applied; click on the structure."))
+            self._say(waiting if self._asking else _("Nothing is shown that could be applied; click on the structure."))
+            return False
+        if self.propagation.working:
+            self._say(_("A propagation is under way; apply when it is done, or cancel it."))
             return False
         volume, segmentation = nodes
         block, corner = _cropped(self._mask(answer), answer.cornerKji)
@@ -173,26 +192,46 @@ class Correction:
             existing, region = "all", bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
         saveState()
         try:
+            self.propagation.replaced(Wish(place, None, self.threshold, editor, saveState))
             # At once: a slice takes milliseconds, and nobody may draw between the state of undo and what it is for.
             for _piece in writer.write(volume, segmentation, block, corner, {1: place.segment}, existing, region):
                 pass
         except InputError as error:
             self._say(str(error))
             return False
-        taught = self.context.teach(volume, segmentation, place.axis, place.index) if block.any() else ""
+        taught = self.context.teach(volume, segmentation, place.segment, place.axis, place.index) if block.any() else ""
         self._drop(place)
         self.place = None
         self.see(place)
         self._say(taught)
         return True
 
+    def saveExamples(self, folder: str) -> None:
+        """Keep the examples of the segment in a folder that holds none yet."""
+        nodes = self._nodes()
+        if nodes is None:
+            return
+
+        def asking() -> Generator:
+            request = yield from self.context.saving(*nodes, self.place, folder)
+            self.client.ask(
+                "save_examples",
+                request,
+                on_done=lambda answer: self._say(saved(answer)),
+                on_failed=lambda _kind, message: self._say(message),
+            )
+
+        self._saving.add(asking(), lambda _done: None, lambda error: self._say(str(error)))
+        self._say(_("The examples are being saved."))
+
     def leave(self) -> None:
         """Show nothing any longer; what was said is kept."""
+        self.propagation.cancel()
         self.see(None)
 
     def reset(self) -> None:
         """Forget everything, as when a scene is closed."""
-        self.see(None)
+        self.leave()
         for place in list(self._sessions):
             self._drop(place)
         self.context.reset()
@@ -230,11 +269,21 @@ class Correction:
         else:
             if not self.marks:
                 self.preview.clear()
-            if nodes is not None and self._asking is None and (self.marks or self.context.speaks(*nodes, self.place)):
+            if nodes is not None and self._asking is None and (self.marks or self._proposing(*nodes)):
                 self._ask(self.session, self.session.history.now, *nodes)
-        if nodes is not None and self._asking is None:
-            self.ahead.wish(*nodes, self.place, lambda: self._asking is None)
+        if nodes is not None and not self.working:
+            self.ahead.wish(*nodes, self.place, lambda: not self.working)
         self.changed()
+
+    def _proposing(self, volume, segmentation) -> bool:
+        """Whether examples are asked before anything is marked; not where they were asked by a propagation."""
+        return not self._carried and self.context.speaks(volume, segmentation, self.place)
+
+    @property
+    def _carried(self) -> bool:
+        """Whether the slice was carried on to, and waits to be accepted."""
+        marked = self.propagation.marked(self.place)
+        return self.place.axis == marked.axis and self.place.index in marked.confidence
 
     def _show(self, answer: Answer, volume, segmentation) -> None:
         segment = segmentation.GetSegmentation().GetSegment(self.place.segment)
@@ -245,61 +294,66 @@ class Correction:
         return (answer.probability >= self.threshold * 255).astype(np.uint8)
 
     def _ask(self, session: Session, step: Step, volume, segmentation) -> None:
-        place = self.place
         self._asking = step
+        lent: list[str] = []  # names of arrays that the request needs, and nobody after it
 
-        def wanted() -> bool:
-            return self._asking is step
+        def clean() -> None:
+            while lent:
+                self.client.forget(lent.pop())
+
+        def done(answer: Mapping) -> None:
+            clean()
+            self._answered(session, step, answer, self._asking is step)
+
+        def failed(kind: str, message: str) -> None:
+            clean()
+            self._failed(session, kind, message, self._asking is step)
 
         def asking() -> Generator:
-            task = yield from self.context.task(volume, segmentation, place)
-            target = yield from self.handover.volume(volume)
+            try:
+                fields = yield from self._request(session, step, volume, segmentation, lent)
+            except BaseException:  # a newer slice is wanted, too
+                clean()
+                raise
             if session.history.now is not step:  # there is more to say by now
+                clean()
                 self._asking = None
                 self._follow()
-                return
-            said = saidOn(step.marks, volume, place.axis, place.index)
-            scribbles = yield from self._published(said)
-            if not step.marks and task is None:
+            elif fields is None:
                 self._asking = None
-                return
-            fields = {
-                "target": to_mapping(target),
-                "axis": place.axis,
-                "index": place.index,
-                "prompts": {"points": said.points, "boxes": said.boxes, "scribbles": scribbles},
-                "task": to_mapping(task) if task is not None else None,
-                "label": 1,
-                "previous": session.previous(step),
-                **self.context.choices,
-            }
-
-            def done(answer: Mapping) -> None:
-                self._clean(scribbles)
-                self._answered(session, step, answer, wanted())
-
-            def failed(kind: str, message: str) -> None:
-                self._clean(scribbles)
-                self._failed(session, kind, message, wanted())
-
-            self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
+            else:
+                self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
 
         self._chores.add(asking(), lambda _done: self.changed(), self._broken)
 
-    def _published(self, said: Said) -> Generator:
-        names: list[tuple] = []
-        try:
-            for each in said.scribbles:
-                name = yield from self.client.publishing(each.mask)
-                names.append((name, each.cornerKji, each.positive))
-        except BaseException:  # a newer slice is wanted, too
-            self._clean(names)
-            raise
-        return names
-
-    def _clean(self, scribbles: list[tuple]) -> None:
-        for name, _corner, _positive in scribbles:
-            self.client.forget(name)
+    def _request(self, session: Session, step: Step, volume, segmentation, lent: list[str]) -> Generator:
+        """A chore: the fields of the request; None where there is nothing to ask."""
+        place = self.place
+        task = yield from self.context.task(volume, segmentation, place)
+        if not step.marks and task is None:
+            return None
+        target = yield from self.handover.volume(volume)
+        previous = session.previous(step)
+        if previous is None and self._carried:
+            along = grid.arrayAxis(volume, place.axis)
+            drawn = yield from bridge.labelsOnSlices(segmentation, {place.segment: 1}, volume, along, [place.index])
+            previous = yield from self.client.publishing(((2.0 * drawn - 1) * DRAWN_LOGIT).astype(np.float16))
+            lent.append(previous)
+        said, scribbles = saidOn(step.marks, volume, place.axis, place.index), []
+        for each in said.scribbles:
+            name = yield from self.client.publishing(each.mask)
+            lent.append(name)
+            scribbles.append((name, each.cornerKji, each.positive))
+        return {
+            "target": to_mapping(target),
+            "axis": place.axis,
+            "index": place.index,
+            "prompts": {"points": said.points, "boxes": said.boxes, "scribbles": scribbles},
+            "task": to_mapping(task) if task is not None else None,
+            "label": 1,
+            "previous": previous,
+            **self.context.choices,
+        }
 
     def _answered(self, session: Session, step: Step, answer: Mapping, wanted: bool) -> None:
         block = answer["probability"]

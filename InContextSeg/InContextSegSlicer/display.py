@@ -68,6 +68,16 @@ def showUncertainty(scene: Any, volumeNode: Any, block: np.ndarray, cornerKji: t
     return node
 
 
+def uncertaintyOf(scene: Any, volumeNode: Any) -> Any:
+    """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
+    kind = "vtkMRMLScalarVolumeNode"
+    for number in range(scene.GetNumberOfNodesByClass(kind) if volumeNode is not None else 0):
+        node = scene.GetNthNodeByClass(number, kind)
+        if node.GetNodeReferenceID(UNCERTAINTY_OF) == volumeNode.GetID():
+            return node
+    return None
+
+
 def thumbnail(
     volumeNode: Any, segmentationNode: Any, ids: list[str], arrayAxis: int, index: int, size: int
 ) -> np.ndarray:

@@ -6,10 +6,13 @@ import ctk
 import qt
 from slicer.i18n import tr as _
 
+from InContextSegLib.catalog import Capability
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.prompting import BOX, POINT, SCRIBBLE
+from InContextSegSlicer.propagationoptions import PropagationOptions
 
 KEY = 256  # Qt.UserRole
+KINDS = {POINT: "click", BOX: "box", SCRIBBLE: "scribble"}  # as the catalogue calls them
 
 
 class EffectOptions:
@@ -28,9 +31,15 @@ class EffectOptions:
         layout.setContentsMargins(0, 0, 0, 0)
         self.tools = self._choice(layout, {POINT: _("Click"), BOX: _("Box"), SCRIBBLE: _("Scribble")})
         self.polarity = self._choice(layout, {"positive": _("Structure"), "negative": _("Background")})
-        self.tools[POINT].setToolTip(_("Click on the structure; with Ctrl or Shift, on what does not belong to it."))
-        self.tools[BOX].setToolTip(_("Drag a box round the structure."))
-        self.tools[SCRIBBLE].setToolTip(_("Paint along the structure; with Ctrl or Shift, along what is not."))
+        self._tips = {
+            POINT: _("Click on the structure; with Ctrl or Shift, on what does not belong to it."),
+            BOX: _("Drag a box round the structure."),
+            SCRIBBLE: _("Paint along the structure; with Ctrl or Shift, along what is not."),
+        }
+        self.limits = qt.QLabel()
+        self.limits.setWordWrap(True)
+        self.limits.setVisible(False)
+        layout.addWidget(self.limits)
         self.threshold = ctk.ctkSliderWidget()
         self.threshold.minimum, self.threshold.maximum, self.threshold.singleStep = 0.02, 0.98, 0.01
         self.threshold.value = 0.5
@@ -56,18 +65,52 @@ class EffectOptions:
         layout.addWidget(self.examples)
         self.remove = qt.QPushButton(_("Remove the chosen example"))
         self.remove.connect("clicked()", self._onRemove)
-        layout.addWidget(self.remove)
+        self.save = qt.QPushButton(_("Save examples…"))
+        self.save.setToolTip(
+            _("Keep the examples of this segment as files, for other scenes, a batch, or somebody else.")
+        )
+        row = qt.QHBoxLayout()
+        for button in (self.remove, self.save):
+            row.addWidget(button)
+        layout.addLayout(row)
+        self.propagation = PropagationOptions()
+        layout.addWidget(self.propagation.widget)
         self.status = qt.QLabel()
         self.status.setWordWrap(True)
         layout.addWidget(self.status)
 
     @property
-    def tool(self) -> str:
-        return next(name for name, button in self.tools.items() if button.checked)
+    def tool(self) -> str | None:
+        """What the mouse does; None where the network takes nothing from it."""
+        return next((name for name, button in self.tools.items() if button.checked and button.enabled), None)
 
     @property
     def positive(self) -> bool:
         return self.polarity["positive"].checked
+
+    def offer(self, model: str, capability: Capability | None) -> None:
+        """Let only those tools be used that a network takes, and say why.
+
+        Args:
+            capability: None where nobody knows the network.
+        """
+        taken = capability.prompts if capability is not None else ()
+        reason = limitsOf(model, capability)
+        for name, button in self.tools.items():
+            able = KINDS[name] in taken
+            if button.enabled != able or not button.toolTip:
+                button.setEnabled(able)
+                button.setToolTip(self._tips[name] if able else reason)
+        if self.tool is None:
+            for button in (button for button in self.tools.values() if button.enabled):
+                button.setChecked(True)
+                break
+        negative = self.polarity["negative"]
+        negative.setEnabled(any(self.tools[name].enabled for name in (POINT, SCRIBBLE)))
+        if not negative.enabled:
+            self.polarity["positive"].setChecked(True)
+        self.limits.setText(reason)
+        self.limits.setVisible(bool(reason))
 
     def showExamples(self, rows: Sequence[ExampleRow]) -> None:
         """List these examples."""
@@ -98,6 +141,20 @@ class EffectOptions:
     def _onRemove(self) -> None:
         items = [self.examples.item(number) for number in range(self.examples.count)]
         self.removed([item.data(KEY) for item in items if item.isSelected()])
+
+
+def limitsOf(model: str, capability: Capability | None) -> str:
+    """What a network does not take, and what to do; empty where it takes everything."""
+    if capability is None:
+        return _(
+            "The model '{model}' is not in the catalogue; choose another in the module In-Context Segmentation."
+        ).format(model=model)
+    if set(KINDS.values()) <= set(capability.prompts) and capability.support == "optional":
+        return ""
+    rest = _("It takes {taken}; for the rest choose another in the module In-Context Segmentation.")
+    if capability.support == "required":
+        rest = _("It takes {taken}, and needs an example before anything else; the rest is off.")
+    return _("The model is '{model}'.").format(model=model) + " " + rest.format(taken=capability.taken)
 
 
 def _described(row: ExampleRow) -> str:

@@ -20,7 +20,7 @@ from InContextSegSlicer.labelmaps import (
     segmentOf,
 )
 from InContextSegSlicer.lattice import Box, Chore, Grid, Passage, fewer, inPieces, intersection, sampled, union
-from InContextSegSlicer.voxelsets import MADE_TAG, VoxelSet, tagOf, tightBox
+from InContextSegSlicer.voxelsets import MADE_TAG, VoxelSet, setTag, tagOf, tightBox
 
 Masks = dict[str, np.ndarray]  # segment: (k, j, i) bool
 
@@ -65,7 +65,7 @@ class Step:
             after = (yield from voxels.encoded(grid)) if voxels else ""
             segment = segmentOf(self._node, segmentID)
             self._tags[segmentID] = (tagOf(segment, MADE_TAG), after)
-            setTag(segment, after)
+            setTag(segment, MADE_TAG, after)
             status = slicer.vtkSlicerSegmentationsModuleLogic
             if status.GetSegmentStatus(segment) == status.NotStarted:
                 status.SetSegmentStatus(segment, status.InProgress)
@@ -95,7 +95,7 @@ class Step:
         for segmentID, tags in self._tags.items():
             segment = self._node.GetSegmentation().GetSegment(segmentID)
             if segment is not None:
-                setTag(segment, tags[0 if back else 1])
+                setTag(segment, MADE_TAG, tags[0 if back else 1])
         yield from self._announced()
 
     def _within(self, layers: Layers, voxels: dict[str, VoxelSet], grid: Grid, box: Box) -> Masks:
@@ -184,10 +184,3 @@ def valuesIn(labels: np.ndarray) -> list[int]:
         labels = labels.astype(np.int64)
     found = np.flatnonzero(np.bincount(labels.ravel())) if labels.size else np.zeros(0, int)
     return [int(value) for value in found if value]
-
-
-def setTag(segment: Any, text: str) -> None:
-    if text:
-        segment.SetTag(MADE_TAG, text)
-    elif segment.HasTag(MADE_TAG):
-        segment.RemoveTag(MADE_TAG)

@@ -151,6 +151,14 @@ def sliceIn(
     )
 
 
+def shownSlice(sliceNode: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, int]:
+    """As `sliceIn`; of a view that shows no slice of the volume it is ("", -1)."""
+    try:
+        return sliceIn(sliceNode, volume)
+    except InputError:
+        return "", -1
+
+
 def indexOf(position: Position, volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
     """(3,) fractional (k, j, i) of a position of the world, under any transform of the volume."""
     return Passage(_WORLD, gridOfVolume(volume)).points(np.array([position], float))[0][::-1]

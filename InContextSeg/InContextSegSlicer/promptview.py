@@ -10,17 +10,31 @@ from InContextSegSlicer.prompting import BOX, POINT, Mark, Position, outline
 
 RADIUS_PX = 6
 CORNERS = 16
+FONT_SIZE = 15
 GREEN, RED, YELLOW, WHITE = (60, 200, 90), (225, 70, 60), (245, 205, 60), (255, 255, 255)
 
 
 class PromptView:
-    """The marks of one slice view, as an actor in pixels that whoever owns the view shows."""
+    """The marks of one slice view, and what is said of its slice, as actors in pixels.
+
+    Attributes:
+        actors: whoever owns the view shows them.
+    """
 
     def __init__(self):
-        self.actor = vtk.vtkActor2D()
+        drawing, self._text = vtk.vtkActor2D(), vtk.vtkTextActor()
+        self.actors = (drawing, self._text)
         self._mapper = vtk.vtkPolyDataMapper2D()
-        self.actor.SetMapper(self._mapper)
-        self.actor.GetProperty().SetLineWidth(2)
+        drawing.SetMapper(self._mapper)
+        drawing.GetProperty().SetLineWidth(2)
+        look = self._text.GetTextProperty()
+        look.SetFontSize(FONT_SIZE)
+        look.SetColor(*(part / 255 for part in YELLOW))
+        look.SetShadow(True)
+        look.SetJustificationToCentered()
+        self._text.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
+        self._text.SetPosition(0.5, 0.92)  # Slicer's own texts lie in the corners
+        self.tell("")
         self.show((), None, None, "")
 
     def show(
@@ -43,6 +57,11 @@ class PromptView:
             else:
                 drawing.line([*pixels, pixels[0]] if mark.kind == BOX else pixels, colour)
         self._mapper.SetInputData(drawing.finished())
+
+    def tell(self, sentence: str) -> None:
+        """Say something at the top; nothing where it is empty."""
+        self._text.SetInput(sentence)
+        self._text.SetVisibility(bool(sentence))
 
 
 class _Drawing:

@@ -13,6 +13,7 @@ from InContextSegLib.errors import InputError
 from InContextSegSlicer import grid
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
+from InContextSegSlicer.keeping import foldersOf, requireNew
 from InContextSegSlicer.order import DRAWN_ON
 from InContextSegSlicer.sliceviews import notDisplayed
 
@@ -33,6 +34,7 @@ class Teaching:
             "useSliceButton": self.onUseSlice,
             "addFilesButton": self.onAddFiles,
             "addFolderButton": self.onAddFolder,
+            "saveExamplesButton": self.onSave,
             "removeButton": self.onRemove,
             "acceptButton": self.onAccept,
         }
@@ -114,10 +116,21 @@ class Teaching:
             self.addFiles(image, labels)
 
     def onAddFolder(self) -> None:
-        images = qt.QFileDialog.getExistingDirectory(None, _("Folder of the images"))
-        labels = images and qt.QFileDialog.getExistingDirectory(None, _("Folder of the labels, of the same names"))
-        if images and labels:
-            self.addFiles(images, labels)
+        images = qt.QFileDialog.getExistingDirectory(None, _("Folder of the images, or of saved examples"))
+        both = foldersOf(images) if images else None
+        labels = images and not both and qt.QFileDialog.getExistingDirectory(None, _("Folder of the labels"))
+        if both or labels:
+            self.addFiles(*(both or (images, labels)))
+
+    def onSave(self) -> None:
+        order = self._panel.order()
+        if order is None:
+            return
+        order.check(needsTarget=False)
+        folder = qt.QFileDialog.getExistingDirectory(None, _("A new folder for the examples"))
+        if folder:
+            requireNew(folder)
+            self._panel.controller.saveExamples(order, folder)
 
     def addFiles(self, images: str, labels: str) -> None:
         """Add an image and its labels, or all of two folders; the worker reads what they hold."""
@@ -125,14 +138,19 @@ class Teaching:
         def described(answer):
             for pair in answer["pairs"]:
                 names = tuple((value, name) for value, name in pair["labels"])
-                self._panel.examples.add(ExampleRow(imagePath=pair["image"], labelsPath=pair["mask"], names=names))
+                slices = tuple(pair["slices"]) if isinstance(pair["slices"], list) else pair["slices"]
+                row = ExampleRow(imagePath=pair["image"], labelsPath=pair["mask"], names=names)
+                self._panel.examples.add(replace(row, slices=slices, axis=pair["axis"]))
 
         self._panel.controller.ask(
             "describe", {"images": images, "labels": labels}, described, _("Reading the examples")
         )
 
     def onDropped(self, paths: list[str]) -> None:
-        """Two files or two folders that were dropped: one tells by its name that it holds the labels."""
+        """Saved examples, or two files or folders, one of which tells by its name that it holds the labels."""
+        if len(paths) == 1 and (both := foldersOf(paths[0])) is not None:
+            self.addFiles(*both)
+            return
         labels = [path for path in paths if LABELS_NAME.search(Path(path).name)]
         images = [path for path in paths if path not in labels]
         if len(images) == len(labels) == 1:

@@ -107,6 +107,14 @@ def tagOf(segment: Any, name: str) -> str:
     return str(found)
 
 
+def setTag(segment: Any, name: str, text: str) -> None:
+    """Give a segment a tag; an empty one is none."""
+    if text:
+        segment.SetTag(name, text)
+    elif segment.HasTag(name):
+        segment.RemoveTag(name)
+
+
 def tightBox(mask: np.ndarray) -> Box | None:
     """The smallest box, in indices of the mask, that holds all of it; None for an empty one."""
     low, high = np.zeros(3, int), np.zeros(3, int)

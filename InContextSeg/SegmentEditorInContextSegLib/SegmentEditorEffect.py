@@ -13,8 +13,9 @@ from slicer.util import VTKObservationMixin
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.correction import Correction
 from InContextSegSlicer.effectoptions import EffectOptions
-from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, sliceIn
+from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, shownSlice, sliceIn
 from InContextSegSlicer.promptview import RADIUS_PX, PromptView
+from InContextSegSlicer.propagationcontrol import PropagationControl
 from InContextSegSlicer.sharedworker import SharedWorker
 
 BUSY_MS, IDLE_MS = 5, 100
@@ -45,9 +46,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         scriptedEffect.perSegment = True
         AbstractScriptedSegmentEditorEffect.__init__(self, scriptedEffect)
         VTKObservationMixin.__init__(self)
-        self.worker = self.correction = self.options = None
+        self.worker = self.correction = self.options = self.carry = None
         self._views, self._widget, self._drag, self._target = {}, None, None, None
-        self._timer, self._shortcuts = None, []
+        self._timer, self._shortcuts, self._seen = None, [], ()
 
     def clone(self):
         cloned = effects.qSlicerSegmentEditorScriptedEffect(None)
@@ -71,6 +72,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         self.options.thresholdChanged = self._on(self.onThreshold)
         self.options.removed = self._on(self.onRemove)
         self.options.replace.connect("toggled(bool)", self._on(self.onReplace))
+        self.options.save.connect("clicked()", self._on(self.onSave))
         for name, slot in (
             ("apply", self.onApply),
             ("clear", self.onClear),
@@ -83,7 +85,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         if self.worker is None:
             self.worker = SharedWorker.join()
             self.correction = Correction(self.worker.client, self.worker.handover, slicer.mrmlScene)
-            self.correction.changed = self.refresh
+            self.correction.changed = self.correction.propagation.changed = self.refresh
+            self.carry = PropagationControl(self, self.options.propagation, self._on)
             self._timer = qt.QTimer()
             self._timer.connect("timeout()", self.onTimer)
             slicer.app.connect("aboutToQuit()", self.cleanup)
@@ -107,8 +110,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         self._timer.stop()
         self._drag = self._widget = None
         self.correction.leave()
+        self.carry.leave()
         for widget, view in self._views.items():
-            self.scriptedEffect.removeActor2D(widget, view.actor)
+            for actor in view.actors:
+                self.scriptedEffect.removeActor2D(widget, actor)
             self.scriptedEffect.scheduleRender(widget)
         self._views = {}
 
@@ -123,6 +128,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
 
     def onTimer(self):
         self.correction.tick()
+        if not self.correction.working:
+            self._notice()
         interval = BUSY_MS if self.correction.restless else IDLE_MS
         if self._timer.interval != interval:
             self._timer.setInterval(interval)
@@ -144,6 +151,8 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         target = self._chosen()
         if self.correction is None or self.options is None or target == self._target:
             return
+        if self._target is not None and (target is None or target[:2] != self._target[:2]):
+            self.correction.propagation.cancel()  # what it would write could not be taken back here
         self._target, self._drag = target, None
         self.options.polarity["positive"].setChecked(True)
         self._look()
@@ -191,6 +200,11 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def onReplace(self, checked):
         self.correction.replaceSlice = checked
 
+    def onSave(self):
+        folder = qt.QFileDialog.getExistingDirectory(None, _("A new folder for the examples"))
+        if folder:
+            self.correction.saveExamples(folder)
+
     def onThreshold(self, value):
         self.correction.setThreshold(value)
 
@@ -208,15 +222,34 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         rows = correction.context.rows(volume, segmentation, place) if there else ()
         options.showExamples(rows)
         options.remove.setEnabled(bool(rows))
+        options.save.setEnabled(bool(rows))
         options.status.setText(correction.message)
         able = {"apply": correction.answer is not None, "clear": bool(correction.marks)}
         able |= {"undo": there and session.history.canUndo, "redo": there and session.history.canRedo}
         for name, button in options.buttons.items():
             button.setEnabled(able[name])
+        options.offer(correction.context.choices["model"], correction.context.capability)
+        self.carry.show(there)
+        for widget in self.carry.views():
+            self._view(widget)  # it says which of its slices were carried on, whether it was clicked on or not
         for widget in self._views:
             self._draw(widget)
         if self._timer.isActive():
             self.onTimerDue()
+
+    def _notice(self):
+        """What is changed elsewhere: the model in the panel, a mark of a segment by the editor's undo."""
+        seen = (self.correction.context.choices["model"], self.correction.propagation.marked(self.segmentPlace()))
+        if seen != self._seen:
+            before, self._seen = self._seen, seen
+            self.refresh()
+            if before and before[0] != seen[0]:
+                self.correction.anew()
+
+    def segmentPlace(self):
+        """The segment that is edited, on no slice; None where none is."""
+        chosen = self._chosen()
+        return Place(*chosen, "", -1) if chosen is not None else None
 
     def onTimerDue(self):
         """Work that has just been asked for does not wait for the next tick of a slow timer."""
@@ -289,10 +322,10 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def _mark(self, drag):
         """The mark that a drag makes; None where it makes none."""
         tool = self.options.tool
-        if tool == POINT or not drag.far:
-            return (
-                None if tool == BOX else Mark(POINT, (tuple(self.xyToRas(drag.path[0], drag.widget)),), drag.positive)
-            )
+        if tool is None or (tool == BOX and not drag.far):
+            return None
+        if tool == POINT or (not drag.far and self.options.tools[POINT].enabled):
+            return Mark(POINT, (tuple(self.xyToRas(drag.path[0], drag.widget)),), drag.positive)
         path = (drag.path[0], drag.path[-1]) if tool == BOX else dict.fromkeys(drag.path)
         return Mark(tool, tuple(tuple(self.xyToRas(xy, drag.widget)) for xy in path), tool == BOX or drag.positive)
 
@@ -310,11 +343,12 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def _view(self, widget):
         if widget not in self._views:
             self._views[widget] = PromptView()
-            self.scriptedEffect.addActor2D(widget, self._views[widget].actor)
+            for actor in self._views[widget].actors:
+                self.scriptedEffect.addActor2D(widget, actor)
         return self._views[widget]
 
     def _draw(self, widget):
-        """The marks of the slice under correction, in views that show it."""
+        """The marks of the slice under correction, in views that show it; and whether what they show was carried on."""
         view, place = self._views.get(widget), self.correction.place
         if view is None:
             return
@@ -329,11 +363,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
                     draft = self._mark(self._drag)
                     marks += [draft] if draft is not None else []
         view.show(marks, node, volume, place.axis if place is not None else "")
+        view.tell(self.carry.told(node))
         self.scriptedEffect.scheduleRender(widget)
 
 
 def _shows(sliceNode, volume, place):
-    try:
-        return sliceIn(sliceNode, volume) == (place.axis, place.index)
-    except InputError:
-        return False
+    return shownSlice(sliceNode, volume) == (place.axis, place.index)

@@ -162,7 +162,7 @@ def _same(image):
 
 
 def written(rows):
-    """Markdown: mean clicks by set and label, and the share that the loop leaves, intervals by patient."""
+    """Markdown: mean clicks by set and label and the share that the loop leaves, by patient; and of first slices."""
     lines = ["| set | label | patients | slices | clicks without | with | share | first patient | next | reached |"]
     lines.append("|" + "---|" * 10)
     keys = dict.fromkeys((row["set"], row["label"]) for row in rows if row["way"] == "with")
@@ -176,6 +176,11 @@ def written(rows):
         group = [row for row in rows if row["set"] == name]
         lines.append(f"| **{name}** | all | {cells(group, shared(group))} |")
     lines.append(f"| **all** | | {cells(rows, shared(rows))} |")
+    lines += ["", "| first slice of | patients | clicks without | with |", "|---|---|---|---|"]
+    for title, later in (("the first patient", False), ("the next patients", True)):
+        group = [row for row in rows if row["place"] == 0 and (row["patient"] > 0) == later]
+        ways = ([row["clicks"] for row in group if row["way"] == way] for way in ("without", "with"))
+        lines.append(f"| {title} | {len(group) // 2} | {' | '.join(f'{np.mean(clicks):.2f}' for clicks in ways)} |")
     return "\n".join(lines) + "\n"
 
 

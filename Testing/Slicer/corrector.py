@@ -14,6 +14,7 @@ from Testing.Slicer.quickworker import QuickWorker, namesOf
 
 MODULE = Path(__file__).resolve().parents[2] / "InContextSeg" / "SegmentEditorInContextSeg.py"
 FIELDS = {"id", "do", "lane", "target", "axis", "index", "prompts", "task", "label", "previous", "model", "window"}
+FADING, STOP = 0.1, 0.55  # how much less sure a slice is than the one before it, and where that is too little
 RADIUS = 2.2  # voxels of the disc that a click gets
 FIELDS_AHEAD = FIELDS - {"prompts", "previous"}
 AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -23,13 +24,13 @@ class DiscWorker(QuickWorker):
     """Answers a click with a disc round it, less of it the farther from its middle.
 
     Attributes:
-        corrected: the requests so far.
+        corrected, carried: the requests so far.
         ahead: those for slices to be computed ahead.
     """
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.corrected, self.ahead = [], []
+        self.corrected, self.carried, self.ahead = [], [], []
 
     def write(self, line):
         """As a worker does: what is computed ahead makes way for whatever is asked."""
@@ -44,6 +45,8 @@ class DiscWorker(QuickWorker):
             return self._near(message)
         if self.fail is None and message["do"] == "correct":
             return {"is": "done", "seconds": 0.01, **self._slice(message)}
+        if self.fail is None and message["do"] == "propagate":
+            return {"is": "done", "seconds": 0.01, **self._carried(message)}
         return super()._answer(message)
 
     def _near(self, message):
@@ -96,6 +99,47 @@ class DiscWorker(QuickWorker):
         found = {"array": self._folder.write(block), "corner_kji": corner}
         logits = self._folder.write(np.zeros((4, 4), np.float16))
         return {"probability": found, "logits": logits, "context": len(examples)}
+
+    def _carried(self, message):
+        """What is drawn in the applied slices, at all others, less sure the farther from them."""
+        request = request_of(message)
+        self.carried.append(request)
+        target = self._folder.read(request.target.name)
+        along = closest(np.array(message["target"]["affine"]), request.axis)
+        drawn = np.zeros(target.shape, bool)
+        for each in request.task.examples:
+            if each.image == request.target:
+                for index, name in each.labels.slices:
+                    np.moveaxis(drawn, along, 0)[index] = self._folder.read(name).take(0, along) == request.label
+        layers = np.moveaxis(drawn, along, 0)
+        applied = [index for index in range(len(layers)) if layers[index].any()]
+        start = sorted(request.start or applied)
+        assert set(start) <= set(applied), (start, applied)
+        first, last = request.slice_range or (0, len(layers) - 1)
+        sure = {}
+        for index in range(first, last + 1):
+            nearest = min(start, key=lambda each, index=index: abs(each - index))
+            confidence = 1 - FADING * abs(nearest - index)
+            if index not in applied and confidence >= STOP:
+                sure[index] = confidence
+                layers[index] = layers[nearest]
+        low, high = (min(sure), max(sure)) if sure else (0, 0)
+        block = drawn.astype(np.uint8).take(range(low, high + 1), along)
+        for index in set(range(low, high + 1)) - set(sure):
+            np.moveaxis(block, along, 0)[index - low] = 0
+        corner = [low if axis == along else 0 for axis in range(3)]
+        doubts = np.full(block.shape, 30, np.uint8)
+        blocks = ({"array": self._folder.write(each), "corner_kji": corner} for each in (block, doubts))
+        stopped = {"before": "unsure" if first < min(start) - 4 else "range", "after": "range"}
+        found = dict(zip(("block", "uncertainty"), blocks, strict=True))
+        return found | {
+            "axis": request.axis,
+            "array_axis": along,
+            "slices": sorted(sure),
+            "confidence": [sure[index] for index in sorted(sure)],
+            "reached": [low, high] if sure else None,
+            "stopped": stopped,
+        }
 
 
 def indexIn(affine, position):

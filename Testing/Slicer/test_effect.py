@@ -1,12 +1,15 @@
 """The effect of the Segment Editor, driven by the mouse in real slice views of volumes that lie at all angles."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import slicer
 
+from InContextSegLib import catalog
+from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import GEOMETRIES, addSegmentation, addVolume, affineOf, put, somewhere
@@ -327,3 +330,71 @@ def test_what_a_worker_refuses_is_said_and_a_dead_one_is_replaced(corrector):
     corrector.click((8, 12, 16))
     corrector.settle()
     assert corrector.shown()[8, 12, 16]
+
+
+def catalogOf(monkeypatch, **fields):
+    """A catalogue with a model of other capabilities beside the default one; the panel chooses it."""
+    real = catalog.list_entries()
+    entry = replace(real[0], name="other", capability=replace(real[0].capability, **fields))
+    monkeypatch.setattr(catalog, "list_entries", lambda: (*real, entry))
+    InContextSegParameterNode(parameterNode(slicer.mrmlScene)).model = "other"
+
+
+def test_a_tool_that_the_chosen_model_does_not_take_is_off_and_says_why(corrector, monkeypatch):
+    options = corrector.options
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.applied()
+    assert all(button.enabled for button in options.tools.values()) and not options.limits.text
+    catalogOf(monkeypatch, prompts=("box",), support="unused")
+    assert app.pump(2, until=lambda: not options.tools["point"].enabled)
+    assert options.tools["box"].enabled and options.tool == "box"
+    assert not options.tools["scribble"].enabled and not options.polarity["negative"].enabled
+    reason = "The model is 'other'. It takes boxes; for the rest choose another in the module In-Context Segmentation."
+    assert options.limits.text == options.tools["point"].toolTip == reason
+    assert not options.propagation.start.enabled and options.propagation.start.toolTip == reason
+    corrector.look("Red", 10)
+    corrector.settle()
+    asked = len(corrector.worker.corrected)
+    corrector.click((10, 12, 12))
+    corrector.settle()
+    assert len(corrector.worker.corrected) == asked, "a click is no box, and examples are not shown to this model"
+    corrector.views["Red"].drag(*(corrector.pixel((10, row, row)) for row in (8, 10, 14)))
+    corrector.settle()
+    request = corrector.worker.corrected[-1]
+    assert (request["model"], request["task"], len(request["prompts"]["boxes"])) == ("other", None, 1)
+    assert corrector.shown()[10, 9:14, 9:14].all()
+    InContextSegParameterNode(parameterNode(slicer.mrmlScene)).model = "default"
+    assert app.pump(2, until=lambda: options.tools["point"].enabled)
+    assert not options.limits.text and options.propagation.start.enabled
+    corrector.settle()
+    request = corrector.worker.corrected[-1]
+    assert (request["model"], request["previous"]) == ("default", None), "another model starts from what was said"
+
+
+def test_a_model_for_scribbles_alone_takes_a_touch_as_one(corrector, monkeypatch):
+    catalogOf(monkeypatch, prompts=("scribble",))
+    assert app.pump(2, until=lambda: corrector.options.tool == "scribble")
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    prompts = corrector.worker.corrected[-1]["prompts"]
+    assert not prompts["points"] and len(prompts["scribbles"]) == 1
+    assert corrector.shown().sum() == 1 and corrector.shown()[8, 12, 12]
+
+
+def test_a_model_that_takes_examples_alone_leaves_the_mouse_to_the_views(corrector, monkeypatch):
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.applied()
+    catalogOf(monkeypatch, prompts=(), support="required")
+    assert app.pump(2, until=lambda: corrector.options.tool is None)
+    corrector.look("Red", 10)
+    corrector.settle()
+    asked = len(corrector.worker.corrected)
+    corrector.click((10, 12, 12))
+    corrector.views["Red"].drag(*(corrector.pixel((10, row, row)) for row in (8, 10, 14)))
+    corrector.settle()
+    assert len(corrector.worker.corrected) == asked and not corrector.correction.marks
+    assert corrector.worker.corrected[-1]["index"] == 10, "what the examples say is shown, and can be applied"
+    assert "takes labelled examples, and needs an example" in corrector.options.limits.text

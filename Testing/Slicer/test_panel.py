@@ -216,3 +216,33 @@ def test_a_preview_that_is_taken_away_while_it_is_computed_never_appears(ready):
     assert app.pump(10, until=lambda: not doctor.panel.busy), "nothing is waited for any more"
     app.pump(1)
     assert doctor.controller.preview.node is None
+
+
+def test_saved_examples_do_in_another_scene_what_they_did_in_this_one(ready, scene, tmp_path):
+    doctor, target, truth = ready
+    key = doctor.panel.examples.rows()[0].key
+    doctor.panel.examples.change(key, slices=(3, 4, 5, 6), axis="axial")
+    doctor.press("segmentButton")
+    doctor.wait()
+    before = mask(doctor.output, target)
+    app.answers.give("QFileDialog.getExistingDirectory", str(tmp_path))
+    doctor.press("saveExamplesButton")
+    doctor.wait()
+    assert doctor.status.startswith(f"The examples were saved in {tmp_path}")
+    app.answers.give("QFileDialog.getExistingDirectory", str(tmp_path))
+    doctor.press("saveExamplesButton")
+    assert "holds examples already" in doctor.status
+    scene.Clear(0)
+    app.pump(0.2)
+    target, _labels, truth = patient(scene, "Target", 1)
+    doctor.panel.parameters.preset = "fast"
+    doctor.choose(target)
+    app.answers.give("QFileDialog.getExistingDirectory", str(tmp_path))
+    doctor.press("addFolderButton")
+    doctor.wait()
+    (row,) = doctor.panel.examples.rows()
+    assert (row.slices, row.axis, row.names) == ((3, 4, 5, 6), "axial", ((1, "ball"),))
+    doctor.press("segmentButton")
+    doctor.wait()
+    np.testing.assert_array_equal(mask(doctor.output, target), before)
+    assert dice(before, truth) > 0.5
