@@ -135,16 +135,18 @@ class Reading:
     def __call__(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Labels (k, j, i) of a box, uint8 where that is enough, else uint16."""
         labels = np.zeros(tuple(np.asarray(high) - low), dtype=self.dtype)
+        empty = True
         for labelmap, members in self._layers():
             if labelmap is None:
                 for segmentID in members:
                     inside = _rasterised(self._surfaces.get(segmentID), low, high)
                     np.copyto(labels, self._values[segmentID], where=inside & (labels == 0))
+                empty = False
             elif not isEmpty(labelmap):
                 passage = Passage(self._grid, gridOf(labelmap, self._node))
                 found = sampled(rasterOf(labelmap), passage, low, high)
-                renamed = self._renamed(found, members)
-                np.copyto(labels, renamed, where=labels == 0)
+                np.copyto(labels, self._renamed(found, members), where=True if empty else labels == 0)
+                empty = False
         return labels
 
     def _layers(self) -> Iterator[tuple[Any, dict[str, int]]]:
@@ -155,6 +157,9 @@ class Reading:
 
     def _renamed(self, found: np.ndarray, members: dict[str, int]) -> np.ndarray:
         labels = {label: self._values[segmentID] for segmentID, label in members.items()}
+        if len(labels) == 1:  # several times as fast
+            ((label, value),) = labels.items()
+            return (found == label) * self.dtype(value)
         table = np.zeros(max(labels) + 2, dtype=self.dtype)  # the last entry stands for everything beyond
         for label, value in labels.items():
             table[label] = value
