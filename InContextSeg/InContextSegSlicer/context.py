@@ -136,7 +136,7 @@ class Context:
     def _untaught(self, rows: tuple[ExampleRow, ...], task: TaskSpec) -> Generator[None, None, None]:
         """A slice that was applied and taken back teaches no more, else it would say that there is nothing."""
         for row, example in zip(rows, task.examples, strict=True):
-            if not row.axis:
+            if row.fromFiles or not row.axis:
                 continue
             pair, shown = (row.volume.GetID(), row.segmentation.GetID()), dict(example.labels.slices)
             bare = [i for i in row.slices if i not in shown and (*pair, row.axis, i) in self._applied]
