@@ -68,7 +68,8 @@ class Context:
         """Whether examples say something about a slice before anything is marked there; not where it is one itself."""
         rows = self.rows(volume, segmentation, place)
         own = (row.slices for row in rows if (row.volume, row.segmentation) == (volume, segmentation) and row.axis)
-        return self.learns and bool(rows) and all(place.index not in slices for slices in own)
+        apart = place.plane is not None or all(place.index not in slices for slices in own)
+        return self.learns and bool(rows) and apart
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""

@@ -16,10 +16,11 @@ from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.lookahead import LookAhead
+from InContextSegSlicer.plane import Cuts, written
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
 from InContextSegSlicer.propagation import Propagation, Wish
-from InContextSegSlicer.voxelsets import tightBox
+from InContextSegSlicer.voxelsets import cropped
 
 LANE = "correct"
 CANCELLED = "Cancelled"
@@ -62,7 +63,7 @@ class Correction:
 
     def __init__(self, client: WorkerClient, handover: Handover, scene: slicer.vtkMRMLScene):
         self.client, self.handover, self.scene = client, handover, scene
-        self.preview, self.context = SlicePreview(scene), Context(scene, handover)
+        self.preview, self.context, self.cuts = SlicePreview(scene), Context(scene, handover), Cuts(client)
         self.propagation = Propagation(client, handover, self.context, scene)
         self.place: Place | None = None
         self.message = ""
@@ -96,16 +97,20 @@ class Correction:
     @property
     def answer(self) -> Answer | None:
         """To the marks as they stand now; None while it is awaited."""
-        return self.session.answers.get(self.session.history.now) if self.session else None
+        answer = self.session.answers.get(self.session.history.now) if self.session else None
+        return None if answer is not None and self._outdated() else answer
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
         self.client.poll()  # also for what nobody waits for any more: its arrays have to go
         for each in (self._chores, self._saving, self.propagation):
             each.tick()
+        if self.session and self.session.answers and not self.working and self._outdated():
+            self._follow()
 
     def see(self, place: Place | None) -> None:
         """Work on another slice or segment, or on none."""
+        place = next((each for each in self._sessions if place is not None and place.isLike(each)), place)
         if place == self.place and self._nodes() is not None:
             return
         self._chores.drop()
@@ -118,7 +123,8 @@ class Correction:
         elif place not in self._sessions:
             self._sessions[place] = Session()
             while len(self._sessions) > PLACES_KEPT:
-                self._drop(next(iter(self._sessions)))
+                unmarked = (each for each, session in self._sessions.items() if not session.history.canUndo)
+                self._drop(next((each for each in unmarked if each != place), next(iter(self._sessions))))
         self._follow()
 
     def look(self) -> None:
@@ -185,21 +191,27 @@ class Correction:
             self._say(_("A propagation is under way; apply when it is done, or cancel it."))
             return False
         volume, segmentation = nodes
-        block, corner = _cropped(self._mask(answer), answer.cornerKji)
+        block = self._mask(answer)
         writer = bridge.SegmentWriter(self.scene, editor, byHand=True)
-        existing, region = "nothing", bridge.Region()
-        if self.replaceSlice:
-            existing, region = "all", bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
+        existing, region = "all" if self.replaceSlice else "nothing", bridge.Region()
+        if place.plane is None:
+            if self.replaceSlice:
+                region = bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
+            block, corner = cropped(block, answer.cornerKji)
+            pieces = writer.write(volume, segmentation, block, corner, {1: place.segment}, existing, region)
+        else:
+            cut = self.cuts.known(place.plane, volume)
+            pieces = written(writer, cut, volume, (segmentation, place.segment), block, existing)
         saveState()
         try:
             self.propagation.replaced(Wish(place, None, self.threshold, editor, saveState))
             # At once: a slice takes milliseconds, and nobody may draw between the state of undo and what it is for.
-            for _piece in writer.write(volume, segmentation, block, corner, {1: place.segment}, existing, region):
+            for _piece in pieces:
                 pass
         except InputError as error:
             self._say(str(error))
             return False
-        taught = self.context.teach(volume, segmentation, place.segment, place.axis, place.index) if block.any() else ""
+        taught = self._taught(volume, segmentation, place) if block.any() else ""
         self._drop(place)
         self.place = None
         self.see(place)
@@ -224,6 +236,14 @@ class Correction:
         self._saving.add(asking(), lambda _done: None, lambda error: self._say(str(error)))
         self._say(_("The examples are being saved."))
 
+    def _taught(self, volume, segmentation, place: Place) -> str:
+        if place.plane is None:
+            return self.context.teach(volume, segmentation, place.segment, place.axis, place.index)
+        return _(
+            "It was applied, but does not teach, as this view is turned against the slices of '{volume}'; slices that "
+            "teach are shown after 'Rotate to volume plane' in the menu of the view."
+        ).format(volume=volume.GetName())
+
     def leave(self) -> None:
         """Show nothing any longer; what was said is kept."""
         self.propagation.cancel()
@@ -235,6 +255,12 @@ class Correction:
         for place in list(self._sessions):
             self._drop(place)
         self.context.reset()
+        self.cuts.reset()
+
+    def _outdated(self) -> bool:
+        """Whether the plane has to be cut anew, as when its volume was moved: what was answered is for another one."""
+        nodes = self._nodes() if self.place is not None and self.place.plane is not None else None
+        return nodes is not None and self.cuts.known(self.place.plane, nodes[0]) is None
 
     def _nodes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSegmentationNode] | None:
         """Volume and segmentation of the place, while they and the segment are there."""
@@ -263,6 +289,8 @@ class Correction:
     def _follow(self) -> None:
         """Show what is known of the marks as they stand, and ask for what is not."""
         nodes = self._nodes()
+        if self.session and self._outdated():
+            self._forget(self.session, keep=set())
         answer = self.answer if nodes is not None else None
         if answer is not None:
             self._show(answer, *nodes)
@@ -271,7 +299,7 @@ class Correction:
                 self.preview.clear()
             if nodes is not None and self._asking is None and (self.marks or self._proposing(*nodes)):
                 self._ask(self.session, self.session.history.now, *nodes)
-        if nodes is not None and not self.working:
+        if nodes is not None and not self.working and self.place.plane is None:
             self.ahead.wish(*nodes, self.place, lambda: not self.working)
         self.changed()
 
@@ -282,13 +310,14 @@ class Correction:
     @property
     def _carried(self) -> bool:
         """Whether the slice was carried on to, and waits to be accepted."""
-        marked = self.propagation.marked(self.place)
-        return self.place.axis == marked.axis and self.place.index in marked.confidence
+        return self.propagation.waits(self.place)
 
     def _show(self, answer: Answer, volume, segmentation) -> None:
         segment = segmentation.GetSegmentation().GetSegment(self.place.segment)
         looks = {1: (segment.GetName(), segment.GetColor())}
-        self.preview.showLabels(volume, looks, self._mask(answer), answer.cornerKji)
+        plane = self.place.plane
+        shown = volume if plane is None else self.cuts.known(plane, volume).node
+        self.preview.showLabels(shown, looks, self._mask(answer), answer.cornerKji)
 
     def _mask(self, answer: Answer) -> np.ndarray:
         return (answer.probability >= self.threshold * 255).astype(np.uint8)
@@ -332,14 +361,18 @@ class Correction:
         task = yield from self.context.task(volume, segmentation, place)
         if not step.marks and task is None:
             return None
-        target = yield from self.handover.volume(volume)
+        if place.plane is None:
+            target, sliced = (yield from self.handover.volume(volume)), volume
+        else:
+            cut = yield from self.cuts.cut(place.plane, volume)
+            target, sliced = cut.target, cut.node
         previous = session.previous(step)
         if previous is None and self._carried:
             along = grid.arrayAxis(volume, place.axis)
             drawn = yield from bridge.labelsOnSlices(segmentation, {place.segment: 1}, volume, along, [place.index])
             previous = yield from self.client.publishing(((2.0 * drawn - 1) * DRAWN_LOGIT).astype(np.float16))
             lent.append(previous)
-        said, scribbles = saidOn(step.marks, volume, place.axis, place.index), []
+        said, scribbles = saidOn(step.marks, sliced, place.axis, place.index), []
         for each in said.scribbles:
             name = yield from self.client.publishing(each.mask)
             lent.append(name)
@@ -408,11 +441,3 @@ class Correction:
             logits = session.answers.pop(step).logits
             if logits is not None:
                 self.client.forget(logits)
-
-
-def _cropped(block: np.ndarray, cornerKji: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The part that is not 0, so that a labelmap grows no larger than that: the Segment Editor copies all of it."""
-    box = tightBox(block > 0)
-    if box is None:
-        return block, cornerKji
-    return block[tuple(map(slice, *box))], tuple((box[0] + cornerKji).tolist())

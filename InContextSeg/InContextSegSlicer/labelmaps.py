@@ -287,6 +287,10 @@ def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str])
             segment.RemoveRepresentation(SURFACE)
             segmentation.CreateRepresentation(SURFACE, False)
             yield
+    for segmentID in segmentIDs:
+        if segmentation.GetSegment(segmentID) is not None:
+            # Views do not look at a labelmap that was modified, before something else happens to its segment.
+            segmentation.InvokeEvent(slicer.vtkSegmentation.SegmentModified, segmentID)
 
 
 def _copied(new: Raster, old: Raster, change) -> Chore:

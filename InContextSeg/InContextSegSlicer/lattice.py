@@ -111,23 +111,22 @@ class Passage:
             moved, margin = self.points(_corners(low - 0.5, high - 0.5)), 0.0
         else:
             # A continuous map takes the border to the border; between two samples it strays less than they are apart.
-            faces = [face.reshape(-1, 3) for face in _faces(low - 0.5, high - 0.5)]
-            shapes = [face.shape[:2] for face in _faces(low - 0.5, high - 0.5)]
-            found = []
-            for face in faces:
-                parts = []
-                for start in range(0, len(face), _POINTS):
-                    parts.append(self.points(face[start : start + _POINTS]))
-                    yield
-                found.append(np.concatenate(parts))
-            steps = [
-                np.abs(np.diff(face.reshape(*shape, 3), axis=axis)).max(initial=0)
-                for face, shape in zip(found, shapes, strict=True)
-                for axis in (0, 1)
-            ]
-            moved, margin = np.concatenate(found), max(steps)
+            found = yield from self.faces(low, high)
+            steps = [np.abs(np.diff(face, axis=axis)).max(initial=0) for face in found for axis in (0, 1)]
+            moved, margin = np.concatenate([face.reshape(-1, 3) for face in found]), max(steps)
         first, last = moved.min(axis=0)[::-1] - margin, moved.max(axis=0)[::-1] + margin
         return np.floor(first + 0.5).astype(int), np.ceil(last + 0.5).astype(int) + 1
+
+    def faces(self, low: np.ndarray, high: np.ndarray) -> Chore:
+        """Find where the six faces of a box come to lie: lattices (n, m, 3) of points on them, in (i, j, k) order."""
+        found = []
+        for face in _faces(low - 0.5, high - 0.5):
+            points, parts = face.reshape(-1, 3), []
+            for start in range(0, len(points), _POINTS):
+                parts.append(self.points(points[start : start + _POINTS]))
+                yield
+            found.append(np.concatenate(parts).reshape(face.shape))
+        return found
 
 
 def sampled(raster: Raster, passage: Passage, low: np.ndarray, high: np.ndarray, smooth: float | None = None):

@@ -42,8 +42,13 @@ class SlicePreview:
         block: np.ndarray,
         cornerKji: Sequence[int],
     ) -> None:
-        """Show labels of one slice of a volume; `looks` are names and colours by value."""
-        if self._scene.GetNodeByID(target.GetID()) is None or not block.any():
+        """Show labels of one slice of a volume; `looks` are names and colours by value.
+
+        Args:
+            target: in the scene, or one that never was.
+        """
+        closed = target.GetID() is not None and self._scene.GetNodeByID(target.GetID()) is None
+        if closed or not block.any():
             self.clear()
             return
         node = self.node or self._made()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import slicer
@@ -12,23 +13,26 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.volume import AXES
 from InContextSegSlicer import bridge
-from InContextSegSlicer.lattice import Grid, Passage
-from InContextSegSlicer.reading import gridOfVolume
+from InContextSegSlicer.lattice import Grid, Passage, arrayOfMatrix
+from InContextSegSlicer.plane import Plane, planeIn
+from InContextSegSlicer.reading import gridOfVolume, isSheared
 
 POINT, BOX, SCRIBBLE = "point", "box", "scribble"
 # A view may show a plane between two slices, and be turned by so little that nobody sees it: in slices.
 OFF_THE_SLICE = 0.75
+_EDGE_POINTS = 5
 _WORLD = Grid(np.eye(4))
 Position = tuple[float, float, float]  # RAS mm of the world, where views show it
 
 
 @dataclass(frozen=True)
 class Place:
-    """One segment on one slice of one volume, by IDs, so that it outlives what it names.
+    """One segment on one slice of one volume, or on a plane through it, by IDs, so that it outlives what it names.
 
     Attributes:
-        axis: "axial", "coronal" or "sagittal".
-        index: of the slice along the array axis that lies closest.
+        axis: "axial", "coronal" or "sagittal", what comes closest on a plane.
+        index: of the slice along the array axis that lies closest; 0 on a plane.
+        plane: where the view is turned against the slices; None: it is one of them.
     """
 
     volume: str
@@ -36,6 +40,13 @@ class Place:
     segment: str
     axis: str
     index: int
+    plane: Plane | None = None
+
+    def isLike(self, other: "Place") -> bool:
+        """Whether both are the same, but for a little that nobody sees."""
+        if self.plane is None or other.plane is None:
+            return self == other
+        return replace(self, axis=other.axis, plane=other.plane) == other and self.plane.isNear(other.plane)
 
 
 @dataclass(frozen=True)
@@ -117,46 +128,57 @@ class History:
         self.at = min(self.at + 1, len(self.steps) - 1)
 
 
-def sliceIn(
-    sliceNode: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode, position: Position | None = None
-) -> tuple[str, int]:
-    """Axis and index of the slice of a volume that a view shows, under any transforms.
+def placeIn(
+    sliceNode: slicer.vtkMRMLSliceNode,
+    volume: slicer.vtkMRMLScalarVolumeNode,
+    where: tuple[str, str] = ("", ""),
+    position: Position | None = None,
+) -> Place:
+    """The slice of a volume that a view shows, or the plane through it, under any transforms.
 
     Args:
-        position: in the view; refused where another slice is shown there.
+        where: IDs of segmentation and segment.
+        position: in the view; refused beside the volume.
 
     Raises:
-        InputError: if the view shows none, is turned against the slices, or the position lies outside the volume.
+        InputError: if the view shows nothing of the volume, or the position lies outside of it.
     """
+    if position is not None:
+        indexKji = indexOf(position, volume)
+        if (indexKji < -0.5).any() or (indexKji > np.array(bridge.arrayOf(volume).shape[:3]) - 0.5).any():
+            raise InputError(_("That is outside of '{volume}'; click on the image.").format(volume=volume.GetName()))
+    found = sliceIn(sliceNode, volume)
+    if found is not None:
+        return Place(volume.GetID(), *where, *found)
+    plane = planeIn(sliceNode, volume)
+    return Place(volume.GetID(), *where, plane.axis, 0, plane)
+
+
+def sliceIn(sliceNode: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, int] | None:
+    """Axis and index of the slice of a volume that a view shows; None where it shows none, or not all of it.
+
+    A volume with oblique axes has no slices that could be handed over.
+    """
+    if isSheared(volume):
+        return None
     geometry = bridge.geometryOf(volume)
     for axis in AXES:
         along = SlicePlan.of(geometry, axis).array_axis
         index = bridge.displayedIndex(sliceNode, volume, along)
-        if index is None:
-            continue
-        if position is not None:
-            indexKji = indexOf(position, volume)
-            if (indexKji < -0.5).any() or (indexKji > np.array(geometry.shape) - 0.5).any():
-                raise InputError(
-                    _("That is outside of '{volume}'; click on the image.").format(volume=volume.GetName())
-                )
-            if abs(indexKji[along] - index) > OFF_THE_SLICE:
-                break
-        return axis, index
-    raise InputError(
-        _(
-            "This view is turned against the slices of '{volume}', or shows none of them; turn it back by 'Rotate to "
-            "volume plane' in the menu of the view."
-        ).format(volume=volume.GetName())
-    )
+        if index is not None:
+            return (axis, index) if _isOn(sliceNode, volume, along, index) else None
+    return None
 
 
-def shownSlice(sliceNode: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolumeNode) -> tuple[str, int]:
-    """As `sliceIn`; of a view that shows no slice of the volume it is ("", -1)."""
-    try:
-        return sliceIn(sliceNode, volume)
-    except InputError:
-        return "", -1
+def _isOn(sliceNode: Any, volume: Any, along: int, index: int) -> bool:
+    """Whether a slice lies in the plane of a view from edge to edge."""
+    shape, toRas = bridge.arrayOf(volume).shape[2::-1], arrayOfMatrix(sliceNode.GetSliceToRAS())
+    ends = [np.linspace(0, length - 1, _EDGE_POINTS) for length in shape]
+    ends[2 - along] = np.array([index])
+    points = np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, 3)
+    toWorld, step = Passage(gridOfVolume(volume), _WORLD), np.eye(3)[2 - along]
+    here, beside = (toWorld.points(each) @ toRas[:3, 2] for each in (points, points + step))
+    return bool((np.abs(here - toRas[:3, 3] @ toRas[:3, 2]) <= OFF_THE_SLICE * np.abs(beside - here)).all())
 
 
 def indexOf(position: Position, volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
@@ -169,11 +191,13 @@ def worldOf(indexKji: Sequence[float], volume: slicer.vtkMRMLScalarVolumeNode) -
     return tuple(Passage(gridOfVolume(volume), _WORLD).points(np.array([indexKji[::-1]], float))[0].tolist())
 
 
-def outline(mark: Mark, volume: slicer.vtkMRMLScalarVolumeNode, axis: str) -> tuple[Position, ...]:
-    """What is to be drawn of a mark: a box as its four corners along the grid of the volume, the rest as it is."""
+def outline(mark: Mark, volume: slicer.vtkMRMLScalarVolumeNode, place: Place) -> tuple[Position, ...]:
+    """What is to be drawn of a mark: a box as its four corners along the grid of its slice, the rest as it is."""
     if mark.kind != BOX:
         return mark.positions
-    along = SlicePlan.of(bridge.geometryOf(volume), axis).array_axis
+    if place.plane is not None:
+        return place.plane.corners(mark.positions[0], mark.positions[-1])
+    along = SlicePlan.of(bridge.geometryOf(volume), place.axis).array_axis
     first, second = (axis for axis in range(3) if axis != along)
     low, high = (indexOf(each, volume) for each in (mark.positions[0], mark.positions[-1]))
     corners = [low.copy() for _corner in range(4)]

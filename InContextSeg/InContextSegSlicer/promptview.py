@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import slicer
 import vtk
 
-from InContextSegSlicer.prompting import BOX, POINT, Mark, Position, outline
+from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, Position, outline
 
 RADIUS_PX = 6
 CORNERS = 16
@@ -27,6 +27,7 @@ class PromptView:
         self._mapper = vtk.vtkPolyDataMapper2D()
         drawing.SetMapper(self._mapper)
         drawing.GetProperty().SetLineWidth(2)
+        drawing.SetLayerNumber(1)  # over the preview, whichever came first
         look = self._text.GetTextProperty()
         look.SetFontSize(FONT_SIZE)
         look.SetColor(*(part / 255 for part in YELLOW))
@@ -35,23 +36,23 @@ class PromptView:
         self._text.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
         self._text.SetPosition(0.5, 0.92)  # Slicer's own texts lie in the corners
         self.tell("")
-        self.show((), None, None, "")
+        self.show((), None, None, None)
 
     def show(
         self,
         marks: Sequence[Mark],
         sliceNode: slicer.vtkMRMLSliceNode | None,
         volume: slicer.vtkMRMLScalarVolumeNode | None,
-        axis: str,
+        place: Place | None,
     ) -> None:
-        """Draw these marks of a slice of the volume, and no others."""
+        """Draw these marks of a place in the volume, and no others."""
         drawing = _Drawing()
         rasToXy = vtk.vtkMatrix4x4()
         if marks:
             vtk.vtkMatrix4x4.Invert(sliceNode.GetXYToRAS(), rasToXy)
         for mark in marks:
             colour = YELLOW if mark.kind == BOX else GREEN if mark.positive else RED
-            pixels = [_pixel(rasToXy, each) for each in outline(mark, volume, axis)]
+            pixels = [_pixel(rasToXy, each) for each in outline(mark, volume, place)]
             if mark.kind == POINT:
                 drawing.disc(pixels[0], colour, mark.positive)
             else:

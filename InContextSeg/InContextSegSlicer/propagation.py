@@ -76,6 +76,11 @@ class Propagation:
             return SliceMarks()
         return marksIn(nodes[1].GetSegmentation().GetSegment(place.segment), nodes[0], PROPAGATED)
 
+    def waits(self, place: Place) -> bool:
+        """Whether the slice of a place was carried on to, and nobody has accepted it."""
+        marked = self.marked(place)
+        return place.plane is None and place.axis == marked.axis and place.index in marked.confidence
+
     def start(self, wish: Wish) -> None:
         """Carry the segment on."""
         if self.working:
@@ -83,6 +88,13 @@ class Propagation:
 
         def asking() -> Generator:
             volume, segmentation = self._there(wish.place)
+            if wish.place.plane is not None:
+                raise InputError(
+                    _(
+                        "This view is turned against the slices of '{volume}', along which a segment is propagated; "
+                        "turn it back by 'Rotate to volume plane' in the menu of the view."
+                    ).format(volume=volume.GetName())
+                )
             waiting = self.marked(wish.place).axis
             if waiting not in ("", wish.place.axis):
                 raise InputError(
@@ -154,8 +166,8 @@ class Propagation:
 
     def replaced(self, wish: Wish) -> None:
         """Take out at once what was carried on to the slice of a place, because something better is to be written."""
-        marked = self.marked(wish.place)
-        if wish.place.axis == marked.axis and wish.place.index in marked.confidence:
+        if self.waits(wish.place):
+            marked = self.marked(wish.place)
             for _piece in self._cleared(*self._nodes(wish.place), wish, marked, {wish.place.index}):
                 pass
 

@@ -6,7 +6,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegSlicer import bridge
-from InContextSegSlicer.prompting import Place, shownSlice
+from InContextSegSlicer.prompting import Place, sliceIn
 from InContextSegSlicer.propagation import Wish
 from InContextSegSlicer.propagationoptions import PropagationOptions
 from InContextSegSlicer.sliceviews import SliceViews
@@ -73,7 +73,7 @@ class PropagationControl:
         """
         propagation, place, learns = self._propagation, self._correction.place, self._correction.context.learns
         marked = propagation.marked(self._effect.segmentPlace())
-        displayed = place.index if there and place.axis == marked.axis else None
+        displayed = place.index if there and propagation.waits(place) else None
         status = propagation.message
         if propagation.working:
             done, total, words = propagation.progress
@@ -95,15 +95,16 @@ class PropagationControl:
         place = self._effect.segmentPlace()
         marked = self._propagation.marked(place)
         if marked.confidence:
-            axis, index = shownSlice(sliceNode, slicer.mrmlScene.GetNodeByID(place.volume))
+            axis, index = sliceIn(sliceNode, slicer.mrmlScene.GetNodeByID(place.volume)) or ("", -1)
             if axis == marked.axis and index in marked.confidence:
                 return _("Propagated, {sure:.0f} % sure; not accepted").format(sure=100 * marked.confidence[index])
         return ""
 
     def _chosenSlices(self) -> list[int]:
         """Those that are chosen in the list, or else the displayed one."""
-        place, axis = self._correction.place, self._propagation.marked(self._effect.segmentPlace()).axis
-        return self._options.selected or ([place.index] if place is not None and place.axis == axis else [])
+        place = self._correction.place
+        shown = [place.index] if place is not None and self._propagation.waits(place) else []
+        return self._options.selected or shown
 
     def _accept(self, indices) -> None:
         place = self._effect.segmentPlace()

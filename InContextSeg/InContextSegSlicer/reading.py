@@ -26,7 +26,7 @@ def geometryOf(volumeNode: Any) -> Geometry:
     """
     shape, grid = arrayOf(volumeNode).shape[:3], gridOfVolume(volumeNode)
     local = Geometry(shape, grid.affine)
-    if local.shear > _SHEAR:
+    if isSheared(volumeNode):
         raise InputError(
             f"The axes of the volume {volumeNode.GetName()!r} are not perpendicular (sheared, as by a tilted gantry); "
             "resample it first, for example with Acquisition Geometry Regularization when loading DICOM."
@@ -36,6 +36,11 @@ def geometryOf(volumeNode: Any) -> Geometry:
         return local
     world = Geometry(shape, np.vstack([matrix[:3], [0, 0, 0, 1]]))
     return world if world.shear <= _SHEAR else local
+
+
+def isSheared(volumeNode: Any) -> bool:
+    """Whether the axes of a volume are not perpendicular."""
+    return Geometry(arrayOf(volumeNode).shape[:3], gridOfVolume(volumeNode).affine).shear > _SHEAR
 
 
 def arrayOf(volumeNode: Any) -> np.ndarray:

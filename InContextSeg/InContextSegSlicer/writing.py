@@ -189,7 +189,7 @@ class _Task:
             labelmap = labelmapOf(segmentOf(self.node, segmentID))
             if isEmpty(labelmap) and segmentID not in targets:
                 continue
-            grid = _referenceGrid(self.node, volumeNode) if isEmpty(labelmap) else gridOf(labelmap, self.node)
+            grid = gridOfSegment(self.node, segmentID, volumeNode)
             members = next((members for other, members in found if other.isGridOf(grid)), None)
             if members is None:
                 members = []
@@ -330,6 +330,12 @@ class _Pass:
                 if segmentID in overwritable:
                     lost = _without(everything & (window == label), wanted.get(segmentID))
                     losses[segmentID] = losses[segmentID] | lost if segmentID in losses else lost
+
+
+def gridOfSegment(node: Any, segmentID: str, volumeNode: Any) -> Grid:
+    """The lattice on which a segment is kept, or is to be kept where it is empty."""
+    labelmap = labelmapOf(segmentOf(node, segmentID))
+    return _referenceGrid(node, volumeNode) if isEmpty(labelmap) else gridOf(labelmap, node)
 
 
 def _referenceGrid(node: Any, volumeNode: Any) -> Grid:

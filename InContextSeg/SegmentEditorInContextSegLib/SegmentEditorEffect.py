@@ -13,7 +13,7 @@ from slicer.util import VTKObservationMixin
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.correction import Correction
 from InContextSegSlicer.effectoptions import EffectOptions
-from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, shownSlice, sliceIn
+from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, placeIn
 from InContextSegSlicer.promptview import RADIUS_PX, PromptView
 from InContextSegSlicer.propagationcontrol import PropagationControl
 from InContextSegSlicer.sharedworker import SharedWorker
@@ -279,7 +279,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             return
         volume = slicer.mrmlScene.GetNodeByID(chosen[0])
         try:
-            place = Place(*chosen, *sliceIn(self.scriptedEffect.viewNode(self._widget), volume, position))
+            place = placeIn(self.scriptedEffect.viewNode(self._widget), volume, chosen[1:], position)
         except InputError as error:
             self.correction.see(None)
             self.correction.message = str(error)
@@ -362,10 +362,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
                 elif self._drag.moved is None:
                     draft = self._mark(self._drag)
                     marks += [draft] if draft is not None else []
-        view.show(marks, node, volume, place.axis if place is not None else "")
+        view.show(marks, node, volume, place)
         view.tell(self.carry.told(node))
         self.scriptedEffect.scheduleRender(widget)
 
 
 def _shows(sliceNode, volume, place):
-    return shownSlice(sliceNode, volume) == (place.axis, place.index)
+    try:
+        return placeIn(sliceNode, volume, (place.segmentation, place.segment)).isLike(place)
+    except InputError:
+        return False

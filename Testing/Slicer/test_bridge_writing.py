@@ -11,6 +11,7 @@ from InContextSegSlicer import bridge
 from Testing.Slicer.fivesegments import AFFINE, AREAS, OVERWRITE, box, two, world, writerFor
 from Testing.Slicer.patients import (
     SHAPE,
+    addEditor,
     addSegmentation,
     addVolume,
     affineOfVolume,
@@ -253,3 +254,25 @@ def test_a_segmentation_kept_as_surfaces_is_refused(scene):
     writer, _ = writerFor(scene, segmentation, volume)
     with pytest.raises(InputError, match="is kept as 'Closed surface', which cannot be written to"):
         finish(writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A"}))
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["into nothing", "into what was drawn"])
+@pytest.mark.parametrize("byHand", [False, True], ids=["computed", "by hand"])
+def test_views_show_at_once_what_is_written_taken_back_and_done_again(scene, byHand, drawn):
+    volume = addVolume(scene, np.zeros(SHAPE, np.int16), AFFINE)
+    volume.CreateDefaultDisplayNodes()
+    segmentation = addSegmentation(scene, volume, segments=("A",))
+    segmentation.GetSegmentation().GetSegment("A").SetColor(1, 0, 0)
+    view = slicer.app.layoutManager().sliceWidget("Red")
+    view.showVolume(volume)
+    if drawn:
+        draw(scene, segmentation, "A", box((0, 0, 0), (20, 3, 3)), AFFINE)
+    writer = bridge.SegmentWriter(scene, addEditor(scene, segmentation, volume), byHand)
+    coloured = [np.ptp(view.image().astype(int), axis=-1) > 30]
+    for act in (lambda: writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}), writer.undo, writer.redo):
+        finish(act())
+        coloured.append(np.ptp(view.image().astype(int), axis=-1) > 30)
+    before, written, undone, redone = coloured
+    assert written.sum() > before.sum() + 100
+    np.testing.assert_array_equal(undone, before)
+    np.testing.assert_array_equal(redone, written)

@@ -12,6 +12,7 @@ from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import finish
 from Testing.Slicer.test_effect import volumeOf
+from Testing.Slicer.test_effect_oblique import turn
 
 
 @pytest.fixture
@@ -307,7 +308,18 @@ def test_slices_along_another_axis_are_settled_first(corrector):
     assert corrector.options.propagation.status.text.startswith("Axial slices of this segment wait to be accepted")
 
 
-@pytest.mark.parametrize(("geometry", "where"), [("oblique", "moved"), ("left-handed", "here"), ("permuted", "warped")])
+def test_a_turned_view_is_asked_to_turn_back(corrector):
+    apply(corrector)
+    turn(corrector, voxel=(8, 12, 12))
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    assert corrector.correction.place.plane is not None
+    propagate(corrector)
+    assert corrector.options.propagation.status.text.startswith("This view is turned against the slices of 'CT'")
+    assert not marked(corrector).confidence
+
+
+@pytest.mark.parametrize(("geometry", "where"), [("oblique", "moved"), ("left-handed", "here"), ("permuted", "moved")])
 def test_on_volumes_at_all_angles_it_is_the_slices_beside(scene, monkeypatch, geometry, where):
     corrector = Corrector(monkeypatch, *volumeOf(scene, geometry, where))
     along = corrector.along("axial")

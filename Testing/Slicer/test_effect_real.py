@@ -1,14 +1,19 @@
 """The effect of the Segment Editor before the real worker and the released network."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from InContextSegLib.files import read_segments
 from InContextSegSlicer.examples import ExampleRow
+from InContextSegSlicer.reading import arrayOf
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
-from Testing.Slicer.patients import addSegmentation, addVolume, affineOf
+from Testing.Slicer.patients import GEOMETRIES, addSegmentation, addVolume, affineOf
+from Testing.Slicer.test_effect_oblique import turn
 
 SHAPE = (6, 96, 96)
 TIMEOUT_S = 120
@@ -87,3 +92,40 @@ def test_a_click_finds_the_bright_disc_and_its_slice_finds_it_in_the_next(scene,
 
 def dice(one, other):
     return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("geometry", ["oblique", "left-handed"])
+def test_a_click_in_a_turned_view_finds_the_cube_and_writes_it(scene, monkeypatch, geometry):
+    shape, middle = (60, 72, 80), (30, 36, 44)
+    cube = (np.abs(np.indices(shape) - np.reshape(middle, (3, 1, 1, 1))) <= 12).all(axis=0)
+    noise = np.random.default_rng(0).normal(0, 8, shape)
+    volume = addVolume(scene, (100 * cube + noise).astype(np.int16), affineOf(GEOMETRIES[geometry]))
+    volume.CreateDefaultDisplayNodes()
+    segmentation = addSegmentation(scene, volume, segments=("cube",))
+    segmentation.GetSegmentation().GetSegment("cube").SetColor(1, 0.2, 0)
+    corrector = Corrector(monkeypatch, volume, segmentation, worker=None)
+    widget = turn(corrector, (35, 20, 0), middle)
+    corrector.click(middle)
+    assert app.pump(TIMEOUT_S, until=lambda: not corrector.correction.working), corrector.correction.message
+    cut = corrector.correction.cuts.known(corrector.correction.place.plane, volume)
+    answer = corrector.correction.answer
+    assert dice(answer.probability[0] >= 128, arrayOf(cut.node)[0] > 50) > 0.8, corrector.correction.message
+    picture = picturesOf(widget, f"turned-{geometry}")
+    coloured = np.ptp(picture.astype(int), axis=-1) > 40
+    assert coloured.mean() > 0.01, "the preview is seen"
+    corrector.applied()
+    picturesOf(widget, f"turned-{geometry}-applied")
+    drawn = corrector.drawn()
+    assert drawn[middle] and drawn.any(axis=(1, 2)).sum() > 10 and drawn.any(axis=(0, 1)).sum() > 10
+    assert (drawn & cube).sum() > 0.8 * drawn.sum()
+
+
+def picturesOf(widget, name):
+    """What a view shows, kept as a file where somebody wants to see it."""
+    picture = widget.image()
+    folder = os.environ.get("INCONTEXTSEG_SCREENSHOTS")
+    if folder:
+        from PIL import Image
+
+        Image.fromarray(picture).save(Path(folder) / f"{name}.png")
+    return picture

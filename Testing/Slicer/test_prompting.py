@@ -2,11 +2,25 @@
 
 import numpy as np
 import pytest
+import slicer
 
 from InContextSegLib.errors import InputError
 from InContextSegSlicer import bridge
-from InContextSegSlicer.prompting import BOX, POINT, SCRIBBLE, History, Mark, Step, indexOf, saidOn, sliceIn, worldOf
-from Testing.Slicer.patients import GEOMETRIES, addVolume, affineOf, put, somewhere
+from InContextSegSlicer.plane import Plane
+from InContextSegSlicer.prompting import (
+    BOX,
+    POINT,
+    SCRIBBLE,
+    History,
+    Mark,
+    Step,
+    indexOf,
+    placeIn,
+    saidOn,
+    sliceIn,
+    worldOf,
+)
+from Testing.Slicer.patients import GEOMETRIES, addVolume, affineOf, put, somewhere, turned
 
 SHAPE = (20, 26, 32)
 HERE, THERE = Mark(POINT, ((0.0, 0.0, 0.0),)), Mark(POINT, ((10.0, 0.0, 0.0),), False)
@@ -86,9 +100,39 @@ def test_a_view_beside_the_volume_and_a_position_beside_it_are_refused(scene, sl
     axis, index = sliceIn(node, volume)
     assert axis == "axial"
     with pytest.raises(InputError, match="outside of 'CT'; click on the image"):
-        sliceIn(node, volume, worldOf((index, 12, 40), volume))
-    with pytest.raises(InputError, match="turned against the slices of 'CT', or shows none"):
-        sliceIn(node, volume, worldOf((index + 2, 12, 12), volume))
+        placeIn(node, volume, position=worldOf((index, 12, 40), volume))
     node.SetSliceOffset(500)
-    with pytest.raises(InputError, match="turned against the slices of 'CT', or shows none"):
-        sliceIn(node, volume)
+    assert sliceIn(node, volume) is None
+    with pytest.raises(InputError, match="shows nothing of 'CT'; scroll to it"):
+        placeIn(node, volume)
+
+
+@pytest.mark.parametrize(("degrees", "slices"), [(0.5, True), (3, False), (40, False)])
+def test_a_view_turned_by_less_than_one_sees_shows_a_slice_and_else_a_plane(scene, sliceView, degrees, slices):
+    volume = volumeOf(scene, "left-handed")
+    widget = sliceView()
+    widget.showVolume(volume)
+    node = widget.mrmlSliceNode()
+    toRas = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+    toRas[:3, :3] = turned(degrees, degrees / 2, 0) @ toRas[:3, :3]
+    toRas[:3, 3] = worldOf((10, 13, 16), volume)
+    node.GetSliceToRAS().DeepCopy(toRas.ravel())
+    node.UpdateMatrices()
+    assert sliceIn(node, volume) == (("axial", 10) if slices else None)
+    place = placeIn(node, volume)
+    assert (place.plane is None) is slices and place.axis == "axial"
+
+
+def test_planes_are_the_same_until_they_are_half_a_voxel_apart_anywhere_in_the_volume():
+    plane = planeOf((0, 0, 0))
+    assert plane.isNear(planeOf((0, 0, 0.4))) and not plane.isNear(planeOf((0, 0, 0.6)))
+    assert plane.isNear(planeOf((5, -3, 0), turned(0, 0, 80))), "turned within itself"
+    assert plane.isNear(planeOf((0, 0, 0), turned(180, 0, 0))), "seen from behind"
+    assert plane.isNear(planeOf((0, 0, 0), turned(0.2, 0, 0))) and not plane.isNear(
+        planeOf((0, 0, 0), turned(0.4, 0, 0))
+    )
+
+
+def planeOf(origin, turn=None):
+    directions = np.eye(3) if turn is None else turn
+    return Plane(origin, tuple(directions[:, 0]), tuple(directions[:, 1]), 1.0, 100.0)
