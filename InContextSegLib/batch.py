@@ -18,7 +18,7 @@ from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import Cancelled, InputError, WeightsError, sentence_of
 from InContextSegLib.files import check_fits, make_folder, write_volume
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import Batch, FileRef, TaskSpec, VolumeRef
+from InContextSegLib.protocol import Batch, FileRef, LabelsRef, SlicesRef, TaskSpec
 from InContextSegLib.records import (
     Traces,
     check_table,
@@ -186,14 +186,21 @@ def _write(case: Case, result: Result, batch: Mapping[str, str], seconds: float)
     write_record(case, {**result.record, **kept}, **batch, status="done", output=kept["files"]["mask"]["sha256"])
 
 
-def _fingerprint(ref: VolumeRef, array_of: Callable[[str], np.ndarray]) -> str:
+def _fingerprint(ref: LabelsRef, array_of: Callable[[str], np.ndarray]) -> str:
     if isinstance(ref, FileRef):
         return fingerprint_of(Path(ref.path))
-    digest = hashlib.sha256(f"{ref.kind.value} {ref.affine}".encode())
-    array = array_of(ref.name)
-    digest.update(f"{array.dtype.str} {array.shape}".encode())
-    for plane in array:
-        digest.update(np.ascontiguousarray(plane))
+    if isinstance(ref, SlicesRef):
+        place, names = (
+            f"{ref.array_axis} {ref.shape} {[index for index, _name in ref.slices]}",
+            dict(ref.slices).values(),
+        )
+    else:
+        place, names = ref.kind.value, [ref.name]
+    digest = hashlib.sha256(f"{place} {ref.affine}".encode())
+    for array in map(array_of, names):
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        for plane in array:
+            digest.update(np.ascontiguousarray(plane))
     return digest.hexdigest()
 
 

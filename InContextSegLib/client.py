@@ -63,12 +63,13 @@ class WorkerClient:
     Attributes:
         state: "stopped", "starting", "ready" or "failed" (the last one never became ready).
         complaint: the last words of the worker's stderr.
+        started: how many workers there have been; what one has computed the next does not know.
     """
 
     def __init__(
         self, make_transport: Callable[[Path], Transport], parent: Path | None = None, grace_s: float = GRACE_S
     ):
-        self.state, self.complaint = "stopped", ""
+        self.state, self.complaint, self.started = "stopped", "", 0
         self._make_transport, self._parent, self._grace_s = make_transport, parent, grace_s
         self._transport: Transport | None = None
         self._shared: SharedFolder | None = None
@@ -96,6 +97,7 @@ class WorkerClient:
         if self._transport is not None:
             return
         self.state, self._transport = "starting", self._make_transport(self.folder)
+        self.started += 1
         try:
             self._made().new_turn()
             self._transport.start()

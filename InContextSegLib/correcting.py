@@ -13,7 +13,7 @@ from InContextSegLib.colour import ColourMix
 from InContextSegLib.desk import Desk, Kept, own_of, stamp_of, stamps_of
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.inference.cache import BoundedCache
-from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.cached import CachedSegmenter, Interruptible
 from InContextSegLib.inference.interactive import Answer
 from InContextSegLib.inference.loop import Cut, Labelled, Loop, LoopMemory
 from InContextSegLib.inference.propagation import STOP_BELOW, Rule, carried
@@ -28,6 +28,7 @@ from InContextSegLib.protocol import (
     Neighbours,
     PromptsRef,
     Propagate,
+    SlicesRef,
     TaskSpec,
     VolumeRef,
 )
@@ -88,12 +89,13 @@ def neighbours(desk: Desk, request: Neighbours, report: Report) -> dict[str, Any
     wanted = [request.index + step * side for step in range(request.radius + 1) for side in (1, -1)]
     length = loop.cut.plan.geometry.shape[loop.cut.plan.array_axis]
     wanted = [index for index in dict.fromkeys(wanted) if 0 <= index < length]
-    for done, index in enumerate(wanted):
-        number = loop.cut.plan.number(index)
-        loop.slice(number, None)
-        report.step(done, len(wanted), "slices are computed ahead")
-        loop.opening(number, loop.chosen(number, request.supports))
-        report.step(done + 1, len(wanted), "slices are computed ahead")
+    with Interruptible(report.check):
+        for done, index in enumerate(wanted):
+            number = loop.cut.plan.number(index)
+            loop.slice(number, None)
+            report.step(done, len(wanted), "slices are computed ahead")
+            loop.opening(number, loop.chosen(number, request.supports))
+            report.step(done + 1, len(wanted), "slices are computed ahead")
     return {"ready": wanted}
 
 
@@ -236,13 +238,12 @@ class _Scene:
     def loop(self, target: VolumeRef, report: Report) -> Loop:
         """All labelled slices before a target."""
         cut, labelled = self._cut(target), []
-        pairs = self.desk.pairs(self.task, self.mix)
-        own = own_of(self.task, target, pairs, cut.read())
-        for done, (ref, pair, mine) in enumerate(zip(self.task.examples, pairs, own, strict=True)):
-            report.step(done, len(pairs), "examples are cut")
-            if pair.known is None or self.label in pair.known:
-                # The label is the only one here, whatever its value.
-                labelled += self._labelled(ref, replace(pair, may_be_finished=not mine, known=None), mine)
+        images = [self.desk.volume(each.image, self.mix) for each in self.task.examples]
+        own = own_of(self.task, target, images, cut.read())
+        for done, (ref, mine) in enumerate(zip(self.task.examples, own, strict=True)):
+            report.step(done, len(own), "examples are cut")
+            for part in self._parts(ref) if ref.known is None or self.label in ref.known else ():
+                labelled += self._labelled(part, mine)
         name = (target, stamp_of(target), self.mix.weights, self.task.window)
         return Loop(self.engine.memory, name, cut, labelled)
 
@@ -251,11 +252,22 @@ class _Scene:
         read = partial(self.desk.volume, ref, self.mix)
         return Cut(read, scale, SlicePlan.of(read().geometry, axis or self.axis, self.engine.size))
 
-    def _labelled(self, ref: ExampleRef, pair: LabelledVolume, mine: bool) -> tuple[Labelled, ...]:
+    def _parts(self, ref: ExampleRef) -> list[ExampleRef]:
+        """Slices that came one by one as examples of their own, so that those cut before are found again."""
+        if not isinstance(ref.labels, SlicesRef) or not isinstance(ref.slices, tuple):
+            return [ref]
+        plan = SlicePlan.of(self.desk.volume(ref.image, self.mix).geometry, self.axis, self.engine.size)
+        if plan.array_axis != ref.labels.array_axis:
+            return [ref]  # cut across the slices that were drawn
+        return [replace(ref, labels=ref.labels.at(index), slices=(index,)) for index in dict.fromkeys(ref.slices)]
+
+    def _labelled(self, ref: ExampleRef, mine: bool) -> tuple[Labelled, ...]:
         stamps = stamp_of(ref.image), stamp_of(ref.labels)
         key = (ref, stamps, self.mix.weights, self.task.window, self.axis, self.label, mine)
 
         def found() -> Kept:
+            # The label is the only one here, whatever its value.
+            pair = replace(self.desk.pair(ref, self.mix), may_be_finished=not mine, known=None)
             every = tuple(self._slices(ref, pair, mine))
             return Kept(every, sum(6 * each.example.image.size + each.mask.nbytes for each in every))
 

@@ -23,12 +23,12 @@ from InContextSegLib.loading import Model
 from InContextSegLib.memory import give_back_memory
 from InContextSegLib.pictures import colours_of, grey_values
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec, VolumeRef
+from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, LabelsRef, SlicesRef, TaskSpec, VolumeRef
 from InContextSegLib.segnrrd import ENDING as SEGMENTATION
 from InContextSegLib.shared import SharedFolder
 from InContextSegLib.slicing import Intensities, Scale
 from InContextSegLib.support import Label, LabelledVolume
-from InContextSegLib.tasks import Brief, Drawn, axes_for, drawn_axis, open_session, shows
+from InContextSegLib.tasks import Brief, Drawn, axes_for, drawn_axis, open_session, same_volume
 from InContextSegLib.volume import Geometry, Kind, Volume, laid_onto
 
 VOLUME_BYTES = 2 << 30
@@ -149,13 +149,13 @@ class Desk:
 
     def pairs(self, task: TaskSpec, mix: ColourMix) -> list[LabelledVolume]:
         """The examples of a task, whole."""
-        told = [None if each.known is None else frozenset(each.known) for each in task.examples]
-        return [
-            LabelledVolume(
-                self.volume(each.image, mix), self._labels(each), each.source, slices=each.slices, known=known
-            )
-            for each, known in zip(task.examples, told, strict=True)
-        ]
+        return [self.pair(each, mix) for each in task.examples]
+
+    def pair(self, example: ExampleRef, mix: ColourMix) -> LabelledVolume:
+        """One example, whole."""
+        image = self.volume(example.image, mix)
+        known = None if example.known is None else frozenset(example.known)
+        return LabelledVolume(image, self._labels(example), example.source, slices=example.slices, known=known)
 
     def block(self, array: np.ndarray, corner_kji: list[int]) -> dict[str, Any]:
         """Hand an array over."""
@@ -187,10 +187,22 @@ class Desk:
         return colours_of(array) if array.ndim == 4 else None
 
     def _labels(self, example: ExampleRef) -> Volume:
-        labels = self.volume(example.labels)
+        ref = example.labels
+        labels = self._laid(ref) if isinstance(ref, SlicesRef) else self.volume(ref)
         if isinstance(example.labels, FileRef) and ending_of(example.labels.path) == SEGMENTATION:
             labels = laid_onto(labels, self.volume(example.image).geometry)
         return labels if example.values is None else _remapped(labels, dict(example.values))
+
+    def _laid(self, ref: SlicesRef) -> Volume:
+        """Slices as a label map of the whole grid; not kept, as the system makes only those pages that are written."""
+        parts = {index: as_labels(np.asarray(self.shared.read(name)), name) for index, name in ref.slices}
+        one = tuple(1 if axis == ref.array_axis else length for axis, length in enumerate(ref.shape))
+        labels = np.zeros(ref.shape, np.result_type(np.uint8, *(part.dtype for part in parts.values())))
+        for index, part in parts.items():
+            if part.shape != one:
+                raise InputError(f"The labels of slice {index} should be {one}, but they are {part.shape}.")
+            labels[(slice(None),) * ref.array_axis + (slice(index, index + 1),)] = part
+        return Volume(labels, Geometry(ref.shape, np.array(ref.affine)), Kind.LABELS)
 
     def _asked_for(self, values: Sequence[int], example: ExampleRef) -> np.ndarray:
         labels = self._labels(example).array
@@ -203,7 +215,7 @@ class Desk:
         values = tuple(label.value for label in brief.labels)
         mix = self.mix(task, target)
         volume, pairs = self.volume(target, mix), self.pairs(task, mix)
-        own = own_of(task, target, pairs, volume)
+        own = own_of(task, target, [pair.image for pair in pairs], volume)
         drawn = Drawn(tuple(pair for pair, mine in zip(pairs, own, strict=True) if mine), values)
         axes = (axis,) if axis else axes_for(brief.settings, volume.geometry, drawn_axis(pairs))
         brief = replace(brief, settings=replace(brief.settings, axes=axes))
@@ -212,9 +224,11 @@ class Desk:
         return Bound(task, brief, volume, own, drawn, mix, key)
 
 
-def own_of(task: TaskSpec, target: VolumeRef, pairs: Sequence[LabelledVolume], volume: Volume) -> tuple[bool, ...]:
+def own_of(task: TaskSpec, target: VolumeRef, images: Sequence[Volume], volume: Volume) -> tuple[bool, ...]:
     """For every example whether its image is the target itself."""
-    return tuple(each.image == target or shows(pair, volume) for each, pair in zip(task.examples, pairs, strict=True))
+    return tuple(
+        each.image == target or same_volume(image, volume) for each, image in zip(task.examples, images, strict=True)
+    )
 
 
 def _brief(task: TaskSpec) -> Brief:
@@ -237,9 +251,9 @@ def stamps_of(task: TaskSpec) -> tuple:
     return tuple(stamp_of(ref) for each in task.examples for ref in (each.image, each.labels))
 
 
-def stamp_of(ref: VolumeRef) -> tuple[int, int] | None:
+def stamp_of(ref: LabelsRef) -> tuple[int, int] | None:
     """What changes when a file is written anew; arrays never change."""
-    if isinstance(ref, ArrayRef):
+    if not isinstance(ref, FileRef):
         return None
     try:
         found = Path(ref.path).stat()

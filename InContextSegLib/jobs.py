@@ -41,8 +41,8 @@ from InContextSegLib.tasks import (
     keep_drawn,
     open_session,
     read_pairs,
+    same_volume,
     segments_of,
-    shows,
 )
 from InContextSegLib.volume import Geometry, Kind, Volume
 
@@ -97,7 +97,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
     pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
-    own = [pair for pair in pairs if shows(pair, volume)]
+    own = [pair for pair in pairs if same_volume(pair.image, volume)]
     pairs = [replace(pair, may_be_finished=pair not in own) for pair in pairs]
     session = open_session(job, volume.geometry, pairs, report)
     _check_outputs(job, outputs(job, session.labels))

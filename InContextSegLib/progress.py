@@ -28,6 +28,11 @@ class Report:
     def hurried(self) -> bool:
         return self._hurried.is_set()
 
+    def check(self) -> None:
+        """Raises: Cancelled: if `cancel` was called."""
+        if self._cancelled.is_set():
+            raise Cancelled("Cancelled.")
+
     def step(self, done: int, total: int, message: str = "") -> None:
         """Say that `done` of `total` steps are finished.
 

@@ -8,8 +8,8 @@ earlier one: a worker that starts anew has lost nothing but time.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from InContextSegLib.config import from_mapping, to_mapping
@@ -57,6 +57,47 @@ VolumeRef = ArrayRef | FileRef
 
 
 @dataclass(frozen=True)
+class SlicesRef:
+    """Labels on single slices of a grid, each an array of its own in the shared folder; on all others there are none.
+
+    So one slice more costs what one slice holds, whatever the volume and the other slices hold.
+
+    Attributes:
+        slices: pairs of an index along the array axis and the name of an array (k, j, i), 1 long across the slice.
+        array_axis: 0 (k), 1 (j) or 2 (i).
+        shape: of the whole grid.
+        affine: takes (i, j, k, 1) to RAS millimetres.
+    """
+
+    slices: tuple[tuple[int, str], ...]
+    array_axis: int
+    shape: Index
+    affine: tuple[Row, Row, Row, Row]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.array_axis <= 2:
+            raise InputError(f"array_axis: asked for 0 (k), 1 (j) or 2 (i), got {self.array_axis}.")
+        length = self.shape[self.array_axis]
+        beyond = [index for index, _name in self.slices if not 0 <= index < length]
+        if beyond:
+            raise InputError(
+                f"Labels came for slice {beyond[0]} of a volume with {length}, counted from 0; leave that slice out."
+            )
+
+    @classmethod
+    def of(cls, slices: Iterable[tuple[int, str]], array_axis: int, geometry: Geometry) -> "SlicesRef":
+        """Arrays of these names on slices of a grid."""
+        return cls(tuple(slices), array_axis, geometry.shape, tuple(map(tuple, geometry.affine.tolist())))
+
+    def at(self, index: int) -> "SlicesRef":
+        """One of the slices alone."""
+        return replace(self, slices=tuple(each for each in self.slices if each[0] == index))
+
+
+LabelsRef = VolumeRef | SlicesRef
+
+
+@dataclass(frozen=True)
 class ExampleRef:
     """A labelled image.
 
@@ -68,7 +109,7 @@ class ExampleRef:
     """
 
     image: VolumeRef
-    labels: VolumeRef
+    labels: LabelsRef
     source: str
     slices: SliceChoice | None = None
     values: tuple[tuple[int, int], ...] | None = None

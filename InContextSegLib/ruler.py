@@ -1,7 +1,7 @@
 """One side of a network picture: which weighted means of voxels its pixels are, and the way back."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 
@@ -9,6 +9,7 @@ _BLUR_PER_STEP = 0.25
 _BLUR_REACH = 3.0
 # Sampling positions this close (in voxels or pixels) to a border are on it, whatever the rounding of the affine.
 _TIE = 1e-6
+_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,26 @@ class Ruler:
         """Voxel index for every covered pixel; a tie goes to the later voxel."""
         return np.clip(np.floor(self._centres() + 0.5 + _TIE), 0, self.length - 1).astype(np.intp)
 
-    @cached_property
+    @property
     def sampling(self) -> np.ndarray:
-        """(size, length) float32: voxels to pixels; rows are weighted means, all zero in the padding."""
+        """(size, length) float32, read-only: voxels to pixels; rows are weighted means, all zero in the padding."""
+        return _sampling(self)
+
+    def sampled(self) -> np.ndarray:
+        """Work `sampling` out."""
         before, fraction = _bracket(self._centres(), 0, self.length - 1)
         here, next_one = self._blurred(before), self._blurred(np.minimum(before + 1, self.length - 1))
         weights = np.zeros((self.size, self.length))
         weights[self.covered] = (1 - fraction)[:, None] * here + fraction[:, None] * next_one
         return weights.astype(np.float32)
 
-    @cached_property
+    @property
     def restoring(self) -> np.ndarray:
-        """(length, size) float32: pixels to voxels; rows are weighted means of covered pixels."""
+        """(length, size) float32, read-only: pixels to voxels; rows are weighted means of covered pixels."""
+        return _restoring(self)
+
+    def restored(self) -> np.ndarray:
+        """Work `restoring` out."""
         last = self.covered.stop - 1
         before, fraction = _bracket(self.to_pixel(np.arange(self.length)), self.covered.start, last)
         weights = np.zeros((self.length, self.size))
@@ -75,6 +84,22 @@ class Ruler:
         distance = np.abs(np.arange(self.length) - centres[:, None])
         weights = np.exp(-0.5 * (distance / max(sigma, _TIE)) ** 2) * (distance <= reach[:, None] + _TIE)
         return weights / weights.sum(axis=1, keepdims=True)
+
+
+# Plans of one window are made over and over, one for each slice.
+@lru_cache(_KEPT)
+def _sampling(ruler: Ruler) -> np.ndarray:
+    return _frozen(ruler.sampled())
+
+
+@lru_cache(_KEPT)
+def _restoring(ruler: Ruler) -> np.ndarray:
+    return _frozen(ruler.restored())
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
 
 
 def _bracket(positions: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:

@@ -158,9 +158,9 @@ def _stand_alone(labels: Volume, axis: str) -> bool:
     return not (labelled[1:] & labelled[:-1]).any()
 
 
-def shows(pair: LabelledVolume, volume: Volume) -> bool:
-    """Whether the labels belong to this very volume."""
-    return pair.image.geometry.matches(volume.geometry) and np.array_equal(pair.image.array, volume.array)
+def same_volume(image: Volume, volume: Volume) -> bool:
+    """Whether two volumes are the very same."""
+    return image.geometry.matches(volume.geometry) and np.array_equal(image.array, volume.array)
 
 
 @dataclass(frozen=True, eq=False)

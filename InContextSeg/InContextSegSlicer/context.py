@@ -15,10 +15,10 @@ from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import savingExamples
 from InContextSegSlicer.labelmaps import labelmapOf
-from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, taskOf
+from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, spokenIn, taskOf
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from InContextSegSlicer.prompting import Place
-from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark, marksIn, spokenOf
+from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark, marksIn
 
 
 @dataclass
@@ -73,17 +73,22 @@ class Context:
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""
-        self._untaught(volume, segmentation)
-        rows = self.rows(volume, segmentation, place)
-        if not rows or not self.learns:
-            return None
-        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
-        choices = self.choices
-        key = (name, place.axis, tuple(choices.items()), tuple((row, *_timesOf(row, name)) for row in rows))
-        if self._known is None or self._known[0] != key:
+        while self.learns and (rows := self.rows(volume, segmentation, place)):
+            key = self.key(volume, segmentation, place)
+            if self._known is not None and self._known[0] == key:
+                return self._known[1]
+            name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
             task = yield from taskOf(self._order(volume, rows, name, place.axis), self.handover)
-            self._known = key, task
-        return self._known[1]
+            yield from self._untaught(rows, task)
+            if self.rows(volume, segmentation, place) == rows:
+                self._known = key, task
+        return None
+
+    def key(self, volume, segmentation, place: Place) -> tuple:
+        """The same as long as the task is, for all slices along an axis."""
+        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        rows = self.rows(volume, segmentation, place)
+        return name, place.axis, tuple(self.choices.items()), tuple((row, *_timesOf(row, name)) for row in rows)
 
     def saving(self, volume, segmentation, place: Place, folder: str) -> Generator[None, None, SaveExamples]:
         """A chore: ask to keep the examples of the segment in a folder that holds none yet.
@@ -129,31 +134,33 @@ class Context:
         self._known = None
         self._applied.clear()
 
-    def _untaught(self, volume, segmentation) -> None:
+    def _untaught(self, rows: tuple[ExampleRow, ...], task: TaskSpec) -> Generator[None, None, None]:
         """A slice that was applied and taken back teaches no more, else it would say that there is nothing."""
-        pair = (volume.GetID(), segmentation.GetID())
-        for each in [each for each in self._applied if each[:2] == pair]:
-            axis, index = each[2:]
-            box = grid.slab(volume, axis, index, index)
-            ids = dict.fromkeys(bridge.segmentNames(segmentation), 1)
-            if bridge.labelsInBox(segmentation, ids, volume, box).any():
+        for row, example in zip(rows, task.examples, strict=True):
+            if row.fromFiles or not row.axis:
                 continue
-            self._applied.discard(each)
-            for row in self.examples.rows():
-                if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
-                    left = replace(row, slices=tuple(other for other in row.slices if other != index))
-                    self.examples.change(row.key, slices=left.slices) if left.slices else self.examples.remove(
-                        [row.key]
-                    )
+            pair, shown = (row.volume.GetID(), row.segmentation.GetID()), dict(example.labels.slices)
+            bare = [i for i in row.slices if i not in shown and (*pair, row.axis, i) in self._applied]
+            ids, along = dict.fromkeys(bridge.segmentNames(row.segmentation), 1), grid.arrayAxis(row.volume, row.axis)
+            drawn = yield from bridge.labelsOnSlices(row.segmentation, ids, row.volume, along, bare)
+            for number, index in enumerate(bare):
+                if not drawn.take(number, along).any():
+                    self._applied.discard((*pair, row.axis, index))
+                    self._takeBack(row.volume, row.segmentation, row.axis, index)
+
+    def _takeBack(self, volume, segmentation, axis: str, index: int) -> None:
+        for row in self.examples.rows():
+            if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
+                left = tuple(other for other in row.slices if other != index)
+                self.examples.change(row.key, slices=left) if left else self.examples.remove([row.key])
 
 
 def _telling(row: ExampleRow, name: str) -> ExampleRow:
     """The row with those of its slices that say where the segment of that name is."""
-    if row.fromFiles or not row.axis:
+    if not row.axis:
         return row
-    every = row.segmentation.GetSegmentation()
-    segment = every.GetSegment(every.GetSegmentIdBySegmentName(name))
-    return replace(row, slices=spokenOf(row.slices, row.axis, segment, row.segmentation, row.volume))
+    spoken = spokenIn(row, (name,))
+    return replace(row, slices=tuple(index for index in row.slices if spoken[index]))
 
 
 def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:

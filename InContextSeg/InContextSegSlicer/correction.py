@@ -15,10 +15,12 @@ from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import saved
+from InContextSegSlicer.lookahead import LookAhead
 from InContextSegSlicer.plane import Cuts, written
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
 from InContextSegSlicer.propagation import Propagation, Wish
+from InContextSegSlicer.voxelsets import cropped
 
 LANE = "correct"
 CANCELLED = "Cancelled"
@@ -69,6 +71,7 @@ class Correction:
         self.replaceSlice = False
         self.changed: Callable[[], None] = lambda: None
         self._chores, self._saving = ChoreQueue(), ChoreQueue()
+        self.ahead = LookAhead(client, self.context, handover, self._chores)
         self._sessions: dict[Place, Session] = {}
         self._asking: Step | None = None
 
@@ -76,6 +79,11 @@ class Correction:
     def working(self) -> bool:
         """Whether an answer is awaited."""
         return self._asking is not None or self.propagation.working or bool(self._saving)
+
+    @property
+    def restless(self) -> bool:
+        """Whether the next tick has something to do."""
+        return self.working or len(self._chores) > 0
 
     @property
     def session(self) -> Session | None:
@@ -106,6 +114,7 @@ class Correction:
         if place == self.place and self._nodes() is not None:
             return
         self._chores.drop()
+        self.ahead.drop()
         self._asking = None  # its answer is not waited for any more
         self.place, self.message = place, ""
         if self._nodes() is None:
@@ -184,10 +193,12 @@ class Correction:
         volume, segmentation = nodes
         block = self._mask(answer)
         writer = bridge.SegmentWriter(self.scene, editor, byHand=True)
-        existing = "all" if self.replaceSlice else "nothing"
+        existing, region = "all" if self.replaceSlice else "nothing", bridge.Region()
         if place.plane is None:
-            region = bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
-            pieces = writer.write(volume, segmentation, block, answer.cornerKji, {1: place.segment}, existing, region)
+            if self.replaceSlice:
+                region = bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
+            block, corner = cropped(block, answer.cornerKji)
+            pieces = writer.write(volume, segmentation, block, corner, {1: place.segment}, existing, region)
         else:
             cut = self.cuts.known(place.plane, volume)
             pieces = written(writer, cut, volume, (segmentation, place.segment), block, existing)
@@ -288,6 +299,8 @@ class Correction:
                 self.preview.clear()
             if nodes is not None and self._asking is None and (self.marks or self._proposing(*nodes)):
                 self._ask(self.session, self.session.history.now, *nodes)
+        if nodes is not None and not self.working and self.place.plane is None:
+            self.ahead.wish(*nodes, self.place, lambda: not self.working)
         self.changed()
 
     def _proposing(self, volume, segmentation) -> bool:
@@ -331,7 +344,11 @@ class Correction:
             except BaseException:  # a newer slice is wanted, too
                 clean()
                 raise
-            if fields is None:
+            if session.history.now is not step:  # there is more to say by now
+                clean()
+                self._asking = None
+                self._follow()
+            elif fields is None:
                 self._asking = None
             else:
                 self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
@@ -351,8 +368,8 @@ class Correction:
             target, sliced = cut.target, cut.node
         previous = session.previous(step)
         if previous is None and self._carried:
-            box = grid.slab(volume, place.axis, place.index, place.index)
-            drawn = bridge.labelsInBox(segmentation, {place.segment: 1}, volume, box)
+            along = grid.arrayAxis(volume, place.axis)
+            drawn = yield from bridge.labelsOnSlices(segmentation, {place.segment: 1}, volume, along, [place.index])
             previous = yield from self.client.publishing(((2.0 * drawn - 1) * DRAWN_LOGIT).astype(np.float16))
             lent.append(previous)
         said, scribbles = saidOn(step.marks, sliced, place.axis, place.index), []
@@ -390,6 +407,7 @@ class Correction:
                 if answer.logits is not None:
                     self.client.forget(answer.logits)
                 session.answers[step] = replace(answer, logits=None)
+            self.ahead.forget()
         if wanted:
             self._asking = None
             if kind != CANCELLED:

@@ -1,14 +1,14 @@
 """Volumes and segments of the scene handed to the worker, each once for as long as it stays as it is."""
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import slicer
 
 from InContextSegLib.client import WorkerClient
-from InContextSegLib.protocol import ArrayRef
+from InContextSegLib.protocol import ArrayRef, SlicesRef
 from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
 
@@ -42,30 +42,39 @@ class Handover:
         segmentation: slicer.vtkMRMLSegmentationNode,
         values: Mapping[str, int],
         volume: slicer.vtkMRMLScalarVolumeNode,
-        only: tuple[int, tuple[int, ...]] | None = None,
     ) -> Generator[None, None, ArrayRef]:
-        """A chore: segments (ID: value) as a label map on the grid of a volume.
-
-        Args:
-            only: an axis of the array and indices along it; what is on other slices is left out.
-        """
+        """A chore: segments (ID: value) as a label map on the grid of a volume."""
         array = yield from bridge.labelsOnGrid(segmentation, values, volume)
-        if only is not None:
-            axis, indices = only
-            kept = np.zeros(array.shape[axis], bool)
-            kept[list(indices)] = True
-            for index in np.flatnonzero(~kept):
-                array[(slice(None),) * axis + (int(index),)] = 0
-            yield
-        digest = yield from _digest(array)
-        name = yield from self._published(("labels", digest), array)
+        name = yield from self._told(array)
         return ArrayRef.of(name, bridge.geometryOf(volume), Kind.LABELS)
+
+    def slices(
+        self,
+        segmentation: slicer.vtkMRMLSegmentationNode,
+        values: Mapping[str, int],
+        volume: slicer.vtkMRMLScalarVolumeNode,
+        axis: int,
+        indices: Sequence[int],
+    ) -> Generator[None, None, SlicesRef]:
+        """A chore: segments (ID: value) on slices of a volume across an axis of the array, those that show any."""
+        labels = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, indices)
+        named = []
+        for number, index in enumerate(indices):
+            one = labels.take([number], axis)
+            if one.any():
+                name = yield from self._told(one)
+                named.append((index, name))
+        return SlicesRef.of(named, axis, bridge.geometryOf(volume))
 
     def forgetAll(self) -> None:
         """Take every array back, as when a scene is closed."""
         for name, _bytes in self._kept.values():
             self.client.forget(name)
         self._kept.clear()
+
+    def _told(self, labels: np.ndarray) -> Generator[None, None, str]:
+        digest = yield from _digest(labels)
+        return (yield from self._published(("labels", digest), labels))
 
     def _published(self, what: tuple, array: np.ndarray) -> Generator[None, None, str]:
         known = self._kept.pop(what, None)

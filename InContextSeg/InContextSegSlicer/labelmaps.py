@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -134,16 +135,18 @@ class Reading:
     def __call__(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Labels (k, j, i) of a box, uint8 where that is enough, else uint16."""
         labels = np.zeros(tuple(np.asarray(high) - low), dtype=self.dtype)
+        empty = True
         for labelmap, members in self._layers():
             if labelmap is None:
                 for segmentID in members:
                     inside = _rasterised(self._surfaces.get(segmentID), low, high)
                     np.copyto(labels, self._values[segmentID], where=inside & (labels == 0))
+                empty = False
             elif not isEmpty(labelmap):
                 passage = Passage(self._grid, gridOf(labelmap, self._node))
                 found = sampled(rasterOf(labelmap), passage, low, high)
-                renamed = self._renamed(found, members)
-                np.copyto(labels, renamed, where=labels == 0)
+                np.copyto(labels, self._renamed(found, members), where=True if empty else labels == 0)
+                empty = False
         return labels
 
     def _layers(self) -> Iterator[tuple[Any, dict[str, int]]]:
@@ -154,6 +157,9 @@ class Reading:
 
     def _renamed(self, found: np.ndarray, members: dict[str, int]) -> np.ndarray:
         labels = {label: self._values[segmentID] for segmentID, label in members.items()}
+        if len(labels) == 1:  # several times as fast
+            ((label, value),) = labels.items()
+            return (found == label) * self.dtype(value)
         table = np.zeros(max(labels) + 2, dtype=self.dtype)  # the last entry stands for everything beyond
         for label, value in labels.items():
             table[label] = value
@@ -201,12 +207,22 @@ def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
     labelmap, label = labelmapOf(segment), segment.GetLabelValue()
 
     def copying(own):
-        own.CopyDirections(labelmap)
-        own.SetOrigin(labelmap.GetOrigin())
-        own.SetSpacing(labelmap.GetSpacing())
-        own.SetExtent(labelmap.GetExtent())
-        own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-        return (yield from _copied(rasterOf(own), rasterOf(labelmap), lambda piece: piece == label))
+        # No more than it holds: the Segment Editor copies all of a labelmap for every state of undo.
+        source, held = rasterOf(labelmap), []
+
+        def look(low, high):
+            if (source.array[tuple(map(slice, low - source.box[0], high - source.box[0]))] == label).any():
+                held.append((low, high))
+
+        yield from inPieces(*source.box, look)
+        if held:
+            own.CopyDirections(labelmap)
+            own.SetOrigin(labelmap.GetOrigin())
+            own.SetSpacing(labelmap.GetSpacing())
+            own.SetExtent(*extentOf(*reduce(union, held)))
+            own.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+            yield from _copied(rasterOf(own), source, lambda piece: piece == label)
+        return held
 
     own, touched = yield from _whileUnchanged(labelmap, copying)
     segment = segmentOf(segmentationNode, segmentID)
@@ -278,8 +294,7 @@ def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str])
 
 
 def _copied(new: Raster, old: Raster, change) -> Chore:
-    """Fill `new` with `change` of what `old` holds there, else 0; return the boxes in which there is something."""
-    touched: list[Box] = []
+    """Fill `new` with `change` of what `old` holds there, else 0."""
 
     def work(low, high):
         window = new.array[tuple(map(slice, low - new.box[0], high - new.box[0]))]
@@ -288,11 +303,8 @@ def _copied(new: Raster, old: Raster, change) -> Chore:
         if np.all(first < last):
             piece = change(old.array[tuple(map(slice, first - old.box[0], last - old.box[0]))])
             window[tuple(map(slice, first - low, last - low))] = piece
-            if piece.any():
-                touched.append((first, last))
 
     yield from inPieces(*new.box, work)
-    return touched
 
 
 def _boundsOf(surface: Any) -> Box:

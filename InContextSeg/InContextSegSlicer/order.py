@@ -241,6 +241,9 @@ def _example(
     segmentation = row.segmentation.GetSegmentation()
     ids = [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
     wanted = {each: values[name] for each, name in zip(ids, namesIn(row), strict=True) if name in values}
-    only = (SlicePlan.of(bridge.geometryOf(row.volume), row.axis).array_axis, row.slices) if row.axis else None
-    labels = yield from handover.labels(row.segmentation, wanted, row.volume, only)
+    if row.axis:
+        along = SlicePlan.of(bridge.geometryOf(row.volume), row.axis).array_axis
+        labels = yield from handover.slices(row.segmentation, wanted, row.volume, along, row.slices)
+    else:
+        labels = yield from handover.labels(row.segmentation, wanted, row.volume)
     return ExampleRef(image, labels, patient, row.slices)

@@ -1,6 +1,6 @@
 """From the scene to arrays and back: volumes with their place in the world, segments as labels, nodes for results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,12 +115,38 @@ def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: A
     return labels
 
 
-def labelsInBox(segmentationNode: Any, values: Mapping[str, int], volumeNode: Any, box: tuple) -> np.ndarray:
-    """What `labelsOnGrid` finds in a box (low, high) of the volume, high exclusive; at once, so for a slice or two."""
+def labelsOnSlices(
+    segmentationNode: Any, values: Mapping[str, int], volumeNode: Any, axis: int, indices: Sequence[int]
+) -> Chore:
+    """What `labelsOnGrid` finds on slices across an axis of the array: (k, j, i) with all of them along that axis.
+
+    Raises:
+        InputError: as there, and if the volume has no such slice.
+    """
+    shape, across = arrayOf(volumeNode).shape[:3], [other for other in range(3) if other != axis]
+    for index in indices:
+        if not 0 <= index < shape[axis]:
+            raise InputError(
+                f"Slice {index} of the volume {volumeNode.GetName()!r} was asked for, but it has {shape[axis]} slices, "
+                "counted from 0; choose them anew."
+            )
     reading = Reading(segmentationNode, values, gridOfVolume(volumeNode))
-    for _ in reading.prepare():
-        pass
-    return reading(*(np.array(end) for end in box))
+    labels = np.zeros((len(indices), *(shape[other] for other in across)), dtype=reading.dtype)
+
+    def work(low, high):
+        for number in range(low[0], high[0]):
+            first, last = (np.insert(end[1:], axis, indices[number]) for end in (low, high))
+            last[axis] += 1
+            window = labels[(number, *map(slice, low[1:], high[1:]))]
+            window[...] = reading(first, last).reshape(window.shape)
+
+    yield from reading.prepare()
+    something = yield from reading.reach()
+    ends = (np.insert(end[across], 0, 0) for end in something)
+    low, high = intersection(tuple(ends), (np.zeros(3, int), np.array(labels.shape)))
+    low[0], high[0] = 0, len(indices)
+    yield from inPieces(low, high, work)
+    return np.moveaxis(labels, 0, axis)
 
 
 def ensureSegmentation(scene: Any, volumeNode: Any, name: str) -> Any:

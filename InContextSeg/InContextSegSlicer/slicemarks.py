@@ -68,9 +68,10 @@ def spokenByName(
     segmentation: slicer.vtkMRMLSegmentationNode,
     volume: slicer.vtkMRMLScalarVolumeNode,
 ) -> dict[int, tuple[str, ...]]:
-    """For some teaching slices those among some names of whose segments they say where they are (`spokenOf`).
+    """For some teaching slices those among some names of whose segments they say where they are.
 
-    Of a name that no segment has, slices speak that a person chose as a whole: there is none of it.
+    A slice that a person chose as a whole speaks of every name, and of one that no segment has it says that there is
+    none; a slice that was applied speaks of the segments that it was applied for.
     """
     applied: dict[str, set[int]] = defaultdict(set)
     every = segmentation.GetSegmentation()
@@ -83,24 +84,3 @@ def spokenByName(
     return {
         index: tuple(name for name in names if index not in parts or index in applied.get(name, ())) for index in slices
     }
-
-
-def spokenOf(
-    slices: Iterable[int],
-    axis: str,
-    segment: slicer.vtkSegment,
-    segmentation: slicer.vtkMRMLSegmentationNode,
-    volume: slicer.vtkMRMLScalarVolumeNode,
-) -> tuple[int, ...]:
-    """Those of some teaching slices that say where a segment is: not those applied for others alone.
-
-    A slice that a person chose as a whole says of every segment where it is; one that was applied speaks of its own.
-    """
-    own, others = set(), set()
-    every = segmentation.GetSegmentation()
-    for number in range(every.GetNumberOfSegments()):
-        each = every.GetNthSegment(number)
-        applied = marksIn(each, volume, APPLIED)
-        if applied.axis == axis:
-            (own if each is segment else others).update(applied.confidence)
-    return tuple(index for index in slices if index in own or index not in others)

@@ -115,6 +115,14 @@ def setTag(segment: Any, name: str, text: str) -> None:
         segment.RemoveTag(name)
 
 
+def cropped(block: np.ndarray, cornerKji: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The part of labels that is not 0, and its corner: of what a labelmap holds the Segment Editor copies all."""
+    box = tightBox(block > 0)
+    if box is None:
+        return block, cornerKji
+    return block[tuple(map(slice, *box))], tuple((box[0] + cornerKji).tolist())
+
+
 def tightBox(mask: np.ndarray) -> Box | None:
     """The smallest box, in indices of the mask, that holds all of it; None for an empty one."""
     low, high = np.zeros(3, int), np.zeros(3, int)

@@ -130,7 +130,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         self.correction.tick()
         if not self.correction.working:
             self._notice()
-        interval = BUSY_MS if self.correction.working else IDLE_MS
+        interval = BUSY_MS if self.correction.restless else IDLE_MS
         if self._timer.interval != interval:
             self._timer.setInterval(interval)
 
@@ -253,7 +253,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
 
     def onTimerDue(self):
         """Work that has just been asked for does not wait for the next tick of a slow timer."""
-        if self.correction.working and self._timer.interval != BUSY_MS:
+        if self.correction.restless and self._timer.interval != BUSY_MS:
             self._timer.start(BUSY_MS)
 
     def _on(self, slot):

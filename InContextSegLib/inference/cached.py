@@ -1,11 +1,12 @@
 """A network on its device, remembering what depends on an image or on an example alone, within budgets of memory."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.models import SliceSegmenter
@@ -73,3 +74,18 @@ class CachedSegmenter:
         gpu = self.device.type == "cuda"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=gpu):
             return function(*arguments)
+
+
+class Interruptible(TorchFunctionMode):
+    """Within it `check` is called before whatever torch does: what it raises ends a computation, and nothing is kept.
+
+    A network takes a tenth of a second, which is long for somebody who waits for another answer.
+    """
+
+    def __init__(self, check: Callable[[], None]):
+        super().__init__()
+        self._check = check
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self._check()
+        return func(*args, **(kwargs or {}))

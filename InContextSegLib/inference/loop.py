@@ -105,6 +105,7 @@ class LoopMemory:
     def __init__(self, network: CachedSegmenter):
         self.network = network
         self.slices = BoundedCache(SLICE_BYTES)
+        self.pictures = BoundedCache(EXAMPLE_BYTES)
         self._examples = BoundedCache(EXAMPLE_BYTES)
 
     def same(self, example: Example) -> Example:
@@ -127,7 +128,7 @@ class Loop:
     def __init__(self, memory: LoopMemory, target: Hashable, cut: Cut, labelled: Sequence[Labelled]):
         self.cut = cut
         self._memory, self._target, self._labelled = memory, target, tuple(labelled)
-        self._pictures, self._openings = BoundedCache(EXAMPLE_BYTES), BoundedCache(OPENING_BYTES)
+        self._openings = BoundedCache(OPENING_BYTES)
         self._order = {each: place for place, each in enumerate(self._labelled)}
         self.applied = {each.number: each for each in self._labelled if each.own}
 
@@ -258,7 +259,7 @@ class Loop:
             picture = self._memory.same(each.picture(box))
             return _Kept(picture, 6 * picture.image.size)
 
-        return self._pictures.get((each, box), cut).value
+        return self._memory.pictures.get((each, box), cut).value
 
     def _beside(self, number: int, labelled: Iterable[Labelled]) -> list[Labelled]:
         """The nearest slices of the target, one on either side, that show the label."""

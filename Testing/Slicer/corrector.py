@@ -10,12 +10,13 @@ from InContextSegLib.protocol import request_of
 from InContextSegSlicer import bridge, sharedworker
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import finish
-from Testing.Slicer.quickworker import QuickWorker
+from Testing.Slicer.quickworker import QuickWorker, namesOf
 
 MODULE = Path(__file__).resolve().parents[2] / "InContextSeg" / "SegmentEditorInContextSeg.py"
 FIELDS = {"id", "do", "lane", "target", "axis", "index", "prompts", "task", "label", "previous", "model", "window"}
 FADING, STOP = 0.1, 0.55  # how much less sure a slice is than the one before it, and where that is too little
 RADIUS = 2.2  # voxels of the disc that a click gets
+FIELDS_AHEAD = FIELDS - {"prompts", "previous"}
 AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
@@ -24,18 +25,47 @@ class DiscWorker(QuickWorker):
 
     Attributes:
         corrected, carried: the requests so far.
+        ahead: those for slices to be computed ahead.
     """
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.corrected, self.carried = [], []
+        self.corrected, self.carried, self.ahead = [], [], []
+
+    def write(self, line):
+        """As a worker does: what is computed ahead makes way for whatever is asked."""
+        if json.loads(line)["do"] != "cancel":
+            for each in [each for each in self._waiting if each["do"] == "neighbours"]:
+                self._waiting.remove(each)
+                self._send(id=each["id"], **{"is": "cancelled"})
+        super().write(line)
 
     def _answer(self, message):
+        if message["do"] == "neighbours":
+            return self._near(message)
         if self.fail is None and message["do"] == "correct":
             return {"is": "done", "seconds": 0.01, **self._slice(message)}
         if self.fail is None and message["do"] == "propagate":
             return {"is": "done", "seconds": 0.01, **self._carried(message)}
         return super()._answer(message)
+
+    def _near(self, message):
+        assert set(message) == FIELDS_AHEAD | {"device"}, set(message) ^ (FIELDS_AHEAD | {"device"})
+        json.dumps(message)
+        self.ahead.append(message)
+        if self.fail is not None:
+            return {"is": "failed", "kind": self.fail[0], "message": self.fail[1]}
+        self._folder.read(message["target"]["name"])
+        self._examples(message)
+        return {"is": "done", "seconds": 0.01, "ready": [message["index"]]}
+
+    def _examples(self, message):
+        """The examples of a request, whose labels have to be there to be read."""
+        request = request_of(message)
+        for each in request.task.examples if request.task else ():
+            for name in namesOf(each.labels):
+                self._folder.read(name)
+        return request.task.examples if request.task else ()
 
     def _slice(self, message):
         assert set(message) == FIELDS | {"device"}, set(message) ^ (FIELDS | {"device"})
@@ -63,9 +93,7 @@ class DiscWorker(QuickWorker):
             mask = self._folder.read(name)
             window = tuple(slice(low, low + length) for low, length in zip(corner, mask.shape, strict=True))
             probability[window][mask > 0] = float(positive)
-        examples = message["task"]["examples"] if message["task"] else []
-        for each in examples:
-            self._folder.read(each["labels"]["name"])
+        examples = self._examples(message)
         block = np.rint(255 * probability).astype(np.uint8).take([message["index"]], along)
         corner = [message["index"] if axis == along else 0 for axis in range(3)]
         found = {"array": self._folder.write(block), "corner_kji": corner}
@@ -81,7 +109,8 @@ class DiscWorker(QuickWorker):
         drawn = np.zeros(target.shape, bool)
         for each in request.task.examples:
             if each.image == request.target:
-                drawn |= self._folder.read(each.labels.name) == request.label
+                for index, name in each.labels.slices:
+                    np.moveaxis(drawn, along, 0)[index] = self._folder.read(name).take(0, along) == request.label
         layers = np.moveaxis(drawn, along, 0)
         applied = [index for index in range(len(layers)) if layers[index].any()]
         start = sorted(request.start or applied)

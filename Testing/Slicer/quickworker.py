@@ -6,10 +6,15 @@ import os
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import ArrayRef, Preview, Segment, request_of
+from InContextSegLib.protocol import ArrayRef, Preview, Segment, SlicesRef, request_of
 from InContextSegLib.shared import SharedFolder
 
 BOX = (slice(2, 5), slice(3, 9), slice(3, 9))
+
+
+def namesOf(labels):
+    """The arrays that labels are made of."""
+    return [name for _index, name in labels.slices] if isinstance(labels, SlicesRef) else [labels.name]
 
 
 class QuickWorker:
@@ -82,7 +87,8 @@ class QuickWorker:
         for each in request.task.examples:
             if isinstance(each.image, ArrayRef):
                 self._folder.read(each.image.name)
-                self._folder.read(each.labels.name)
+                for name in namesOf(each.labels):
+                    self._folder.read(name)
         shape = self._folder.read(request.target.name).shape[:3]
         axis = next(iter(request.task.settings.axes))
         known = {"axis": "axial" if axis == "auto" else axis, "adaptation": {}, "uncertainty": None, "given": []}

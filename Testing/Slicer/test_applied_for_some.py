@@ -65,8 +65,12 @@ def test_a_row_becomes_an_example_for_every_set_of_segments_that_its_slices_spea
         ((2,), (2,), "Example1"),
         ((3,), None, "Example1"),
     ]
-    labels = [doctor.controller.client.fetch(each.labels.name) for each in task.examples]
-    assert [np.unique(array).tolist() for array in labels] == [[0, 1], [0, 2], [0, 1, 2]]
+    fetch = doctor.controller.client.fetch
+    held = [
+        {int(value) for _index, name in each.labels.slices for value in np.unique(fetch(name))}
+        for each in task.examples
+    ]
+    assert held == [{0, 1}, {0, 2}, {0, 1, 2}]
 
 
 def test_a_slice_that_a_person_chose_as_a_whole_speaks_of_all(doctor):

@@ -122,9 +122,13 @@ def test_the_segment_named_first_has_the_voxels_that_several_share(scene):
         found = finish(bridge.labelsOnGrid(segmentation, {segment: ord(segment) for segment in order}, volume))
         assert np.array_equal(found, expected)
         assert found.dtype == np.uint8
-    low, high = (4, 3, 2), (6, 21, 30)
-    part = bridge.labelsInBox(segmentation, {segment: ord(segment) for segment in "ACB"}, volume, (low, high))
-    assert np.array_equal(part, expected[tuple(map(slice, low, high))])
+    for axis, indices in enumerate(((4, 2), (3,), (9, 0, 8))):
+        part = finish(
+            bridge.labelsOnSlices(segmentation, {segment: ord(segment) for segment in "ACB"}, volume, axis, indices)
+        )
+        assert np.array_equal(part, expected.take(indices, axis))
+    with pytest.raises(InputError, match=r"Slice 99 of the volume 'CT' was asked for, but it has \d+ slices"):
+        finish(bridge.labelsOnSlices(segmentation, {"A": 1}, volume, 0, (3, 99)))
 
 
 @pytest.mark.parametrize("kind", [vtk.VTK_UNSIGNED_CHAR, vtk.VTK_SHORT, vtk.VTK_FLOAT, vtk.VTK_INT])

@@ -10,6 +10,7 @@ from InContextSegSlicer.propagation import outcome
 from InContextSegSlicer.slicemarks import PROPAGATED, SliceMarks, mark, marksIn
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
+from Testing.Slicer.patients import finish
 from Testing.Slicer.test_effect import volumeOf
 from Testing.Slicer.test_effect_oblique import turn
 
@@ -234,7 +235,7 @@ def test_a_propagation_can_be_cancelled_and_writes_nothing(corrector, scene, wha
     assert worker.asked[-1] == "cancel" or "cancel" in worker.asked
     if what != "close":
         corrector.segmentation = segmentation
-        shown = bridge.labelsInBox(segmentation, {"organ": 1}, corrector.volume, ((0, 0, 0), before.shape))
+        shown = finish(bridge.labelsOnGrid(segmentation, {"organ": 1}, corrector.volume))
         np.testing.assert_array_equal(shown > 0, before)
 
 
