@@ -199,7 +199,10 @@ class Correction:
                 region = bridge.Region(grid.slab(volume, place.axis, place.index, place.index))
             block, corner = cropped(block, answer.cornerKji)
             pieces = writer.write(volume, segmentation, block, corner, {1: place.segment}, existing, region)
+            along = grid.arrayAxis(volume, place.axis)
+            changed = self.handover.changing(segmentation, place.segment, volume, along, place.index)
         else:
+            changed = None
             cut = self.cuts.known(place.plane, volume)
             pieces = written(writer, cut, volume, (segmentation, place.segment), block, existing)
         saveState()
@@ -211,6 +214,8 @@ class Correction:
         except InputError as error:
             self._say(str(error))
             return False
+        if changed is not None:
+            changed()
         taught = self._taught(volume, segmentation, place) if block.any() else ""
         self._drop(place)
         self.place = None

@@ -1,8 +1,9 @@
 """Volumes and segments of the scene handed to the worker, each once for as long as it stays as it is."""
 
 import hashlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import slicer
@@ -11,6 +12,8 @@ from InContextSegLib.client import WorkerClient
 from InContextSegLib.protocol import ArrayRef, SlicesRef
 from InContextSegLib.volume import Kind
 from InContextSegSlicer import bridge
+from InContextSegSlicer.labelmaps import gridOf, labelmapOf
+from InContextSegSlicer.reading import gridOfVolume
 
 # On the disk for temporary files; a large CT is 100 MB, its labels half of it.
 KEPT_BYTES = 4 << 30
@@ -29,6 +32,7 @@ class Handover:
     client: WorkerClient
     keptBytes: int = KEPT_BYTES
     _kept: dict[tuple, tuple[str, int]] = field(default_factory=dict)  # what it is: array, bytes; the last used last
+    _slices: dict[tuple, dict[int, tuple[tuple, str]]] = field(default_factory=dict)  # of what: index: state, digest
 
     def volume(self, node: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, ArrayRef]:
         """A chore: the volume as the worker can read it."""
@@ -57,35 +61,94 @@ class Handover:
         indices: Sequence[int],
     ) -> Generator[None, None, SlicesRef]:
         """A chore: segments (ID: value) on slices of a volume across an axis of the array, those that show any."""
-        labels = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, indices)
-        named = []
-        for number, index in enumerate(indices):
+        where, state = _whereOf(segmentation, values, volume, axis), _stateOf(segmentation, values, volume)
+        found = self._slices.setdefault(where, {})
+        unread = [index for index in indices if found.get(index, (None,))[0] != state]
+        labels = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, unread)
+        for number, index in enumerate(unread):
             one = labels.take([number], axis)
-            if one.any():
-                name = yield from self._told(one)
-                named.append((index, name))
+            digest = (yield from _digest(one)) if one.any() else ""
+            if digest:
+                yield from self._published(("labels", digest), one)
+            found[index] = state, digest
+        named = []
+        for index in indices:
+            digest = found[index][1]
+            if digest and ("labels", digest) not in self._kept:  # it had to go to make room
+                one = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, [index])
+                yield from self._published(("labels", digest), one)
+            if digest:
+                named.append((index, self._used(("labels", digest))))
         return SlicesRef.of(named, axis, bridge.geometryOf(volume))
+
+    def changing(
+        self,
+        segmentation: slicer.vtkMRMLSegmentationNode,
+        identifier: str,
+        volume: slicer.vtkMRMLScalarVolumeNode,
+        axis: int,
+        index: int,
+    ) -> Callable[[], None]:
+        """To be called before one slice of a segment is changed, and what it returns after: the others stay known.
+
+        Not where the segment has another grid than the volume: there a voxel may show on two slices.
+        """
+        values = {identifier: 1}
+        where, before = _whereOf(segmentation, values, volume, axis), _stateOf(segmentation, values, volume)
+
+        def changed() -> None:
+            labelmap = labelmapOf(segmentation.GetSegmentation().GetSegment(identifier))
+            if labelmap is None or not gridOf(labelmap, segmentation).isGridOf(gridOfVolume(volume)):
+                return
+            now, found = _stateOf(segmentation, values, volume), self._slices.get(where, {})
+            for other, (state, digest) in list(found.items()):
+                if other != index and state == before:
+                    found[other] = now, digest
+
+        return changed
 
     def forgetAll(self) -> None:
         """Take every array back, as when a scene is closed."""
         for name, _bytes in self._kept.values():
             self.client.forget(name)
         self._kept.clear()
+        self._slices.clear()
 
     def _told(self, labels: np.ndarray) -> Generator[None, None, str]:
         digest = yield from _digest(labels)
         return (yield from self._published(("labels", digest), labels))
 
     def _published(self, what: tuple, array: np.ndarray) -> Generator[None, None, str]:
-        known = self._kept.pop(what, None)
-        if known is None:
+        if what not in self._kept:
             name = yield from self.client.publishing(array)
-            known = name, array.nbytes
-        self._kept[what] = known
+            self._kept[what] = name, array.nbytes
+        name = self._used(what)
         while sum(size for _name, size in self._kept.values()) > self.keptBytes and len(self._kept) > 1:
             oldest = next(iter(self._kept))
             self.client.forget(self._kept.pop(oldest)[0])
-        return known[0]
+        return name
+
+    def _used(self, what: tuple) -> str:
+        self._kept[what] = self._kept.pop(what)
+        return self._kept[what][0]
+
+
+def _whereOf(segmentation: Any, values: Mapping[str, int], volume: Any, axis: int) -> tuple:
+    return segmentation.GetID(), tuple(values.items()), volume.GetID(), axis
+
+
+def _stateOf(segmentation: Any, values: Mapping[str, int], volume: Any) -> tuple:
+    """The same as long as segments have the same voxels at the same places of a volume."""
+    every = segmentation.GetSegmentation()
+    labelmaps = [labelmapOf(segment) for name in values if (segment := every.GetSegment(name)) is not None]
+    parents = (node.GetParentTransformNode() for node in (segmentation, volume))
+    return (
+        gridOfVolume(volume).affine.tobytes(),
+        bridge.arrayOf(volume).shape,
+        tuple(each.GetMTime() if each is not None else None for each in labelmaps),
+        tuple((each.GetID(), each.GetTransformToWorldMTime()) if each is not None else None for each in parents),
+        every.GetSourceRepresentationName(),
+    )
 
 
 def _digest(array: np.ndarray) -> Generator[None, None, str]:

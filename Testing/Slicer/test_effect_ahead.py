@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from InContextSegSlicer import bridge
 from InContextSegSlicer.labelmaps import labelmapOf
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
@@ -165,3 +166,30 @@ def test_a_segment_that_leaves_a_shared_labelmap_holds_no_more_than_its_slices(c
 def extent(labelmap):
     ends = np.array(labelmap.GetExtent()).reshape(3, 2)[::-1]
     return ends[:, 0], ends[:, 1]
+
+
+def test_after_an_apply_only_the_slice_that_changed_is_read_again(corrector, monkeypatch):
+    read = []
+    real = bridge.labelsOnSlices
+
+    def counted(segmentation, values, volume, axis, indices):
+        read.extend(indices)
+        return real(segmentation, values, volume, axis, indices)
+
+    monkeypatch.setattr(bridge, "labelsOnSlices", counted)
+    for index in (4, 6, 8):
+        read.clear()
+        corrector.look("Red", index)
+        corrector.click((index, 12, 12))
+        corrector.applied()
+        corrector.look("Red", index + 1)
+        corrector.settle()
+        assert set(read) <= {index}, read
+    labels = corrector.worker.corrected[-1]["task"]["examples"][0]["labels"]
+    assert [index for index, _name in labels["slices"]] == [4, 6, 8]
+    read.clear()
+    corrector.editor.undo()
+    corrector.click((9, 12, 16))
+    corrector.settle()
+    assert set(read) >= {4, 6}, "somebody else changed the segment: all of it is read again"
+    assert corrector.worker.corrected[-1]["task"]["examples"][0]["slices"] == [4, 6]
