@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from InContextSegLib.batchrun import BatchRun
 from InContextSegLib.cases import Case, CaseStatus
 from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.exampleset import taught_in
 from InContextSegLib.files import read_segments, read_volume
-from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import ExampleRef, FileRef, TaskSpec
 from InContextSegLib.records import check_table
@@ -28,20 +30,26 @@ def task_of(options: argparse.Namespace, settings: InferenceSettings) -> TaskSpe
     """What the words of the command line ask for.
 
     Raises:
-        InputError: if an example cannot be read, or its slices are named for several volumes.
+        InputError: if an example cannot be read, its slices are named for several volumes, or they were drawn along
+            another axis than is asked for.
     """
     pairs = [pair for images, labels in options.support for pair in _pairs(images.absolute(), labels.absolute())]
     if isinstance(options.support_slices, tuple) and len(pairs) != 1:
         raise InputError(f"Slice indices can be named for a single volume only, but {len(pairs)} volumes came.")
+    told = [taught_in(labels) for _, labels in pairs]
+    choice = None if options.support_slices == "auto" else options.support_slices
     examples = tuple(
         ExampleRef(
             FileRef(str(image), Kind.INTENSITY),
             FileRef(str(labels), Kind.LABELS),
             str(image),
-            None if options.support_slices == "auto" else options.support_slices,
+            slices,
+            known=None if known is None else tuple(sorted(known)),
         )
-        for image, labels in pairs
+        for (image, labels), taught in zip(pairs, told, strict=True)
+        for slices, known in (taught.parts() if taught else [(choice, None)])
     )
+    settings = replace(settings, axes=_axes({each.axis for each in told if each and each.axis}, settings.axes))
     labels = [(label.value, label.name) for label in options.labels or ()]
     return TaskSpec(
         examples=examples,
@@ -53,6 +61,18 @@ def task_of(options: argparse.Namespace, settings: InferenceSettings) -> TaskSpe
         colour=options.colour.weights if options.colour else None,
         device=options.device,
     )
+
+
+def _axes(told: set[str], asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Along which axes to cut where examples tell by single slices along some."""
+    if not told or asked == tuple(told):
+        return asked
+    if len(told) > 1 or asked != (AUTO_AXIS,):
+        raise InputError(
+            f"The examples teach by single {' and '.join(sorted(told))} slices, but the volumes are to be cut along "
+            f"{' and '.join(asked)}; choose one axis, and examples that were drawn along it."
+        )
+    return tuple(told)
 
 
 def run_in_worker(task: TaskSpec, cases: Sequence[Case], report: Report, overwrite: bool) -> Sequence[CaseStatus]:

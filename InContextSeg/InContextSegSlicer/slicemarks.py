@@ -61,6 +61,19 @@ def mark(segment: slicer.vtkSegment, volume: slicer.vtkMRMLScalarVolumeNode, tag
     setTag(segment, tag, json.dumps(told) if slices.confidence else "")
 
 
+def speakOfAll(
+    segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, axis: str, index: int
+) -> None:
+    """A person says that a slice is right as a whole: from now on it speaks of every segment, and waits no more."""
+    every = segmentation.GetSegmentation()
+    for number in range(every.GetNumberOfSegments()):
+        segment = every.GetNthSegment(number)
+        for tag in (APPLIED, PROPAGATED):
+            marks = marksIn(segment, volume, tag)
+            if marks.axis == axis and index in marks.confidence:
+                mark(segment, volume, tag, marks.without((index,)))
+
+
 def spokenByName(
     slices: Iterable[int],
     axis: str,

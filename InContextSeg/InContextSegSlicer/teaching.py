@@ -15,6 +15,7 @@ from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
 from InContextSegSlicer.keeping import foldersOf, requireNew
 from InContextSegSlicer.order import DRAWN_ON
+from InContextSegSlicer.slicemarks import speakOfAll
 from InContextSegSlicer.sliceviews import notDisplayed
 
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
@@ -106,6 +107,7 @@ class Teaching:
             self._panel.say(notDisplayed(axis))
             return
         slices = sorted({*(rows[0].slices if rows else ()), index})
+        speakOfAll(segmentation, target, axis, index)
         self._panel.examples.add(ExampleRow(volume=target, segmentation=segmentation, slices=tuple(slices), axis=axis))
         self._panel.say(_("{axis} slice {index} teaches now.").format(axis=axis.capitalize(), index=index))
 

@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from InContextSegLib import arguments
 from InContextSegLib.answers import ANSWERS
+from InContextSegLib.batchcommand import task_of
 from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError, OutputError
 from InContextSegLib.exampleset import KEY, Kept, Taught, save, taught_in
 from InContextSegLib.files import read_segments, read_volume, write_volume
+from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import ArrayRef, Describe, ExampleRef, FileRef, Look, SaveExamples, TaskSpec
 from InContextSegLib.segnrrd import Segment
@@ -202,3 +205,15 @@ def test_a_colour_image_of_the_scene_is_refused(tmp_path):
     with pytest.raises(InputError, match="smear is in colour"):
         desk.answer(SaveExamples(task, str(tmp_path / "set"), (("Example1", "smear"),)), Report())
     assert not (tmp_path / "set").exists()
+
+
+def test_a_batch_heeds_what_saved_labels_say(tmp_path):
+    (labels,) = save(tmp_path / "set", [kept(axis="coronal")], Report())
+    words = ["batch", "--images", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+    words += ["--support", str(tmp_path / "set" / "images"), str(tmp_path / "set" / "labels")]
+    options = arguments.parser().parse_args(words)
+    task = task_of(options, InferenceSettings())
+    assert task.settings.axes == ("coronal",)
+    assert [(each.labels.path, each.slices, each.known) for each in task.examples] == [(str(labels), (3, 4, 5), None)]
+    with pytest.raises(InputError, match="teach by single coronal slices, but the volumes are to be cut along axial"):
+        task_of(options, InferenceSettings(axes=("axial",)))

@@ -81,6 +81,20 @@ def test_a_slice_that_a_person_chose_as_a_whole_speaks_of_all(doctor):
     assert [(each.slices, each.known) for each in task.examples] == [((1, 6), None)]
 
 
+def test_a_slice_that_a_person_accepts_in_the_panel_speaks_of_all_from_then_on(doctor):
+    row = patient((1, 2), "A", "B", A=(1, 2))
+    doctor.panel.parameters.target, doctor.panel.parameters.output = row.volume, row.segmentation
+    doctor.panel.examples.add(row)
+    view = slicer.app.layoutManager().sliceWidget("Red")
+    view.showVolume(row.volume)
+    view.mrmlSliceNode().RotateToVolumePlane(row.volume)
+    assert bridge.jumpTo(view.mrmlSliceNode(), row.volume, 0, 2)
+    doctor.ui.acceptButton.click()
+    (row,) = doctor.panel.examples.rows()
+    task = finish(taskOf(order(row), doctor.controller.handover))
+    assert [(each.slices, each.known) for each in task.examples] == [((1,), (1,)), ((2,), None)]
+
+
 def test_a_slice_that_was_applied_says_nothing_of_a_segment_of_another_patient(doctor):
     rows = patient((1, 6), "A", A=(1,)), replace(patient((2, 5), "B", B=(2, 5)), key="Example2")
     task = finish(taskOf(order(*rows), doctor.controller.handover))
