@@ -10,8 +10,9 @@ a query they give a foreground and a background map, the prior. The query's own 
 * an example's embedding is computed without gradient, as published, but what makes numbers of it is trained.
 
 The published head fails (an undefined module, 64 channels where it needs 128, a background that takes the foreground's
-residual); this is the form that the paper describes. Choices of ours: the attention works at a smaller width than the
-vectors', the small backbone, and the scale at which the indicators' normalisation starts.
+residual); this is the form that the paper describes. Choices of ours: the small backbone; masks averaged onto the grid;
+an attention of smaller width than the vectors'; normalised features at stride 4, and the scale at which the indicators'
+normalisation starts, without which training leaps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -224,13 +225,18 @@ class SRICL(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """From the deepest feature map up to the finest: enlarge, add what lies beside, mix."""
+    """From the deepest feature map up to the finest: enlarge, add what lies beside, mix.
+
+    What comes out is normalised: the logits are its product with three layers of weights that are no parameters, and
+    without a bound on the first of these factors training leaps.
+    """
 
     def __init__(self, inputs: Sequence[int], width: int, channels: int):
         super().__init__()
         self.beside = nn.ModuleList(nn.Conv2d(each, width, 1) for each in inputs)
         self.mixing = nn.ModuleList(_mixing(width) for _ in inputs)
-        self.out = nn.Conv2d(width, channels, 3, padding=1)
+        self.out = nn.Conv2d(width, channels, 3, padding=1, bias=False)
+        self.norm = group_norm(channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         features = 0
@@ -238,7 +244,7 @@ class _Decoder(nn.Module):
             if isinstance(features, Tensor):
                 features = interpolate(features, scale_factor=2, mode="bilinear")
             features = mixing(features + beside(each))
-        return self.out(features)
+        return self.norm(self.out(features))
 
 
 class _SelfReference(nn.Module):

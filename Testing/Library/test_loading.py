@@ -41,7 +41,7 @@ def entry(tmp_path, monkeypatch):
     network = SRICL(**ARGUMENTS)
     # What it answers is chance, but somewhere it answers something.
     with torch.no_grad():
-        network.decoder.out.weight.mul_(8)
+        network.decoder.norm.weight.mul_(8)
     path = tmp_path / "chance.safetensors"
     save_weights(path, network.state_dict())
     entry = CatalogEntry(

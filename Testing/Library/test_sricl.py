@@ -130,7 +130,7 @@ def test_segmenting_changes_neither_embedding_nor_context(network):
 def test_maps_are_what_the_formulas_say_place_by_place():
     torch.manual_seed(1)
     network = SRICL(**TINY).eval()
-    network.decoder.out.weight.mul_(4)  # so that some places are sure, and others are not
+    network.decoder.norm.weight.mul_(4)  # so that some places are sure, and others are not
     own = network.self_reference
     support, masks = examples(3)
     query = torch.rand(1, 1, 64, 64)
@@ -271,8 +271,9 @@ def disks(count, size, generator):
 
 def test_it_learns_from_a_few_pictures_to_segment_what_the_examples_show():
     torch.manual_seed(0)
-    network, (images, masks) = SRICL(), disks(6, 64, np.random.default_rng(0))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    network = SRICL((16, 24, 32, 48), decoder_width=32, channels=32, attention_width=32)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    images, masks = disks(6, 64, np.random.default_rng(0))
     # The same two queries, once with examples of the bright and once of the dark disk.
     query, wanted = images[:2].repeat(2, 1, 1, 1), torch.cat([masks[:2, 0], masks[:2, 1]])
     shown = images[None, 2:].expand(4, -1, -1, -1, -1)
@@ -289,7 +290,7 @@ def test_it_learns_from_a_few_pictures_to_segment_what_the_examples_show():
     with torch.no_grad():
         found = (answer(network, query, shown, labels) > 0).float()
     dice = 2 * (found * wanted).sum((1, 2, 3)) / (found + wanted).sum((1, 2, 3))
-    assert dice.min() > 0.7
+    assert dice.min() > 0.8
 
 
 # --- what does not fit ---
