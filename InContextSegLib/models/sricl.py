@@ -12,7 +12,7 @@ a query they give a foreground and a background map, the prior. The query's own 
 The published head fails (an undefined module, 64 channels where it needs 128, a background that takes the foreground's
 residual); this is the form that the paper describes. Choices of ours: the small backbone; masks averaged onto the grid;
 an attention of smaller width than the vectors'; normalised features at stride 4, and the scale at which the indicators'
-normalisation starts, without which training leaps.
+normalisation starts, with both of which training leaps less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -227,8 +227,8 @@ class SRICL(nn.Module):
 class _Decoder(nn.Module):
     """From the deepest feature map up to the finest: enlarge, add what lies beside, mix.
 
-    What comes out is normalised: the logits are its product with three layers of weights that are no parameters, and
-    without a bound on the first of these factors training leaps.
+    What comes out is normalised, as the logits are its product with three layers of weights that are no parameters: a
+    bound on one of these factors allows for larger steps of training.
     """
 
     def __init__(self, inputs: Sequence[int], width: int, channels: int):
@@ -303,7 +303,7 @@ def _on_grid(masks: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2 _ _"]:
 def _indicator_norm(channels: int) -> nn.LayerNorm:
     """Normalisation to the scale at which the weights of three convolutions usually start (He et al., ICCV 2015).
 
-    At unit scale the first logits would lie in the hundreds.
+    At unit scale the first logits would be ten times as large.
     """
     numbers = (HIDDEN * channels, HIDDEN * HIDDEN, HIDDEN)
     norm = nn.LayerNorm(sum(numbers))

@@ -127,10 +127,11 @@ def test_segmenting_changes_neither_embedding_nor_context(network):
 
 
 @torch.no_grad()
-def test_maps_are_what_the_formulas_say_place_by_place():
+@pytest.mark.parametrize(("contrast", "sure_of"), [(1, []), (8, [0])])
+def test_maps_are_what_the_formulas_say_place_by_place(contrast, sure_of):
     torch.manual_seed(1)
     network = SRICL(**TINY).eval()
-    network.decoder.norm.weight.mul_(4)  # so that some places are sure, and others are not
+    network.decoder.norm.weight.mul_(contrast)
     own = network.self_reference
     support, masks = examples(3)
     query = torch.rand(1, 1, 64, 64)
@@ -147,6 +148,7 @@ def test_maps_are_what_the_formulas_say_place_by_place():
     references = context.indicators[0]
     prior = torch.stack([applied(vector) for vector in references])
     chances = torch.softmax(avg_pool2d(prior[None], 8)[0], dim=0).flatten(1)
+    assert [side for side in (0, 1) if (chances[side] > 0.7).any()] == sure_of
     means = []
     for chance in chances:
         sure = torch.nonzero(chance > 0.7)[:, 0]
