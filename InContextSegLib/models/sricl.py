@@ -1,6 +1,6 @@
 """SR-ICL (Unified Medical Lesion Segmentation via Self-referring Indicator, CVPR 2025): examples as two small networks.
 
-The deepest features of the labelled examples become numbers, whose mean over the foreground and over the background of
+The deepest features of the labelled examples become numbers, whose means over foreground and over background of
 all examples *are* the weights of two tiny networks of 1x1 convolutions, the indicators: applied to the fine features of
 a query they give a foreground and a background map, the prior. The query's own surest places then refine the indicators
 (self-referring), which are applied again. What follows from that:

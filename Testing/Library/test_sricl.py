@@ -252,6 +252,19 @@ def test_what_makes_numbers_of_an_example_learns_from_it_and_its_backbone_does_n
     assert all(each.grad.any() for each in network.indicator.parameters())
 
 
+def test_in_bfloat16_it_gives_nearly_the_same_and_learns_all_the_same(network):
+    (images, masks), query = examples(3, groups=2), torch.rand(2, 1, 64, 64)
+    exact = answer(network, query, images, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        # In this order, as a backbone first used without gradient must not stay so.
+        context = network.condition(images, masks)
+        logits = network.segment(network.encode(query), context)
+    assert context.sums.dtype == logits.dtype == torch.float32
+    assert 0 < (logits - exact).abs().max() < 0.1 * exact.abs().max()
+    logits.square().sum().backward()
+    assert [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()] == []
+
+
 def test_it_starts_with_logits_of_ordinary_size():
     torch.manual_seed(0)
     images, masks = examples(4, size=128, groups=2)
