@@ -9,8 +9,7 @@ import torch
 
 from InContextSegLib.catalog import CatalogEntry, cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.errors import InputError, WeightsError
-from InContextSegLib.models import SliceSegmenter, build
-from InContextSegLib.models.universeg import UniverSeg
+from InContextSegLib.models import SliceSegmenter, build, fitting
 from InContextSegLib.models.weights import load_weights
 
 
@@ -36,9 +35,9 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
         sha256 = pinned_sha256(entry, cache_folder())
     state = load_weights(path, sha256)
     try:
-        # Weights trained by oneself, by a recipe of the default model, may be of other widths.
+        # Weights trained by oneself, by a recipe of a model that comes with the software, may be of other widths.
         own = model.weights is not None and entry.weights.embedded
-        segmenter = UniverSeg.fitting(state).eval() if own else build(entry)
+        segmenter = fitting(entry, state) if own else build(entry)
         segmenter.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
         raise WeightsError(

@@ -1,12 +1,13 @@
 """Networks that segment from examples: each is `encode` + `condition` + `segment`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from InContextSegLib.catalog import CatalogEntry
+from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
 
 
@@ -37,14 +38,32 @@ class SliceSegmenter(Protocol):
         """Logits. A context of None is no examples; `prompts` are those of `UniverSeg.segment`."""
 
 
-def build(entry: CatalogEntry) -> UniverSeg:
+_NETWORKS = {"universeg": UniverSeg, "sricl": SRICL}
+
+
+def build(entry: CatalogEntry) -> UniverSeg | SRICL:
     """The network of a catalogue entry, without its weights, in evaluation mode.
 
     Raises:
         ValueError: if the entry names an architecture that this version does not have.
     """
-    if entry.model != "universeg":
+    return _network(entry)(**entry.arguments).eval()
+
+
+def fitting(entry: CatalogEntry, state: Mapping[str, Tensor]) -> UniverSeg | SRICL:
+    """The same of the widths that a state dict has, whatever the entry says of them; its values are not loaded.
+
+    Raises:
+        ValueError: as `build`.
+        KeyError: if it is not the state dict of such a network.
+    """
+    return _network(entry).fitting(state).eval()
+
+
+def _network(entry: CatalogEntry) -> type[UniverSeg] | type[SRICL]:
+    if entry.model not in _NETWORKS:
         raise ValueError(
-            f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has universeg."
+            f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has "
+            f"{' and '.join(_NETWORKS)}."
         )
-    return UniverSeg(**entry.arguments).eval()
+    return _NETWORKS[entry.model]
