@@ -194,7 +194,11 @@ class SRICL(nn.Module):
 
         Every query has examples of its own; `losses.sricl_loss` takes the answer.
         """
-        prior, final = self._answers(self.encode(images), self.condition(support_images, support_masks))
+        return self.maps(self.encode(images), self.condition(support_images, support_masks))
+
+    def maps(self, embedding: Embedding, context: Context) -> Float[Tensor, "b 2 2 h w"]:
+        """What `forward` gives; all queries may share one context."""
+        prior, final = self._answers(embedding, context)
         return torch.stack([_enlarged(final), _enlarged(prior)], dim=1)
 
     def _answers(self, embedding: Embedding, context: Context) -> tuple[Tensor, Tensor]:
