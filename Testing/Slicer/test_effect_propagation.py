@@ -336,7 +336,7 @@ def test_on_volumes_at_all_angles_it_is_the_slices_beside(scene, monkeypatch, ge
     assert sorted(marked(corrector).confidence) == [8, 10]
 
 
-def test_a_mark_belongs_to_the_grid_it_was_made_on_and_a_damaged_one_is_none(scene):
+def test_marks_belong_to_the_grids_they_were_made_on_and_a_damaged_one_is_none(scene):
     volume, segmentation = volumeOf(scene)
     other, _segmentation = volumeOf(scene, "oblique")
     segment = segmentation.GetSegmentation().GetSegment("organ")
@@ -344,7 +344,12 @@ def test_a_mark_belongs_to_the_grid_it_was_made_on_and_a_damaged_one_is_none(sce
     mark(segment, volume, PROPAGATED, slices)
     assert marksIn(segment, volume, PROPAGATED) == slices
     assert marksIn(segment, other, PROPAGATED) == SliceMarks()
-    for text in ("{", "[]", '{"axis": "axial"}', '{"affine": [1], "axis": "axial", "slices": {}}', "7"):
+    both = SliceMarks("coronal", {5: 0.8})
+    mark(segment, other, PROPAGATED, both)
+    assert (marksIn(segment, volume, PROPAGATED), marksIn(segment, other, PROPAGATED)) == (slices, both)
+    mark(segment, other, PROPAGATED, SliceMarks())
+    damaged = ('[{"axis": "axial"}]', '[{"affine": [1], "axis": "axial", "slices": {}}]', '[{"slices": []}]')
+    for text in ("{", "[]", "{}", "[7]", "7", *damaged):
         segment.SetTag("InContextSeg.Propagated", text)
         assert marksIn(segment, volume, PROPAGATED) == SliceMarks()
     mark(segment, volume, PROPAGATED, SliceMarks())
