@@ -215,11 +215,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def refresh(self):
         """Show what is the case."""
         correction, options = self.correction, self.options
-        session, place = correction.session, correction.place
-        volume = slicer.mrmlScene.GetNodeByID(place.volume) if place else None
-        segmentation = slicer.mrmlScene.GetNodeByID(place.segmentation) if place else None
-        there = session is not None and volume is not None and segmentation is not None
-        rows = correction.context.rows(volume, segmentation, place) if there else ()
+        session, nodes = correction.session, correction.nodes
+        there = session is not None and nodes is not None
+        rows = correction.context.rows(*nodes, correction.place) if there else ()
         options.showExamples(rows)
         options.remove.setEnabled(bool(rows))
         options.save.setEnabled(bool(rows))

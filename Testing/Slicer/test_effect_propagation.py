@@ -364,3 +364,42 @@ def test_what_came_of_it_is_a_sentence():
     answer |= {"slices": [3, 4], "stopped": {"before": "range", "after": "range"}}
     assert "3 to 4: before them the volume ends, after them the volume ends." in outcome(answer, False)
     assert "no further was asked for" in outcome(answer, True)
+
+
+@pytest.mark.parametrize("reach", [0, 5])
+def test_what_the_panel_found_stays_on_slices_that_were_not_reached(corrector, reach):
+    block = np.zeros(corrector.drawn().shape, np.uint8)
+    block[:, 20:24, 20:24] = 1
+    writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
+    finish(writer.write(corrector.volume, corrector.segmentation, block, (0, 0, 0), {1: "organ"}))
+    apply(corrector)
+    propagate(corrector, reach=reach)
+    drawn, reached = corrector.drawn(), set(marked(corrector).confidence)
+    assert reached and {index for index in range(20) if not drawn[index, 21, 21]} <= reached
+    propagate(corrector, reach=reach)
+    np.testing.assert_array_equal(corrector.drawn(), drawn)
+
+
+@pytest.mark.parametrize("when", ["handing over", "asked", "writing"])
+@pytest.mark.parametrize("what", ["segment", "segmentation", "volume", "scene"])
+def test_what_is_removed_is_carried_on_no_more(corrector, scene, what, when):
+    apply(corrector)
+    propagation = corrector.correction.propagation
+    corrector.worker.hold = when == "asked"
+    corrector.options.propagation.start.click()
+    if when == "asked":
+        app.pump(0.2)
+    if when == "writing":
+        assert app.pump(5, until=lambda: propagation.progress and "Writing" in propagation.progress[2])
+    if what == "segment":
+        corrector.segmentation.GetSegmentation().RemoveSegment("organ")
+    elif what == "scene":
+        scene.Clear(False)
+    else:
+        scene.RemoveNode(getattr(corrector, what))
+    corrector.worker.hold = False
+    corrector.settle()
+    assert propagation.message in (
+        "The volume or the segment was removed meanwhile, so nothing was carried on.",
+        "The propagation was cancelled.",
+    )
