@@ -20,6 +20,7 @@ from InContextSegSlicer.sharedworker import SharedWorker
 
 BUSY_MS, IDLE_MS = 5, 100
 LEAST_DRAG_PX = 3
+FIELDS = ("QLineEdit", "QAbstractSpinBox", "QTextEdit", "QPlainTextEdit")
 PRESS, MOVE = vtk.vtkCommand.LeftButtonPressEvent, vtk.vtkCommand.MouseMoveEvent
 RELEASE, KEY = vtk.vtkCommand.LeftButtonReleaseEvent, vtk.vtkCommand.KeyPressEvent
 
@@ -127,6 +128,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             self.worker = None
 
     def onTimer(self):
+        self._leaveKeys()
         self.correction.tick()
         if not self.correction.working:
             self._notice()
@@ -234,6 +236,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             self._draw(widget)
         if self._timer.isActive():
             self.onTimerDue()
+
+    def _leaveKeys(self):
+        """Enter and Esc belong to a field that somebody writes in, as the name of a segment."""
+        field = qt.QApplication.focusWidget()
+        writing = field is not None and any(field.inherits(name) for name in FIELDS)
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(not writing)
 
     def _notice(self):
         """What is changed elsewhere: the model in the panel, a mark of a segment by the editor's undo."""

@@ -1,6 +1,8 @@
 """What a person does in the scene while the effect awaits something, or has answers from before."""
 
 import pytest
+import qt
+from PySide6.QtTest import QTest
 
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
@@ -85,3 +87,22 @@ def test_examples_are_handed_over_anew_where_their_volume_was_moved_by_its_origi
     asked = corrector.worker.corrected[-1]
     (example,) = asked["task"]["examples"]
     assert example["image"]["affine"] == example["labels"]["affine"] == asked["target"]["affine"]
+
+
+@pytest.mark.parametrize("field", ["QLineEdit", "QSpinBox"])
+def test_enter_in_a_field_is_left_to_the_field(corrector, field):
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    window = corrector.effect.scriptedEffect.optionsFrame().window()
+    written = getattr(qt, field)(window)
+    window.show()
+    window.activateWindow()
+    written.setFocus()
+    app.pump(0.3)
+    QTest.keyClick(written, qt.Qt.Key_Return)
+    assert not corrector.drawn().any()
+    written.clearFocus()
+    app.pump(0.3)
+    QTest.keyClick(window, qt.Qt.Key_Return)
+    assert corrector.drawn().any()
