@@ -83,13 +83,14 @@ def appliedByName(row: ExampleRow) -> dict[str, set[int]]:
     What the row itself calls applied was applied in its volume, wherever that lies by now.
     """
     applied: dict[str, set[int]] = defaultdict(set)
-    every = row.segmentation.GetSegmentation()
+    every, here = row.segmentation.GetSegmentation(), Grid(gridOfVolume(row.volume).affine)
     for segment in (every.GetNthSegment(number) for number in range(every.GetNumberOfSegments())):
-        marks = [(marksIn(segment, row.volume, APPLIED), None)]
-        marks += [(each, row.applied) for _affine, each in _marked(segment, APPLIED)]
-        for each, among in marks:
-            if each.axis == row.axis:
-                applied[segment.GetName()].update(i for i in each.confidence if among is None or i in among)
+        for affine, marks in _marked(segment, APPLIED):
+            if marks.axis == row.axis:
+                mine = (
+                    set(marks.confidence) if Grid(affine).isGridOf(here) else set(marks.confidence) & set(row.applied)
+                )
+                applied[segment.GetName()].update(mine)
     return applied
 
 
