@@ -131,6 +131,8 @@ class Context:
         marks = SliceMarks(axis, dict.fromkeys(sorted(set(indices) & set(applied)), 1.0))
         if marks.confidence:
             mark(segment, volume, APPLIED, marksIn(segment, volume, APPLIED).joined(marks))
+        if not row.enabled:
+            return _("The slice was applied, but does not teach: in the module the examples of this volume are off.")
         return ""
 
     def reset(self) -> None:

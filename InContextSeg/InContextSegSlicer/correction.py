@@ -16,7 +16,7 @@ from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.lookahead import LookAhead
-from InContextSegSlicer.plane import Cuts, written
+from InContextSegSlicer.plane import Cuts, stateOf, written
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
 from InContextSegSlicer.propagation import Nodes, Propagation, Wish, nodesOf
@@ -41,8 +41,9 @@ class Answer:
 
 @dataclass
 class Session:
-    """What was said on one slice, and answered."""
+    """What was said on one slice, and answered; `source` is what the volume was like then, see `stateOf`."""
 
+    source: tuple = ()
     history: History = field(default_factory=History)
     answers: dict[Step, Answer] = field(default_factory=dict)
 
@@ -267,9 +268,12 @@ class Correction:
         self.cuts.reset()
 
     def _outdated(self) -> bool:
-        """Whether the plane has to be cut anew, as when its volume was moved: what was answered is for another one."""
-        nodes = self.nodes if self.place is not None and self.place.plane is not None else None
-        return nodes is not None and self.cuts.known(self.place.plane, nodes[0]) is None
+        """Whether the volume was moved or changed since it was asked about, or the plane has to be cut anew."""
+        if self.nodes is None:
+            return False
+        if self.place.plane is not None:
+            return self.cuts.known(self.place.plane, self.nodes[0]) is None
+        return bool(self.session.answers) and self.session.source != stateOf(self.nodes[0])
 
     def _go(self, change: Callable[[Step], Step]) -> None:
         if self.session is None:
@@ -321,6 +325,7 @@ class Correction:
         return (answer.probability >= self.threshold * 255).astype(np.uint8)
 
     def _ask(self, session: Session, step: Step, volume, segmentation) -> None:
+        session.source = stateOf(volume)
         asked = self._asking = object()  # not the step, which is asked again after somebody looked elsewhere meanwhile
         lent: list[str] = []  # names of arrays that the request needs, and nobody after it
 

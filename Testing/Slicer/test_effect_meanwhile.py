@@ -4,8 +4,10 @@ import pytest
 import qt
 from PySide6.QtTest import QTest
 
+from InContextSegSlicer import bridge
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
+from Testing.Slicer.patients import somewhere
 from Testing.Slicer.test_effect import volumeOf
 
 
@@ -106,3 +108,34 @@ def test_enter_in_a_field_is_left_to_the_field(corrector, field):
     app.pump(0.3)
     QTest.keyClick(window, qt.Qt.Key_Return)
     assert corrector.drawn().any()
+
+
+@pytest.mark.parametrize("what", ["moved", "filtered"])
+def test_what_was_answered_for_a_volume_as_it_was_is_asked_anew(corrector, scene, what):
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    if what == "moved":
+        for node in (corrector.volume, corrector.segmentation):
+            node.SetAndObserveTransformNodeID(somewhere(scene, "moved").GetID())
+        corrector.look("Red", 8)
+    else:
+        bridge.arrayOf(corrector.volume)[:] += 5
+        corrector.volume.GetImageData().Modified()
+    app.pump(0.3)
+    corrector.settle()
+    first, again = corrector.worker.corrected
+    assert again["previous"] is None and again["target"] != first["target"]
+
+
+def test_a_slice_that_does_not_teach_as_its_examples_are_off_says_so(corrector):
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.applied()
+    assert corrector.correction.message == ""
+    examples = corrector.correction.context.examples
+    examples.change(examples.rows()[0].key, enabled=False)
+    corrector.look("Red", 10)
+    corrector.click((10, 12, 12))
+    corrector.applied()
+    assert "the examples of this volume are off" in corrector.correction.message

@@ -385,20 +385,31 @@ def test_what_the_panel_found_stays_on_slices_that_were_not_reached(corrector, r
 def test_what_is_removed_is_carried_on_no_more(corrector, scene, what, when):
     apply(corrector)
     propagation = corrector.correction.propagation
+
+    def remove():
+        if what == "segment":
+            corrector.segmentation.GetSegmentation().RemoveSegment("organ")
+        elif what == "scene":
+            scene.Clear(False)
+        else:
+            scene.RemoveNode(getattr(corrector, what))
+
+    def removeWhenWriting():
+        if propagation.progress and "Writing" in propagation.progress[2]:
+            propagation.changed = corrector.effect.refresh
+            remove()
+
     corrector.worker.hold = when == "asked"
+    if when == "writing":
+        propagation.changed = removeWhenWriting
     corrector.options.propagation.start.click()
     if when == "asked":
         app.pump(0.2)
-    if when == "writing":
-        assert app.pump(5, until=lambda: propagation.progress and "Writing" in propagation.progress[2])
-    if what == "segment":
-        corrector.segmentation.GetSegmentation().RemoveSegment("organ")
-    elif what == "scene":
-        scene.Clear(False)
-    else:
-        scene.RemoveNode(getattr(corrector, what))
+    if when != "writing":
+        remove()
     corrector.worker.hold = False
     corrector.settle()
+    assert propagation.changed == corrector.effect.refresh
     assert propagation.message in (
         "The volume or the segment was removed meanwhile, so nothing was carried on.",
         "The propagation was cancelled.",
