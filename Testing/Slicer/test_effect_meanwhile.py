@@ -139,3 +139,21 @@ def test_a_slice_that_does_not_teach_as_its_examples_are_off_says_so(corrector):
     corrector.click((10, 12, 12))
     corrector.applied()
     assert "the examples of this volume are off" in corrector.correction.message
+
+
+def test_who_waits_for_long_is_told_for_what_and_no_more_when_the_answer_is_there(corrector):
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    corrector.worker.hold = True
+    corrector.click((8, 12, 20))
+    app.pump(0.3)
+    assert corrector.options.status.text == ""
+    assert app.pump(3, until=lambda: "such as a batch of the module, comes first" in corrector.options.status.text)
+    corrector.correction.client.state = "starting"
+    corrector.effect.refresh()
+    assert app.pump(3, until=lambda: "The worker is starting" in corrector.options.status.text)
+    corrector.correction.client.state = "ready"
+    corrector.worker.hold = False
+    corrector.settle()
+    assert corrector.options.status.text == ""
