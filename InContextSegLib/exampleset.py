@@ -25,7 +25,7 @@ from InContextSegLib.volume import AXES
 
 IMAGES, LABELS, ABOUT = "images", "labels", "examples.json"
 KEY = "InContextSeg_Slices"
-LONGEST_STEM = 80
+LONGEST_STEM_BYTES = 160  # a name may have 255 in all, of which endings and unfinished files take some
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,9 @@ def _stems(examples: Sequence[Kept]) -> list[str]:
     """Names that every file system takes, each once whatever its case."""
     stems: list[str] = []
     for each in examples:
-        stem = re.sub(r"[^\w.-]+", "_", each.name).strip("._")[:LONGEST_STEM] or "example"
+        stem = re.sub(r"[^\w.-]+", "_", each.name).strip("._").encode()[:LONGEST_STEM_BYTES].decode(errors="ignore")
+        # An image called so would count as a segmentation.
+        stem = re.sub(r"\.seg$", "_seg", stem, flags=re.IGNORECASE) or "example"
         found, number = stem, 1
         while found.lower() in {other.lower() for other in stems}:
             number += 1

@@ -1,7 +1,7 @@
 """The examples that a slice under correction is shown: the panel's own list, to which every applied slice comes."""
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import slicer
@@ -14,11 +14,12 @@ from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.examples import ExampleList, ExampleRow
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import savingExamples
-from InContextSegSlicer.labelmaps import labelmapOf
+from InContextSegSlicer.labelmaps import labelmapOf, segmentOf
 from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, spokenIn, taskOf
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from InContextSegSlicer.prompting import Place
-from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark, marksIn
+from InContextSegSlicer.reading import gridOfVolume
+from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, appliedByName, mark, marksIn
 
 
 @dataclass
@@ -28,7 +29,6 @@ class Context:
     scene: slicer.vtkMRMLScene
     handover: Handover
     _known: tuple[tuple, TaskSpec] | None = None
-    _applied: set[tuple[str, str, str, int]] = field(default_factory=set)
 
     @property
     def examples(self) -> ExampleList:
@@ -56,7 +56,7 @@ class Context:
 
     def rows(self, volume, segmentation, place: Place) -> tuple[ExampleRow, ...]:
         """The rows that show the segment, and can be cut along the axis of the slice, with the slices that tell it."""
-        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        name = segmentOf(segmentation, place.segment).GetName()
         usable = (
             _telling(row, name)
             for row in self.examples.rows()
@@ -73,11 +73,12 @@ class Context:
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
         """A chore: hand the examples over, unless they are as they were; None where there is none."""
+        self._followUndo()
         while self.learns and (rows := self.rows(volume, segmentation, place)):
             key = self.key(volume, segmentation, place)
             if self._known is not None and self._known[0] == key:
                 return self._known[1]
-            name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+            name = segmentOf(segmentation, place.segment).GetName()
             task = yield from taskOf(self._order(volume, rows, name, place.axis), self.handover)
             yield from self._untaught(rows, task)
             if self.rows(volume, segmentation, place) == rows:
@@ -86,7 +87,7 @@ class Context:
 
     def key(self, volume, segmentation, place: Place) -> tuple:
         """The same as long as the task is, for all slices along an axis."""
-        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        name = segmentOf(segmentation, place.segment).GetName()
         rows = self.rows(volume, segmentation, place)
         return name, place.axis, tuple(self.choices.items()), tuple((row, *_timesOf(row, name)) for row in rows)
 
@@ -96,7 +97,7 @@ class Context:
         Raises:
             InputError: if there are none.
         """
-        name = segmentation.GetSegmentation().GetSegment(place.segment).GetName()
+        name = segmentOf(segmentation, place.segment).GetName()
         order = self._order(volume, self.rows(volume, segmentation, place), name, place.axis)
         return (yield from savingExamples(order, folder, self.handover))
 
@@ -117,42 +118,58 @@ class Context:
                 "The slice was applied, but does not teach: in this volume {axis} slices do; remove them from the "
                 "examples to work in this view."
             ).format(axis=known.axis)
-        slices = tuple(sorted({*(known.slices if known is not None else ()), *indices}))
+        row = known or ExampleRow(volume=volume, segmentation=segmentation, slices=(), axis=axis)
+        parts = set(row.applied).union(*appliedByName(row).values())
+        # What a person chose as a whole goes on speaking of all segments.
+        applied = {index for index in indices if index not in row.slices or index in parts}
+        slices, applied = tuple(sorted({*row.slices, *indices})), tuple(sorted({*row.applied, *applied}))
         if known is None:
-            row = ExampleRow(volume=volume, segmentation=segmentation, slices=slices, axis=axis)
-            self.examples.add(row)
-        elif slices != known.slices:
-            self.examples.change(known.key, slices=slices)
+            self.examples.add(replace(row, slices=slices, applied=applied))
+        elif (slices, applied) != (known.slices, known.applied):
+            self.examples.change(known.key, slices=slices, applied=applied)
         segment = segmentation.GetSegmentation().GetSegment(identifier)
-        applied = SliceMarks(axis, dict.fromkeys(indices, 1.0))
-        mark(segment, volume, APPLIED, marksIn(segment, volume, APPLIED).joined(applied))
-        self._applied.update((volume.GetID(), segmentation.GetID(), axis, index) for index in indices)
+        marks = SliceMarks(axis, dict.fromkeys(sorted(set(indices) & set(applied)), 1.0))
+        if marks.confidence:
+            mark(segment, volume, APPLIED, marksIn(segment, volume, APPLIED).joined(marks))
+        if not row.enabled:
+            return _("The slice was applied, but does not teach: in the module the examples of this volume are off.")
         return ""
 
     def reset(self) -> None:
-        """Forget what was applied, as when a scene is closed; the rows are the scene's."""
+        """Forget what was handed over, as when a scene is closed; the rows are the scene's."""
         self._known = None
-        self._applied.clear()
+
+    def _followUndo(self) -> None:
+        """A slice that was applied and taken back teaches no more, and does again where that is made undone."""
+        for row in self.examples.rows():
+            if row.applied and row.axis and row.complete:
+                told = set().union(*appliedByName(row).values())
+                slices = tuple(sorted((set(row.slices) - set(row.applied)) | (told & set(row.applied))))
+                self._keep(row, slices, row.applied)
 
     def _untaught(self, rows: tuple[ExampleRow, ...], task: TaskSpec) -> Generator[None, None, None]:
-        """A slice that was applied and taken back teaches no more, else it would say that there is nothing."""
+        """A slice that was applied and wiped teaches no more, else it would say that there is nothing."""
         for row, example in zip(rows, task.examples, strict=True):
             if row.fromFiles or not row.axis:
                 continue
-            pair, shown = (row.volume.GetID(), row.segmentation.GetID()), dict(example.labels.slices)
-            bare = [i for i in row.slices if i not in shown and (*pair, row.axis, i) in self._applied]
+            shown = dict(example.labels.slices)
+            bare = [index for index in row.slices if index not in shown and index in row.applied]
             ids, along = dict.fromkeys(bridge.segmentNames(row.segmentation), 1), grid.arrayAxis(row.volume, row.axis)
             drawn = yield from bridge.labelsOnSlices(row.segmentation, ids, row.volume, along, bare)
-            for number, index in enumerate(bare):
-                if not drawn.take(number, along).any():
-                    self._applied.discard((*pair, row.axis, index))
-                    self._takeBack(row.volume, row.segmentation, row.axis, index)
+            wiped = {index for number, index in enumerate(bare) if not drawn.take(number, along).any()}
+            for known in self.examples.rows() if wiped else ():
+                if known.key == row.key:
+                    slices, applied = (
+                        tuple(index for index in each if index not in wiped) for each in (known.slices, known.applied)
+                    )
+                    self._keep(known, slices, applied)
 
-    def _takeBack(self, volume, segmentation, axis: str, index: int) -> None:
-        for row in self.examples.rows():
-            if (row.volume, row.segmentation, row.axis) == (volume, segmentation, axis) and index in row.slices:
-                left = tuple(other for other in row.slices if other != index)
-                self.examples.change(row.key, slices=left) if left else self.examples.remove([row.key])
+    def _keep(self, row: ExampleRow, slices: tuple[int, ...], applied: tuple[int, ...]) -> None:
+        """Let a row have these slices alone; without any it goes."""
+        if not slices:
+            self.examples.remove([row.key])
+        elif (slices, applied) != (row.slices, row.applied):
+            self.examples.change(row.key, slices=slices, applied=applied)
 
 
 def _telling(row: ExampleRow, name: str) -> ExampleRow:
@@ -163,13 +180,14 @@ def _telling(row: ExampleRow, name: str) -> ExampleRow:
     return replace(row, slices=tuple(index for index in row.slices if spoken[index]))
 
 
-def _timesOf(row: ExampleRow, name: str) -> tuple[int, ...]:
-    """When the image and the labels of a row changed last."""
+def _timesOf(row: ExampleRow, name: str) -> tuple:
+    """Where the image of a row lies, and when it and the labels changed last."""
     if row.fromFiles:
         return ()
     segmentation = row.segmentation.GetSegmentation()
     parents = (node.GetParentTransformNode() for node in (row.volume, row.segmentation))
-    times = [row.volume.GetImageData().GetMTime(), *(each.GetTransformToWorldMTime() for each in parents if each)]
+    times = [gridOfVolume(row.volume).affine.tobytes(), row.volume.GetImageData().GetMTime()]
+    times += [*(each.GetTransformToWorldMTime() for each in parents if each)]
     for number in range(segmentation.GetNumberOfSegments()):
         segment = segmentation.GetNthSegment(number)
         if segment.GetName() == name:

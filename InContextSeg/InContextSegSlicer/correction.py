@@ -16,10 +16,10 @@ from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.lookahead import LookAhead
-from InContextSegSlicer.plane import Cuts, written
+from InContextSegSlicer.plane import Cuts, stateOf, written
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
-from InContextSegSlicer.propagation import Propagation, Wish
+from InContextSegSlicer.propagation import Nodes, Propagation, Wish, nodesOf
 from InContextSegSlicer.voxelsets import cropped
 
 LANE = "correct"
@@ -41,8 +41,9 @@ class Answer:
 
 @dataclass
 class Session:
-    """What was said on one slice, and answered."""
+    """What was said on one slice, and answered; `source` is what the volume was like then, see `stateOf`."""
 
+    source: tuple = ()
     history: History = field(default_factory=History)
     answers: dict[Step, Answer] = field(default_factory=dict)
 
@@ -73,7 +74,7 @@ class Correction:
         self._chores, self._saving = ChoreQueue(), ChoreQueue()
         self.ahead = LookAhead(client, self.context, handover, self._chores)
         self._sessions: dict[Place, Session] = {}
-        self._asking: Step | None = None
+        self._asking: object | None = None  # stands for the question whose answer is awaited
 
     @property
     def working(self) -> bool:
@@ -84,6 +85,11 @@ class Correction:
     def restless(self) -> bool:
         """Whether the next tick has something to do."""
         return self.working or len(self._chores) > 0
+
+    @property
+    def nodes(self) -> Nodes | None:
+        """Volume and segmentation of the slice, while they and the segment are there."""
+        return nodesOf(self.scene, self.place)
 
     @property
     def session(self) -> Session | None:
@@ -102,6 +108,7 @@ class Correction:
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
+        self.check()  # a segment goes without any node
         self.client.poll()  # also for what nobody waits for any more: its arrays have to go
         for each in (self._chores, self._saving, self.propagation):
             each.tick()
@@ -110,14 +117,16 @@ class Correction:
 
     def see(self, place: Place | None) -> None:
         """Work on another slice or segment, or on none."""
+        for gone in [each for each in self._sessions if nodesOf(self.scene, each) is None]:
+            self._drop(gone)  # another segment may get its ID
         place = next((each for each in self._sessions if place is not None and place.isLike(each)), place)
-        if place == self.place and self._nodes() is not None:
+        if place == self.place and self.nodes is not None:
             return
         self._chores.drop()
         self.ahead.drop()
         self._asking = None  # its answer is not waited for any more
         self.place, self.message = place, ""
-        if self._nodes() is None:
+        if self.nodes is None:
             self._drop(place)
             self.place = None
         elif place not in self._sessions:
@@ -139,8 +148,9 @@ class Correction:
         self._follow()
 
     def check(self) -> None:
-        """Something left the scene: if it was the slice's, nothing is shown any more."""
-        if self.place is not None and self._nodes() is None:
+        """Something left the scene: if it was the slice's, nothing is shown any more, and nothing is carried on."""
+        self.propagation.check()
+        if self.place is not None and self.nodes is None:
             self.see(None)
 
     def add(self, mark: Mark) -> None:
@@ -182,7 +192,7 @@ class Correction:
         Args:
             saveState: called once before anything changes.
         """
-        nodes, answer, place = self._nodes(), self.answer, self.place
+        nodes, answer, place = self.nodes, self.answer, self.place
         if nodes is None or answer is None:
             waiting = _("The answer is on its way; apply it when it is shown.")
             self._say(waiting if self._asking else _("Nothing is shown that could be applied; click on the structure."))
@@ -225,12 +235,12 @@ class Correction:
 
     def saveExamples(self, folder: str) -> None:
         """Keep the examples of the segment in a folder that holds none yet."""
-        nodes = self._nodes()
+        nodes, place = self.nodes, self.place
         if nodes is None:
             return
 
         def asking() -> Generator:
-            request = yield from self.context.saving(*nodes, self.place, folder)
+            request = yield from self.context.saving(*nodes, place, folder)
             self.client.ask(
                 "save_examples",
                 request,
@@ -238,7 +248,7 @@ class Correction:
                 on_failed=lambda _kind, message: self._say(message),
             )
 
-        self._saving.add(asking(), lambda _done: None, lambda error: self._say(str(error)))
+        self._saving.add(asking(), lambda _done: None, self._notSaved)
         self._say(_("The examples are being saved."))
 
     def _taught(self, volume, segmentation, place: Place) -> str:
@@ -263,20 +273,12 @@ class Correction:
         self.cuts.reset()
 
     def _outdated(self) -> bool:
-        """Whether the plane has to be cut anew, as when its volume was moved: what was answered is for another one."""
-        nodes = self._nodes() if self.place is not None and self.place.plane is not None else None
-        return nodes is not None and self.cuts.known(self.place.plane, nodes[0]) is None
-
-    def _nodes(self) -> tuple[slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSegmentationNode] | None:
-        """Volume and segmentation of the place, while they and the segment are there."""
-        place = self.place
-        if place is None:
-            return None
-        volume, segmentation = (self.scene.GetNodeByID(each) for each in (place.volume, place.segmentation))
-        if volume is None or segmentation is None or volume.GetImageData() is None:
-            return None
-        there = segmentation.GetSegmentation().GetSegment(place.segment) is not None
-        return (volume, segmentation) if there else None
+        """Whether the volume was moved or changed since it was asked about, or the plane has to be cut anew."""
+        if self.nodes is None:
+            return False
+        if self.place.plane is not None:
+            return self.cuts.known(self.place.plane, self.nodes[0]) is None
+        return bool(self.session.answers) and self.session.source != stateOf(self.nodes[0])
 
     def _go(self, change: Callable[[Step], Step]) -> None:
         if self.session is None:
@@ -293,7 +295,7 @@ class Correction:
 
     def _follow(self) -> None:
         """Show what is known of the marks as they stand, and ask for what is not."""
-        nodes = self._nodes()
+        nodes = self.nodes
         if self.session and self._outdated():
             self._forget(self.session, keep=set())
         answer = self.answer if nodes is not None else None
@@ -328,7 +330,8 @@ class Correction:
         return (answer.probability >= self.threshold * 255).astype(np.uint8)
 
     def _ask(self, session: Session, step: Step, volume, segmentation) -> None:
-        self._asking = step
+        session.source = stateOf(volume)
+        asked = self._asking = object()  # not the step, which is asked again after somebody looked elsewhere meanwhile
         lent: list[str] = []  # names of arrays that the request needs, and nobody after it
 
         def clean() -> None:
@@ -337,11 +340,11 @@ class Correction:
 
         def done(answer: Mapping) -> None:
             clean()
-            self._answered(session, step, answer, self._asking is step)
+            self._answered(session, step, answer, self._asking is asked)
 
         def failed(kind: str, message: str) -> None:
             clean()
-            self._failed(session, kind, message, self._asking is step)
+            self._failed(session, kind, message, self._asking is asked)
 
         def asking() -> Generator:
             try:
@@ -420,11 +423,14 @@ class Correction:
                 self._say(message)
 
     def _broken(self, error: Exception) -> None:
-        if not isinstance(error, (InputError, OSError)):
-            raise error
         self._asking = None
         self.preview.clear()
+        self._notSaved(error)
+
+    def _notSaved(self, error: Exception) -> None:
         self._say(str(error))
+        if not isinstance(error, (InputError, OSError)):
+            raise error
 
     def _say(self, message: str) -> None:
         self.message = message

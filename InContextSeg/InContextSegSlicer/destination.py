@@ -32,7 +32,7 @@ def regionOf(
     kept, partly = set(answer["given"] if len(chosen) < len(own) else ()), defaultdict(set)
     named = [*((name, identifier) for identifier, name in bridge.segmentNames(output).items()), *into.items()]
     for row in chosen:
-        spoken = spokenByName(row.slices, row.axis, [name for name, _id in named], output, order.target)
+        spoken = spokenByName(row, [name for name, _id in named])
         for index, names in spoken.items():
             if into.keys() <= set(names):
                 kept.add(index)

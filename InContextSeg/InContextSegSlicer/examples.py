@@ -20,6 +20,8 @@ class ExampleRow:
         axis: in whose view single slices were chosen, "axial", "coronal" or "sagittal".
         names: of the labels in a file, by value, as far as they are known.
         told: slices of a file that tell of some of its labels only, and values of which; the others tell of all.
+        applied: single slices that came because they were applied, and speak of those segments alone whose tags say so
+            (`slicemarks`): of none where that was taken back.
     """
 
     key: str = ""
@@ -32,6 +34,7 @@ class ExampleRow:
     enabled: bool = True
     names: tuple[tuple[int, str], ...] = ()
     told: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    applied: tuple[int, ...] = ()
 
     @property
     def fromFiles(self) -> bool:
@@ -91,6 +94,7 @@ class ExampleList:
             enabled=stored["enabled"],
             names=tuple((value, name) for value, name in stored["names"]),
             told=tuple((index, tuple(values)) for index, values in stored.get("told", ())),
+            applied=tuple(stored.get("applied", ())),
         )
 
     def _store(self, rows: Sequence[ExampleRow]) -> None:
@@ -124,4 +128,5 @@ def _plain(row: ExampleRow) -> dict:
         "enabled": row.enabled,
         "names": [list(pair) for pair in row.names],
         "told": [list(pair) for pair in row.told],
+        "applied": list(row.applied),
     }

@@ -195,7 +195,7 @@ def partText(row: ExampleRow) -> list[str]:
     names = namesIn(row)
     spoken = spokenIn(row, names)
     return [
-        _("{slices}: {names} only").format(
+        (_("{slices}: {names} only") if told else _("{slices}: nothing, as it was taken back")).format(
             slices=", ".join(str(index) for index in row.slices if spoken[index] == told), names=", ".join(told)
         )
         for told in dict.fromkeys(spoken.values())

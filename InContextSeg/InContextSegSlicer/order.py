@@ -212,7 +212,7 @@ def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
 def spokenIn(row: ExampleRow, names: tuple[str, ...]) -> dict[int, tuple[str, ...]]:
     """For every single slice of an example those among some names of whose segments it says where they are."""
     if not row.fromFiles:
-        return spokenByName(row.slices, row.axis, names, row.segmentation, row.volume)
+        return spokenByName(row, names)
     called = dict(row.names)
     told = {index: {called.get(value) for value in values} for index, values in row.told}
     return {index: tuple(name for name in names if index not in told or name in told[index]) for index in row.slices}

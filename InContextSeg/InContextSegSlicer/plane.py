@@ -131,7 +131,7 @@ class Cut:
     Attributes:
         node: a volume of one slice in the world, outside of the scene; beyond the source it has its smallest value.
         inside: (1, rows, columns) bool, the pixels that lie in the source.
-        source: what the source was like, see `_stateOf`.
+        source: what the source was like, see `stateOf`.
         array: the name under which the worker can read it.
     """
 
@@ -155,7 +155,7 @@ class Cuts:
     def known(self, plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Cut | None:
         """The cut, as long as the volume is and lies as it was and did."""
         cut = self._kept.get((volume.GetID(), plane))
-        return cut if cut is not None and cut.source == _stateOf(volume) else None
+        return cut if cut is not None and cut.source == stateOf(volume) else None
 
     def cut(self, plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, Cut]:
         """A chore: the cut, handed over to the worker.
@@ -185,7 +185,7 @@ class Cuts:
 
 def cutOut(plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, Cut]:
     """A chore: what a plane shows of a volume, as far as it reaches; linear between voxels, in their number type."""
-    source, array, grid = _stateOf(volume), arrayOf(volume), gridOfVolume(volume)
+    source, array, grid = stateOf(volume), arrayOf(volume), gridOfVolume(volume)
     whole = np.zeros(3, int), np.array(array.shape[:3])
     low, high = yield from _extentOf(plane, volume)
     spacing = max(plane.spacing, float((high - low).max()) / LARGEST)
@@ -277,7 +277,7 @@ def _thickness(grid: Grid, cut: Cut, normal: np.ndarray) -> float:
     return float(sum(np.abs((toWorld.points(indices + step) - here) @ normal) for step in np.eye(3)).max())
 
 
-def _stateOf(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple:
+def stateOf(volume: slicer.vtkMRMLScalarVolumeNode) -> tuple:
     """What a cut depends on, besides its plane."""
     parent, image = volume.GetParentTransformNode(), volume.GetImageData()
     times = image.GetMTime() if image is not None else 0, parent.GetTransformToWorldMTime() if parent is not None else 0

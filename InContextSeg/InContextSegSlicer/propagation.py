@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import slicer
@@ -59,6 +60,7 @@ class Propagation:
     progress: tuple[int, int, str] | None = None
     changed: Callable[[], None] = lambda: None
     _chores: ChoreQueue = field(default_factory=ChoreQueue)
+    _place: Place | None = None
     _request: int | None = None
 
     @property
@@ -130,16 +132,23 @@ class Propagation:
             )
             self._request = number
 
-        self._begin(asking(), lambda _done: None, _("Handing over the examples"))
+        self._begin(wish.place, asking(), lambda _done: None, _("Handing over the examples"))
+
+    def check(self) -> None:
+        """Something left the scene: what was to be carried on, perhaps."""
+        if self.working and self._nodes(self._place) is None:
+            self._stop(_("The volume or the segment was removed meanwhile, so nothing was carried on."))
 
     def cancel(self) -> None:
         """Stop; what is not written yet is not written."""
-        if not self.working:
-            return
+        if self.working:
+            self._stop(_("The propagation was cancelled."))
+
+    def _stop(self, message: str) -> None:
         self._chores.drop()
         if self._request is not None:
             self.client.cancel(self._request)
-        self._end(_("The propagation was cancelled."))
+        self._end(message)
 
     def accept(self, place: Place, indices: Iterable[int]) -> None:
         """Let slices that were carried on teach, as those that were drawn; nobody is told any more to look at them."""
@@ -162,7 +171,7 @@ class Propagation:
         def done(_written) -> None:
             self._end(_("{count} slices were discarded.").format(count=len(those)))
 
-        self._begin(self._cleared(*nodes, wish, marked, those), done, _("Discarding slices"))
+        self._begin(wish.place, self._cleared(*nodes, wish, marked, those), done, _("Discarding slices"))
 
     def replaced(self, wish: Wish) -> None:
         """Take out at once what was carried on to the slice of a place, because something better is to be written."""
@@ -172,10 +181,7 @@ class Propagation:
                 pass
 
     def _cleared(self, volume, segmentation, wish: Wish, marked: SliceMarks, those: set[int]) -> Generator:
-        first, last = min(those), max(those)
-        kept = [grid.slab(volume, marked.axis, n, n) for n in range(first, last + 1) if n not in those]
-        region = bridge.Region(grid.slab(volume, marked.axis, first, last), tuple(kept))
-        writer = bridge.SegmentWriter(self.scene, wish.editor)
+        writer, region = bridge.SegmentWriter(self.scene, wish.editor), _only(volume, marked.axis, those)
         yield from writer.write(volume, segmentation, NOTHING, (0, 0, 0), {1: wish.place.segment}, "made", region)
         self._settle(wish.place, those)
 
@@ -216,20 +222,24 @@ class Propagation:
                 known = bridge.uncertaintyOf(self.scene, nodes[0])
                 yield from bridge.showUncertainty(self.scene, nodes[0], *blocks[1], known)
 
-        self._begin(writing(), lambda _done: self._end(outcome(answer, bool(limits))), _("Writing the slices"))
+        def done(_written) -> None:
+            self._end(outcome(answer, bool(limits)))
+
+        self._begin(wish.place, writing(), done, _("Writing the slices"))
 
     def _written(self, volume, segmentation, wish: Wish, limits, answer: Mapping, block: tuple) -> Generator:
         place, axis = wish.place, answer["axis"]
         segment = segmentation.GetSegmentation().GetSegment(place.segment)
         before = marksIn(segment, volume, PROPAGATED)
-        taught = self._taught(volume, segmentation, place)
-        kept = tuple(grid.slab(volume, axis, index, index) for index in taught)
-        inside = grid.slab(volume, axis, *limits) if limits else None
-        wish.saveState()
-        writer = bridge.SegmentWriter(self.scene, wish.editor)
-        yield from writer.write(volume, segmentation, *block, {1: place.segment}, "made", bridge.Region(inside, kept))
         first, last = limits or (0, grid.countAlong(volume, axis) - 1)
         found = SliceMarks(axis, dict(zip(answer["slices"], answer["confidence"], strict=True)))
+        outdated = {index for index in before.confidence if before.axis == axis and first <= index <= last}
+        changing = {*found.confidence, *outdated}.difference(self._taught(volume, segmentation, place))
+        if not changing:
+            return
+        wish.saveState()
+        writer, region = bridge.SegmentWriter(self.scene, wish.editor), _only(volume, axis, changing)
+        yield from writer.write(volume, segmentation, *block, {1: place.segment}, "made", region)
         mark(segment, volume, PROPAGATED, before.without(range(first, last + 1)).joined(found))
 
     def _blocks(self, answer: Mapping) -> tuple[Mapping, Mapping]:
@@ -243,8 +253,8 @@ class Propagation:
     def _failed(self, kind: str, message: str) -> None:
         self._end(_("The propagation was cancelled.") if kind == CANCELLED else message)
 
-    def _begin(self, chore: Generator, onDone: Callable, message: str) -> None:
-        self.progress, self.message, self._request = (0, 0, message), "", None
+    def _begin(self, place: Place, chore: Generator, onDone: Callable, message: str) -> None:
+        self.progress, self.message, self._request, self._place = (0, 0, message), "", None, place
         self._chores.add(chore, onDone, self._broken)
         self.changed()
 
@@ -264,13 +274,26 @@ class Propagation:
         return nodes
 
     def _nodes(self, place: Place | None) -> Nodes | None:
-        """Volume and segmentation of a place, while they and the segment are there."""
-        if place is None:
-            return None
-        volume, segmentation = (self.scene.GetNodeByID(each) for each in (place.volume, place.segmentation))
-        if volume is None or segmentation is None or volume.GetImageData() is None:
-            return None
-        return (volume, segmentation) if segmentation.GetSegmentation().GetSegment(place.segment) else None
+        return nodesOf(self.scene, place)
+
+
+def nodesOf(scene: slicer.vtkMRMLScene, place: Place | None) -> Nodes | None:
+    """Volume and segmentation of a place, while they and the segment are there."""
+    if place is None:
+        return None
+    volume, segmentation = (scene.GetNodeByID(each) for each in (place.volume, place.segmentation))
+    if volume is None or segmentation is None or volume.GetImageData() is None:
+        return None
+    return (volume, segmentation) if segmentation.GetSegmentation().GetSegment(place.segment) else None
+
+
+def _only(volume, axis: str, indices: Iterable[int]) -> bridge.Region:
+    """These slices and no others."""
+    there = sorted(indices)
+    gaps = [(one + 1, other - 1) for one, other in pairwise(there) if other - one > 1]
+    return bridge.Region(
+        grid.slab(volume, axis, there[0], there[-1]), tuple(grid.slab(volume, axis, *each) for each in gaps)
+    )
 
 
 def outcome(answer: Mapping, limited: bool) -> str:

@@ -15,7 +15,7 @@ from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.filedrop import FileDrop
 from InContextSegSlicer.keeping import foldersOf, requireNew
 from InContextSegSlicer.order import DRAWN_ON
-from InContextSegSlicer.slicemarks import speakOfAll
+from InContextSegSlicer.slicemarks import chooseWhole
 from InContextSegSlicer.sliceviews import notDisplayed
 
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
@@ -106,9 +106,10 @@ class Teaching:
         if index is None:
             self._panel.say(notDisplayed(axis))
             return
-        slices = sorted({*(rows[0].slices if rows else ()), index})
-        speakOfAll(segmentation, target, axis, index)
-        self._panel.examples.add(ExampleRow(volume=target, segmentation=segmentation, slices=tuple(slices), axis=axis))
+        row = rows[0] if rows else ExampleRow(volume=target, segmentation=segmentation, slices=(), axis=axis)
+        slices, applied = sorted({*row.slices, index}), [each for each in row.applied if each != index]
+        chooseWhole(segmentation, target, axis, index)
+        self._panel.examples.add(replace(row, slices=tuple(slices), applied=tuple(applied)))
         self._panel.say(_("{axis} slice {index} teaches now.").format(axis=axis.capitalize(), index=index))
 
     def onAddFiles(self) -> None:

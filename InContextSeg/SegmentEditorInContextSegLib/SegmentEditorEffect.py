@@ -1,5 +1,6 @@
 """The effect "In-Context": events of slice views in, calls of the correction out."""
 
+import time
 from pathlib import Path
 
 import qSlicerSegmentationsEditorEffectsPythonQt as effects
@@ -19,7 +20,9 @@ from InContextSegSlicer.propagationcontrol import PropagationControl
 from InContextSegSlicer.sharedworker import SharedWorker
 
 BUSY_MS, IDLE_MS = 5, 100
+PATIENCE_S = 1.0  # after which somebody who waits is told for what
 LEAST_DRAG_PX = 3
+FIELDS = ("QLineEdit", "QAbstractSpinBox", "QTextEdit", "QPlainTextEdit")
 PRESS, MOVE = vtk.vtkCommand.LeftButtonPressEvent, vtk.vtkCommand.MouseMoveEvent
 RELEASE, KEY = vtk.vtkCommand.LeftButtonReleaseEvent, vtk.vtkCommand.KeyPressEvent
 
@@ -48,7 +51,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         VTKObservationMixin.__init__(self)
         self.worker = self.correction = self.options = self.carry = None
         self._views, self._widget, self._drag, self._target = {}, None, None, None
-        self._timer, self._shortcuts, self._seen = None, [], ()
+        self._timer, self._shortcuts, self._seen, self._since = None, [], (), 0.0
 
     def clone(self):
         cloned = effects.qSlicerSegmentEditorScriptedEffect(None)
@@ -99,6 +102,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
                 shortcut.connect(signal, self._on(slot))
             self._shortcuts.append(shortcut)
         self._timer.start(IDLE_MS)
+        self._since = time.monotonic()
         self.refresh()
 
     def deactivate(self):
@@ -127,9 +131,14 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             self.worker = None
 
     def onTimer(self):
+        self._leaveKeys()
         self.correction.tick()
         if not self.correction.working:
             self._notice()
+        if not self.correction.working or self.correction.propagation.working:  # which has words of its own
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE_S and not self.options.status.text:
+            self.options.status.setText(self._awaited())
         interval = BUSY_MS if self.correction.restless else IDLE_MS
         if self._timer.interval != interval:
             self._timer.setInterval(interval)
@@ -215,11 +224,9 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
     def refresh(self):
         """Show what is the case."""
         correction, options = self.correction, self.options
-        session, place = correction.session, correction.place
-        volume = slicer.mrmlScene.GetNodeByID(place.volume) if place else None
-        segmentation = slicer.mrmlScene.GetNodeByID(place.segmentation) if place else None
-        there = session is not None and volume is not None and segmentation is not None
-        rows = correction.context.rows(volume, segmentation, place) if there else ()
+        session, nodes = correction.session, correction.nodes
+        there = session is not None and nodes is not None
+        rows = correction.context.rows(*nodes, correction.place) if there else ()
         options.showExamples(rows)
         options.remove.setEnabled(bool(rows))
         options.save.setEnabled(bool(rows))
@@ -236,6 +243,19 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             self._draw(widget)
         if self._timer.isActive():
             self.onTimerDue()
+
+    def _awaited(self):
+        """Why an answer takes its time."""
+        if self.worker.client.state == "starting":
+            return _("The worker is starting, which takes some seconds.")
+        return _("An answer is awaited; what the worker does already, such as a batch of the module, comes first.")
+
+    def _leaveKeys(self):
+        """Enter and Esc belong to a field that somebody writes in, as the name of a segment."""
+        field = qt.QApplication.focusWidget()
+        writing = field is not None and any(field.inherits(name) for name in FIELDS)
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(not writing)
 
     def _notice(self):
         """What is changed elsewhere: the model in the panel, a mark of a segment by the editor's undo."""

@@ -78,9 +78,11 @@ def test_other_choices_of_slices_are_kept_as_well(tmp_path, slices, wanted):
 
 
 def test_files_get_names_that_every_system_takes_each_once(tmp_path):
-    names = ["CT: Müller/2", "ct müller/2", "...", "", "a" * 300]
+    names = ["CT: Müller/2", "ct müller/2", "...", "", "a" * 300, "𠀀" * 90, "CT.seg"]
     found = [path.name for path in save(tmp_path, [kept(name) for name in names], Report())]
-    assert found == [f"{stem}.seg.nrrd" for stem in ("CT_Müller_2", "ct_müller_2-2", "example", "example-2", "a" * 80)]
+    stems = "CT_Müller_2", "ct_müller_2-2", "example", "example-2", "a" * 160, "𠀀" * 40, "CT_seg"
+    assert found == [f"{stem}.seg.nrrd" for stem in stems]
+    assert len(read_pairs(Source(tmp_path / "images", tmp_path / "labels"))) == len(names)
     about = json.loads((tmp_path / "examples.json").read_text(encoding="utf-8"))
     assert [each["name"] for each in about["examples"]] == names
     assert about["examples"][0]["slices"] == [3, 4, 5] and about["examples"][0]["segments"] == {"liver": 1, "Tümor": 2}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import slicer
+import vtk
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.phantom import KIDNEYS, LIVER, phantom
@@ -12,14 +13,17 @@ from InContextSegSlicer import bridge
 from InContextSegSlicer.destination import regionOf
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.exampletable import partText
-from InContextSegSlicer.order import Order, Wanted, taskOf
+from InContextSegSlicer.order import Order, Wanted, spokenIn, taskOf
 from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark
+from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.fivesegments import box, world, writerFor
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, volumeOf
 from Testing.Slicer.patients import SHAPE, addSegmentation, addVolume, affineOf, draw, finish, turned
 from Testing.Slicer.patients import mask as maskOf
 from Testing.Slicer.radiologist import Radiologist, dice, mask
+from Testing.Slicer.test_effect import volumeOf as effectVolume
+from Testing.Slicer.test_effect_propagation import apply as applySlice
 
 ANSWER = {"axis": "axial", "given": []}
 NAMES = ("liver", "kidneys")
@@ -247,3 +251,61 @@ def test_an_organ_applied_on_some_slices_is_found_by_the_real_network_where_anot
         scores = [dice(found[name][index], wanted[name][index]) for index in slices[other]]
         print(name, "on slices of", other, np.round(scores, 3))
         assert np.mean(scores) > 0.6, (name, scores)
+
+
+@pytest.fixture
+def corrector(scene, monkeypatch, strictErrors):
+    found = Corrector(monkeypatch, *effectVolume(scene))
+    yield found
+    assert not strictErrors.seen, strictErrors.report()
+
+
+def spoken(corrector):
+    (row,) = corrector.correction.context.examples.rows()
+    return spokenIn(row, ("organ", "neighbour"))
+
+
+def test_a_slice_that_was_taken_back_teaches_nothing_whoever_asks_and_does_again_when_it_is_brought_back(corrector):
+    for index in (8, 10):
+        applySlice(corrector, index)
+    corrector.editor.setActiveEffectByName("")
+    corrector.editor.undo()
+    assert spoken(corrector) == {8: ("organ",), 10: ()}
+    (row,) = corrector.correction.context.examples.rows()
+    assert partText(row) == ["8: organ only", "10: nothing, as it was taken back"]
+    task = finish(taskOf(order(row, names=("organ", "neighbour")), corrector.correction.handover))
+    assert [each.slices for each in task.examples] == [(8,)]
+    corrector.editor.redo()
+    assert spoken(corrector) == {8: ("organ",), 10: ("organ",)}
+
+
+def test_a_slice_that_a_person_chose_as_a_whole_speaks_of_all_after_one_segment_was_corrected_there(corrector):
+    applySlice(corrector, 8)
+    examples = corrector.correction.context.examples
+    examples.change(examples.rows()[0].key, slices=(8, 12))
+    applySlice(corrector, 12)
+    assert spoken(corrector) == {8: ("organ",), 12: ("organ", "neighbour")}
+
+
+def test_what_was_applied_is_known_after_its_volume_was_hardened_into_another_place(corrector):
+    applySlice(corrector, 8)
+    transform = vtk.vtkTransform()
+    transform.RotateX(20)
+    for node in (corrector.volume, corrector.segmentation):
+        node.ApplyTransform(transform)
+    assert spoken(corrector) == {8: ("organ",)}
+    corrector.look("Red", 9)
+    corrector.settle()
+    (example,) = corrector.worker.corrected[-1]["task"]["examples"]
+    assert [index for index, _name in example["labels"]["slices"]] == [8]
+
+
+def test_the_panel_chooses_a_slice_as_a_whole_that_was_applied_for_one_segment(doctor):
+    row = patient((3, 4), "A", "B", A=(3, 4))
+    doctor.panel.examples.add(replace(row, applied=(3, 4)))
+    doctor.choose(row.volume)
+    doctor.set(output=row.segmentation)
+    assert doctor.panel.views.jump(row.volume, "axial", 4) is not False
+    doctor.press("useSliceButton")
+    (row,) = doctor.panel.examples.rows()
+    assert (row.slices, row.applied, spokenIn(row, ("A", "B"))) == ((3, 4), (3,), {3: ("A",), 4: ("A", "B")})

@@ -124,23 +124,27 @@ def test_an_applied_slice_is_handed_over_at_once_and_alone(corrector):
     assert added == {second[10]}
 
 
-def test_where_another_segment_is_drawn_a_slice_teaches_on_though_this_one_was_taken_back(corrector, scene):
+def test_a_slice_that_was_taken_back_does_not_say_that_there_is_nothing_where_another_segment_is_drawn(
+    corrector, scene
+):
     mask = np.zeros(SHAPE, bool)
     mask[8, 20:24, 20:24] = True
     draw(scene, corrector.segmentation, "neighbour", mask, AFFINE)
-    clicked(corrector, 8)
-    corrector.applied()
+    for index in (4, 8):
+        clicked(corrector, index)
+        corrector.applied()
     corrector.editor.undo()
     corrector.look("Red", 9)
     corrector.settle()
     (row,) = corrector.correction.context.examples.rows()
-    assert row.slices == (8,)
-    assert taught(corrector.worker.corrected[-1]) == {}, "as a slice without the organ"
-    corrector.editor.undo()
-    draw(scene, corrector.segmentation, "neighbour", mask, AFFINE, remove=True)
+    assert row.slices == (4,), "the other one was applied on no slice"
+    assert taught(corrector.worker.corrected[-1]).keys() == {4}
+    corrector.editor.redo()
     corrector.look("Red", 10)
-    ahead(corrector)
-    assert corrector.correction.context.examples.rows() == ()
+    corrector.settle()
+    (row,) = corrector.correction.context.examples.rows()
+    assert row.slices == (4, 8)
+    assert taught(corrector.worker.corrected[-1]).keys() == {4, 8}
 
 
 def test_a_click_at_once_on_the_next_slice_is_the_only_thing_asked(corrector):

@@ -336,7 +336,7 @@ def test_on_volumes_at_all_angles_it_is_the_slices_beside(scene, monkeypatch, ge
     assert sorted(marked(corrector).confidence) == [8, 10]
 
 
-def test_a_mark_belongs_to_the_grid_it_was_made_on_and_a_damaged_one_is_none(scene):
+def test_marks_belong_to_the_grids_they_were_made_on_and_a_damaged_one_is_none(scene):
     volume, segmentation = volumeOf(scene)
     other, _segmentation = volumeOf(scene, "oblique")
     segment = segmentation.GetSegmentation().GetSegment("organ")
@@ -344,7 +344,12 @@ def test_a_mark_belongs_to_the_grid_it_was_made_on_and_a_damaged_one_is_none(sce
     mark(segment, volume, PROPAGATED, slices)
     assert marksIn(segment, volume, PROPAGATED) == slices
     assert marksIn(segment, other, PROPAGATED) == SliceMarks()
-    for text in ("{", "[]", '{"axis": "axial"}', '{"affine": [1], "axis": "axial", "slices": {}}', "7"):
+    both = SliceMarks("coronal", {5: 0.8})
+    mark(segment, other, PROPAGATED, both)
+    assert (marksIn(segment, volume, PROPAGATED), marksIn(segment, other, PROPAGATED)) == (slices, both)
+    mark(segment, other, PROPAGATED, SliceMarks())
+    damaged = ('[{"axis": "axial"}]', '[{"affine": [1], "axis": "axial", "slices": {}}]', '[{"slices": []}]')
+    for text in ("{", "[]", "{}", "[7]", "7", *damaged):
         segment.SetTag("InContextSeg.Propagated", text)
         assert marksIn(segment, volume, PROPAGATED) == SliceMarks()
     mark(segment, volume, PROPAGATED, SliceMarks())
@@ -359,3 +364,53 @@ def test_what_came_of_it_is_a_sentence():
     answer |= {"slices": [3, 4], "stopped": {"before": "range", "after": "range"}}
     assert "3 to 4: before them the volume ends, after them the volume ends." in outcome(answer, False)
     assert "no further was asked for" in outcome(answer, True)
+
+
+@pytest.mark.parametrize("reach", [0, 5])
+def test_what_the_panel_found_stays_on_slices_that_were_not_reached(corrector, reach):
+    block = np.zeros(corrector.drawn().shape, np.uint8)
+    block[:, 20:24, 20:24] = 1
+    writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
+    finish(writer.write(corrector.volume, corrector.segmentation, block, (0, 0, 0), {1: "organ"}))
+    apply(corrector)
+    propagate(corrector, reach=reach)
+    drawn, reached = corrector.drawn(), set(marked(corrector).confidence)
+    assert reached and {index for index in range(20) if not drawn[index, 21, 21]} <= reached
+    propagate(corrector, reach=reach)
+    np.testing.assert_array_equal(corrector.drawn(), drawn)
+
+
+@pytest.mark.parametrize("when", ["handing over", "asked", "writing"])
+@pytest.mark.parametrize("what", ["segment", "segmentation", "volume", "scene"])
+def test_what_is_removed_is_carried_on_no_more(corrector, scene, what, when):
+    apply(corrector)
+    propagation = corrector.correction.propagation
+
+    def remove():
+        if what == "segment":
+            corrector.segmentation.GetSegmentation().RemoveSegment("organ")
+        elif what == "scene":
+            scene.Clear(False)
+        else:
+            scene.RemoveNode(getattr(corrector, what))
+
+    def removeWhenWriting():
+        if propagation.progress and "Writing" in propagation.progress[2]:
+            propagation.changed = corrector.effect.refresh
+            remove()
+
+    corrector.worker.hold = when == "asked"
+    if when == "writing":
+        propagation.changed = removeWhenWriting
+    corrector.options.propagation.start.click()
+    if when == "asked":
+        app.pump(0.2)
+    if when != "writing":
+        remove()
+    corrector.worker.hold = False
+    corrector.settle()
+    assert propagation.changed == corrector.effect.refresh
+    assert propagation.message in (
+        "The volume or the segment was removed meanwhile, so nothing was carried on.",
+        "The propagation was cancelled.",
+    )
