@@ -204,7 +204,7 @@ def _pairs(each: DataSet) -> tuple[list[_Row], list[Problem]]:
     problems, found = [], []
     for folder in (Path(each.images), Path(each.labels)):
         by_stem = _by_stem(folder)
-        for stem, paths in list(by_stem.items()):
+        for paths in by_stem.values():
             if len(paths) > 1:
                 names = " and ".join(path.name for path in paths)
                 sentence = f"{names} in {folder} share a stem, so it is not plain which is meant; keep one of them."
