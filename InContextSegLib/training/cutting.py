@@ -15,7 +15,7 @@ from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.exampleset import parts_of
-from InContextSegLib.files import read_labels, read_volume
+from InContextSegLib.files import read_colours, read_labels, read_volume
 from InContextSegLib.slicing import Intensities
 from InContextSegLib.support import Example, LabelledVolume, picture_of, slices_of
 from InContextSegLib.training.datasets import DataSet
@@ -47,20 +47,26 @@ def mix_of_set(each: DataSet, cases: Sequence[SurveyedCase]) -> ColourMix:
         return ColourMix(each.colour, "asked for")
     if each.colour == "luminance":
         return LUMINANCE
+    if each.intensities.window is not None:
+        return replace(LUMINANCE, why="luminance, as a window of grey values came")
     learners = [case for case in cases if (case.data_set, case.side) == (each.name, TRAIN)]
-    chosen = learners[:: -(-len(learners) // _MIX_CASES)] if learners else []
+    examples = []
+    for case in learners[:: max(1, -(-len(learners) // _MIX_CASES))]:
+        try:
+            colours = read_colours(case.image)
+            if colours is None:
+                return replace(LUMINANCE, why="luminance, as an example is no colour picture")
+            examples.append((colours, _wanted(each, read_volume(case.labels, Kind.LABELS).array)))
+        except InputError:
+            continue  # what cannot be read is said, and left out, where it is cut
+    return colour_mix(examples, (), each.intensities, lambda labels: labels, lambda colours: colours)
 
-    def labels_of(path: str) -> np.ndarray:
-        array = read_volume(path, Kind.LABELS).array
-        if each.takes_any:
-            return (array > 0).astype(np.uint8)
-        return array * np.isin(array, list(each.named)) if each.names else array
 
-    try:
-        return colour_mix([(case.image, case.labels) for case in chosen], (), each.intensities, labels_of)
-    except InputError:
-        # Which case cannot be read is said where all of them are.
-        return replace(LUMINANCE, why="luminance, as an example cannot be read")
+def _wanted(each: DataSet, labels: np.ndarray) -> np.ndarray:
+    """Labels with what is no task as 0."""
+    if each.takes_any:
+        return (labels > 0).astype(np.uint8)
+    return labels * np.isin(labels, list(each.named)) if each.names else labels
 
 
 def recipe_of(case: SurveyedCase, each: DataSet, mix: ColourMix, size: int) -> Recipe:
