@@ -125,12 +125,16 @@ class SliceStore:
         return store
 
     def slices(self, task: str, side: Side, shown: bool = True) -> dict[str, np.ndarray]:
-        """By patient the slices (n, 2) int32 (case, number) that show a task, or that tell that they do not."""
+        """By patient the slices (n, 2) int32 (case, number) that show a task, or that tell that they do not.
+
+        The latter are slices of cases that show it elsewhere: in others it may not have been labelled at all.
+        """
         wanted, found = self.tasks[task], {}
         for index, each in enumerate(self.cases):
-            if (each.case.data_set, each.case.side) != (wanted.data_set, side):
+            numbers = each.seen(wanted.value)
+            if (each.case.data_set, each.case.side) != (wanted.data_set, side) or not len(numbers):
                 continue
-            numbers = each.seen(wanted.value) if shown else each.unseen(wanted.value)
+            numbers = numbers if shown else each.unseen(wanted.value)
             if len(numbers):
                 pairs = np.stack([np.full(len(numbers), index, np.int32), numbers], axis=1)
                 found.setdefault(each.case.patient, []).append(pairs)

@@ -92,6 +92,14 @@ def test_slices_that_show_a_task_and_those_that_do_not_are_listed_without_readin
         assert not opened.read("a/tumour", clear[patient])[1].any()
 
 
+def test_a_case_that_never_shows_a_label_does_not_tell_that_it_is_absent(folder):
+    volume(folder / "a", "case4", labels=np.where(labels_of() == 2, 0, labels_of()))
+    opened = stored(folder, set_of(names=NAMES))
+    told = {patient for side in ("train", "validation") for patient in opened.slices("a/tumour", side, shown=False)}
+    assert told == {f"case{n}" for n in range(4)}
+    assert "case4" in every_slice(opened, "a/liver")
+
+
 def test_a_second_opening_cuts_nothing(folder, cuts):
     before = every_slice(stored(folder, set_of(names=NAMES)), "a/liver")
     assert cuts == [f"case{n}.nii.gz" for n in range(4)]
