@@ -176,6 +176,16 @@ def test_a_file_that_vanishes_after_the_survey_is_named(folder):
     assert "case0.nii.gz cannot be read (No such file or directory)" in opened.problems[0].sentence
 
 
+def test_labels_that_are_emptied_after_the_survey_are_named(folder):
+    site = site_of(folder, set_of(names=NAMES))
+    found = survey(site, Report())
+    empty = Volume(np.zeros_like(labels_of()), grid(), Kind.LABELS)
+    write_volume(folder / "a" / "labels" / "case0.nii.gz", empty)
+    opened = SliceStore.open(site, found, StoreSettings(SIZE, folder / "store"), Report())
+    assert "case0.nii.gz marks no slice that teaches" in opened.problems[0].sentence
+    assert len(opened.cases) == 3
+
+
 def test_a_task_that_loses_its_last_case_is_an_error_that_names_it(folder):
     for n in range(4):
         path = folder / "a" / "images" / f"case{n}.nii.gz"
