@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _batch(command("batch", "segment many images from the same examples, one bad image stopping no other"))
     _train(command("train", "train a network on synthetic tasks"))
     _evaluate(command("evaluate", "measure a model on labelled data, by a study file"))
+    _datasets(command("datasets", "look through a site's data sets before training on them, and say what is wrong"))
     # The words before and behind an action mean the same, so those behind must not reset what was said before.
     _weights(command("weights", "list, fetch and remove model weights"), _common(argparse.SUPPRESS))
     demo = command("demo", "segment an invented patient that comes with the software, and make a picture of it")
@@ -269,6 +270,13 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="default")
     command.add_argument("--weights", type=Path, metavar="FILE")
     command.add_argument("--device", default="auto")
+
+
+def _datasets(command: argparse.ArgumentParser) -> None:
+    command.add_argument("site", type=Path, help="a site file, such as Resources/Studies/site.toml")
+    command.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="what ${INCONTEXTSEG_DATA} in that file stands for"
+    )
 
 
 def _weights(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

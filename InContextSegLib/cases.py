@@ -1,7 +1,5 @@
 """Which volumes a batch segments, found in files, folders and tables, and what their results are called."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.files import READABLE, WRITABLE, ending_of
 from InContextSegLib.segnrrd import ENDING as SEGMENTATION
 from InContextSegLib.shared import exhausted
+from InContextSegLib.tables import rows_in
 
 FORMATS = (".nii.gz", SEGMENTATION, ".nrrd", ".nii", ".mha")
 
@@ -165,19 +164,7 @@ def rows_of(path: Path) -> list[Listed]:
     Raises:
         InputError: if the file cannot be read, is no UTF-8 text, or has no column `image` or nothing in it.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8'.") from error
-    opening = text.partition("\n")[0]
-    delimiter = max(",;\t", key=opening.count)
-    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
-    if "image" not in columns:
-        raise InputError(f"{path} has no column 'image'; its first row should name the columns: image,name.")
-    listed = [_row(row, columns, path) for row in rows if (row.get(columns["image"]) or "").strip()]
+    listed = [_row(row, path) for row in rows_in(path, ["image"], "image,name")]
     if not listed:
         raise InputError(f"{path} names no image; write one in each row below 'image'.")
     return listed
@@ -196,10 +183,10 @@ def _inside(folder: Path) -> Iterator[Path]:
         raise InputError(f"The folder {folder} cannot be read ({error.strerror or error}).") from error
 
 
-def _row(row: Mapping[str, str | None], columns: Mapping[str, str], path: Path) -> Listed:
-    image = path.parent / (row[columns["image"]] or "").strip()
+def _row(row: Mapping[str, str], path: Path) -> Listed:
+    image = path.parent / row["image"]
     for column in ("output", "name"):
-        name = (row.get(columns.get(column, "")) or "").strip()
+        name = row.get(column, "")
         if name and (PurePosixPath(name).name != name or PureWindowsPath(name).name != name):
             raise InputError(f"{path} wants the output '{name}', but a plain file name is needed, without a folder.")
         if name:

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "batch": _batch,
         "train": _train,
         "evaluate": _evaluate,
+        "datasets": _datasets,
         "weights": _weights,
         "demo": _demo,
     }
@@ -240,6 +241,15 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     if options.clicks:
         return run_interactive_study(study, run, report, options.first)
     return run_study(study, run, report)
+
+
+def _datasets(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.training.datasets import read_site  # noqa: PLC0415
+    from InContextSegLib.training.survey import text_of  # noqa: PLC0415
+    from InContextSegLib.training.surveying import survey  # noqa: PLC0415
+
+    found = survey(read_site(options.site, options.data), report)
+    return found.to_mapping() | {"failed": not found.usable}, text_of(found)
 
 
 def _weights(options: argparse.Namespace, report: Report) -> tuple[dict, str]:

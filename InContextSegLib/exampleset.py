@@ -11,7 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from InContextSegLib import __version__
@@ -101,6 +101,17 @@ def taught_in(labels: Path) -> Taught | None:
     if slices in ("auto", "labelled", "all") or (_is_index(slices) and slices > 0):
         return Taught(slices)
     raise _senseless(labels, text)
+
+
+def parts_of(pair: LabelledVolume, labels: Path) -> list[LabelledVolume]:
+    """A labelled volume as its label map says it teaches: in parts where slices tell of different labels.
+
+    Raises:
+        InputError: as `taught_in`.
+    """
+    taught = taught_in(labels)
+    parts = taught.parts() if taught else []
+    return [replace(pair, slices=slices, axis=taught.axis, known=known) for slices, known in parts] or [pair]
 
 
 def save(folder: Path, examples: Sequence[Kept], report: Report) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from InContextSegLib.colour import LUMINANCE, ColourMix, palette
 from InContextSegLib.errors import InputError
-from InContextSegLib.exampleset import taught_in
+from InContextSegLib.exampleset import parts_of
 from InContextSegLib.files import read_labels, read_volume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.prepare import Task, prepare
@@ -68,10 +68,8 @@ def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolum
     """
     pairs = []
     for path, labels in files_of(source):
-        image, taught = read_volume(path, mix=mix), taught_in(labels)
-        pair = LabelledVolume(image, read_labels(labels, image.geometry), str(path))
-        parts = taught.parts() if taught else []
-        pairs += [replace(pair, slices=slices, axis=taught.axis, known=known) for slices, known in parts] or [pair]
+        image = read_volume(path, mix=mix)
+        pairs += parts_of(LabelledVolume(image, read_labels(labels, image.geometry), str(path)), labels)
     return pairs
 
 

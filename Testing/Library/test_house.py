@@ -82,8 +82,9 @@ def test_a_module_of_the_library_starts_with_one_sentence(path):
 
 
 def test_what_the_panel_imports_does_not_import_torch():
-    # Scores need no torch either, though no contract says so.
-    modules = ", ".join(f"InContextSegLib.{name}" for name in [*TORCH_FREE, "evaluation.metrics"])
+    # Scores and the survey of a site's data need no torch either, though no contract says so.
+    more = ["evaluation.metrics", "training.surveying", "training.store"]
+    modules = ", ".join(f"InContextSegLib.{name}" for name in [*TORCH_FREE, *more])
     script = f"import sys, {modules}; print(*[name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "", "")
