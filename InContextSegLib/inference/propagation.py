@@ -76,10 +76,9 @@ def carried(
     sources = sorted(number for number, each in loop.applied.items() if each.extent)
     begin = set(sources if start is None else start)
     if not begin or not begin <= set(sources):
-        wanted = ", ".join(str(loop.cut.plan.slice_index(number)) for number in sorted(begin)) or "any"
-        raise InputError(
-            f"The label was to be carried on from slice {wanted}, where it was not applied; apply a slice first."
-        )
+        wanted = ", ".join(str(loop.cut.plan.slice_index(number)) for number in sorted(begin))
+        where = f" from slice {wanted}, where it was not applied" if wanted else ", but it was applied on no slice"
+        raise InputError(f"The label was to be carried on{where}; apply a slice first.")
     first, last = limits or (0, loop.cut.plan.count - 1)
     found, done, ended = Carried(), {}, {}
     for count, step in enumerate(walk(loop.cut.plan.count, sources)):

@@ -387,7 +387,7 @@ def test_only_slices_that_were_applied_can_be_carried_on(desk, network):
     with pytest.raises(InputError, match="from slice 2, where it was not applied; apply a slice first"):
         ask(desk, Propagate(target, "axial", about, start=(2,)))
     other = task(ExampleRef(ref(desk, scan(1)[0]), ref(desk, scan(1)[1]), "other"))
-    with pytest.raises(InputError, match="from slice any, where it was not applied"):
+    with pytest.raises(InputError, match="carried on, but it was applied on no slice; apply a slice first"):
         ask(desk, Propagate(target, "axial", other))
 
 
