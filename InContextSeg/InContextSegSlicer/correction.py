@@ -1,7 +1,6 @@
 """Corrects one slice at a time: asks for what marks and examples say, shows it, applies it, and lets it teach."""
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
@@ -18,8 +17,9 @@ from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.lookahead import LookAhead
 from InContextSegSlicer.plane import Cuts, stateOf, written
 from InContextSegSlicer.preview import SlicePreview
-from InContextSegSlicer.prompting import History, Mark, Place, Position, Step, saidOn
+from InContextSegSlicer.prompting import Mark, Place, Position, Step, saidOn
 from InContextSegSlicer.propagation import Nodes, Propagation, Wish, nodesOf
+from InContextSegSlicer.session import Answer, Session
 from InContextSegSlicer.voxelsets import cropped
 
 LANE = "correct"
@@ -27,32 +27,6 @@ CANCELLED = "Cancelled"
 PLACES_KEPT = 20
 STEPS_KEPT = 100
 DRAWN_LOGIT = 6.0  # of a voxel that is drawn
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What the network makes of a step: probability (k, j, i), 255 for 1; its logits, by name; examples it saw."""
-
-    probability: np.ndarray
-    cornerKji: tuple[int, ...]
-    logits: str | None
-    context: int
-
-
-@dataclass
-class Session:
-    """What was said on one slice, and answered; `source` is what the volume was like then, see `stateOf`."""
-
-    source: tuple = ()
-    history: History = field(default_factory=History)
-    answers: dict[Step, Answer] = field(default_factory=dict)
-
-    def previous(self, step: Step) -> str | None:
-        """The logits that a step goes on from: of the last answer before it."""
-        before = step.follows
-        while before is not None and before not in self.answers:
-            before = before.follows
-        return self.answers[before].logits if before is not None else None
 
 
 class Correction:
@@ -144,7 +118,7 @@ class Correction:
         """Ask everything again, as when another network was chosen; what was said stays."""
         self._asking = None
         for session in self._sessions.values():
-            self._forget(session, keep=set())
+            session.forget(self.client)
         self._follow()
 
     def check(self) -> None:
@@ -290,14 +264,14 @@ class Correction:
             while len(history.steps) > STEPS_KEPT:
                 history.steps.pop(0)
                 history.at -= 1
-            self._forget(self.session, keep=set(history.steps))
+            self.session.forget(self.client, keep=set(history.steps))
         self._follow()
 
     def _follow(self) -> None:
         """Show what is known of the marks as they stand, and ask for what is not."""
         nodes = self.nodes
         if self.session and self._outdated():
-            self._forget(self.session, keep=set())
+            self.session.forget(self.client)
         answer = self.answer if nodes is not None else None
         if answer is not None:
             self._show(answer, *nodes)
@@ -411,10 +385,7 @@ class Correction:
 
     def _failed(self, session: Session, kind: str, message: str, wanted: bool) -> None:
         if kind != CANCELLED:  # whatever it was, the next request does not depend on what this one did
-            for step, answer in session.answers.items():
-                if answer.logits is not None:
-                    self.client.forget(answer.logits)
-                session.answers[step] = replace(answer, logits=None)
+            session.startAnew(self.client)
             self.ahead.forget()
         if wanted:
             self._asking = None
@@ -439,16 +410,4 @@ class Correction:
     def _drop(self, place: Place | None) -> None:
         session = self._sessions.pop(place, None)
         if session is not None:
-            self._forget(session, keep=set())
-
-    def _forget(self, session: Session, keep: set[Step]) -> None:
-        """Let go of answers that nothing goes back to: not of those that a step still follows."""
-        for step in list(keep):
-            before = step.follows
-            while before is not None:
-                keep.add(before)
-                before = before.follows
-        for step in [step for step in session.answers if step not in keep]:
-            logits = session.answers.pop(step).logits
-            if logits is not None:
-                self.client.forget(logits)
+            session.forget(self.client)
