@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _batch(command("batch", "segment many images from the same examples, one bad image stopping no other"))
     _train(command("train", "train a network on synthetic tasks"))
     _evaluate(command("evaluate", "measure a model on labelled data, by a study file"))
+    _train_site(command("train-site", "train on a site's data sets, all tasks at once; several processes by torchrun"))
     _datasets(command("datasets", "look through a site's data sets before training on them, and say what is wrong"))
     # The words before and behind an action mean the same, so those behind must not reset what was said before.
     _weights(command("weights", "list, fetch and remove model weights"), _common(argparse.SUPPRESS))
@@ -277,6 +278,17 @@ def _datasets(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data", type=Path, metavar="FOLDER", help="what ${INCONTEXTSEG_DATA} in that file stands for"
     )
+
+
+def _train_site(command: argparse.ArgumentParser) -> None:
+    _datasets(command)
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="of the run; one begun there is resumed"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, e.g. training.steps=2000"
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
 def _weights(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

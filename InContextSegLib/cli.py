@@ -16,14 +16,14 @@ from InContextSegLib.cases import CaseStatus, cases_of, listed_in
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
 from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml, with_overrides
-from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError, sentence_of
+from InContextSegLib.errors import Cancelled, InputError, OutputError, TrainingError, WeightsError, sentence_of
 from InContextSegLib.files import json_text
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.progress import Report
 from InContextSegLib.records import TABLE
 
-EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, Cancelled: 130}
+EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, TrainingError: 5, Cancelled: 130}
 BUG = 1
 
 
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "datasets": _datasets,
+        "train-site": _train_site,
         "weights": _weights,
         "demo": _demo,
     }
@@ -250,6 +251,23 @@ def _datasets(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
     found = survey(read_site(options.site, options.data), report)
     return found.to_mapping() | {"failed": not found.usable}, text_of(found)
+
+
+def _train_site(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
+    from InContextSegLib.loading import Model, choose_device, load_model  # noqa: PLC0415
+    from InContextSegLib.training.datasets import read_site  # noqa: PLC0415
+    from InContextSegLib.training.ranks import joined  # noqa: PLC0415
+    from InContextSegLib.training.site import SiteTraining, Where, train_on_site  # noqa: PLC0415
+
+    settings = from_mapping(SiteTraining, with_overrides({}, options.set), "--set")
+    device = choose_device(options.device)
+    network = load_model(Model())[0] if settings.model == "default" else None
+    with joined(device) as ranks:
+        site = read_site(options.site, options.data)
+        record = train_on_site(site, settings, Where(options.output), network, device, report, ranks)
+    rows = [f"| {name} | {each['dice']:.3f} |" for name, each in record.get("dice", {}).items()]
+    told = [f"Weights: {record['weights']}", f"sha256: {record['weights_sha256']}"] if record else []
+    return record, "\n".join(["| task | Dice of validation patients |", "|---|---|", *rows, *told])
 
 
 def _weights(options: argparse.Namespace, report: Report) -> tuple[dict, str]:

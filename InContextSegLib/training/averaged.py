@@ -49,9 +49,14 @@ class Batch:
 
 @runtime_checkable
 class Task(Protocol):
-    """What a network is to learn of one kind of label; the same generator gives the same batch."""
+    """What a network is to learn of one kind of label; the same generator gives the same batch.
+
+    Attributes:
+        judged: whether there are patients to validate it with.
+    """
 
     name: str
+    judged: bool
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Queries and references of training patients."""
@@ -208,18 +213,21 @@ class AveragedTrainer:
         """Mean Dice of every task's trial by the averaged network; remembers the best."""
         scores = torch.zeros(len(self.tasks), device=self.device)
         for index, task in self.ranks.share(self.tasks):
+            if not task.judged:
+                continue
             batch = task.trial(self._generator(0, index)).to(self.device)
             with torch.no_grad():
-                scores[index] = _dice(answered(self.average, batch) > 0, batch.masks > 0.5)
+                scores[index] = dice_of(answered(self.average, batch) > 0, batch.masks > 0.5).mean()
         self.ranks.add_up([scores])
         self.dice = scores.tolist()
-        mean = float(scores.mean())
+        known = [index for index, task in enumerate(self.tasks) if task.judged]
+        mean = float(scores[known].mean()) if known else 0.0
         if mean > self.best.score + LEAST_GAIN:
             weights = {name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()}
             self.best = Best(mean, self.step, weights)
         else:
             self.best.since += 1
-        return {task.name: round(score, 4) for task, score in zip(self.tasks, self.dice, strict=True)}
+        return {self.tasks[index].name: round(self.dice[index], 4) for index in known}
 
     def _one_step(self) -> dict:
         since = time.monotonic()
@@ -259,7 +267,7 @@ class AveragedTrainer:
         """How much every task counts; 1 in the mean."""
         if self.settings.balance == "equal" or not any(self.dice):
             return [1.0] * len(self.tasks)
-        lacking = [1.1 - score for score in self.dice]
+        lacking = [1.1 - score if task.judged else 1.0 for task, score in zip(self.tasks, self.dice, strict=True)]
         return [each * len(lacking) / sum(lacking) for each in lacking]
 
     def _generator(self, step: int, index: int) -> torch.Generator:
@@ -340,8 +348,8 @@ def _step_in(line: str) -> float:
         return math.inf
 
 
-def _dice(found: Tensor, wanted: Tensor) -> float:
-    """Mean Dice over pictures; 1 where both are empty."""
+def dice_of(found: Tensor, wanted: Tensor) -> Float[Tensor, " q"]:
+    """Dice of every picture; 1 where both are empty."""
     common = 2 * (found & wanted).sum(dim=(1, 2, 3)).float()
     total = found.sum(dim=(1, 2, 3)).float() + wanted.sum(dim=(1, 2, 3)).float()
-    return float(torch.where(total > 0, common / total.clamp(min=1), torch.ones_like(total)).mean())
+    return torch.where(total > 0, common / total.clamp(min=1), torch.ones_like(total))

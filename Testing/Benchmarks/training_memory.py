@@ -26,7 +26,7 @@ class Noise:
     """A task whose pictures mean nothing; for memory they need not."""
 
     def __init__(self, number):
-        self.name = f"task {number}"
+        self.name, self.judged = f"task {number}", True
 
     def batch(self, generator):
         images = torch.rand(REFERENCES + QUERIES, 1, SIZE, SIZE, generator=generator)

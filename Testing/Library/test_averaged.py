@@ -34,6 +34,7 @@ class Disks:
     bright: bool
     references: int = 3
     queries: int = 2
+    judged: bool = True
 
     def batch(self, generator):
         count = self.references + self.queries
