@@ -15,7 +15,7 @@ from InContextSegLib.arguments import parser
 from InContextSegLib.cases import CaseStatus, cases_of, listed_in
 from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
 from InContextSegLib.colour import LUMINANCE
-from InContextSegLib.config import from_mapping, read_toml, with_overrides
+from InContextSegLib.config import from_mapping, read_toml, to_mapping, with_overrides
 from InContextSegLib.errors import Cancelled, InputError, OutputError, TrainingError, WeightsError, sentence_of
 from InContextSegLib.files import json_text
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
@@ -259,7 +259,7 @@ def _train_site(options: argparse.Namespace, report: Report) -> tuple[dict, str]
     from InContextSegLib.training.ranks import joined  # noqa: PLC0415
     from InContextSegLib.training.site import SiteTraining, Where, train_on_site  # noqa: PLC0415
 
-    settings = from_mapping(SiteTraining, with_overrides({}, options.set), "--set")
+    settings = from_mapping(SiteTraining, with_overrides(to_mapping(SiteTraining()), options.set), "--set")
     device = choose_device(options.device)
     network = load_model(Model())[0] if settings.model == "default" else None
     with joined(device) as ranks:

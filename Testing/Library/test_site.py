@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from InContextSegLib.cli import main
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
+from InContextSegLib.training import store
 from InContextSegLib.training.averaged import Settings
 from InContextSegLib.training.site import SiteTraining, Where, train_on_site
 from Testing.Library.site_data import set_of, site_of, volume
@@ -84,3 +86,19 @@ def test_nonsense_is_refused_by_name():
         SiteTraining(weak="circle")
     with pytest.raises(InputError, match="only the model sricl learns from references drawn as box"):
         SiteTraining(model="default", weak="box")
+
+
+def test_the_command_trains_and_its_weights_segment(site, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "cache")
+    words = ["train-site", str(tmp_path / "site.toml"), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    for each in ("model=default", "size=32", "references=2", "queries=1", "validated=2", "draws=1"):
+        words += ["--set", each]
+    words += ["--set", "training.loss=dice-cross-entropy", "--set", "training.steps=1"]
+    assert main(words) == 0
+    assert "| a/organ | 0." in capsys.readouterr().out
+    words = ["segment", "--image", str(tmp_path / "a/images/patient3.nii.gz"), "--device", "cpu"]
+    words += ["--support", str(tmp_path / "a/images"), str(tmp_path / "a/labels"), "--no-rehearsal"]
+    words += ["--weights", str(tmp_path / "run/weights.safetensors"), "--output", str(tmp_path / "found.nii.gz")]
+    assert main(words) == 0
+    assert (tmp_path / "found.nii.gz").exists()
+    assert main(["train-site", str(tmp_path / "site.toml"), "--output", str(tmp_path / "x"), "--set", "steps=1"]) == 2
