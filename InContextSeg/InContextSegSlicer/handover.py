@@ -76,7 +76,10 @@ class Handover:
             digest = found[index][1]
             if digest and ("labels", digest) not in self._kept:  # it had to go to make room
                 one = yield from bridge.labelsOnSlices(segmentation, values, volume, axis, [index])
-                yield from self._published(("labels", digest), one)
+                digest = (yield from _digest(one)) if one.any() else ""  # somebody may have drawn meanwhile
+                found.pop(index)
+                if digest:
+                    yield from self._published(("labels", digest), one)
             if digest:
                 named.append((index, self._used(("labels", digest))))
         return SlicesRef.of(named, axis, bridge.geometryOf(volume))
