@@ -17,6 +17,7 @@ test: $(HARNESS)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m slow
 
 bench: $(BUILT)
 	$(BIN)/python -m Testing.Benchmarks.bench

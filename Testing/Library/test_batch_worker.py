@@ -364,6 +364,7 @@ def test_a_case_that_brings_the_worker_down_twice_has_failed_and_the_rest_is_don
     assert [path.name for path in (folder / "out").iterdir() if path.suffix == ".part"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_command_that_is_killed_leaves_whole_files_and_goes_on(folder, capsys):
     for number in range(3, 12):
@@ -388,6 +389,7 @@ def test_a_command_that_is_killed_leaves_whole_files_and_goes_on(folder, capsys)
 # Real scans
 
 
+@pytest.mark.slow
 def test_hippocampi_come_out_as_segment_gives_them_and_much_like_the_experts_drew_them(data_folder, tmp_path, capsys):
     data = data_folder / "msd_hippocampus"
     names = [path.name for path in sorted((data / "images").iterdir())]

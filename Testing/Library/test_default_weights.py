@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from InContextSegLib.catalog import find
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.loading import Model
@@ -12,6 +14,7 @@ from InContextSegLib.study import Run, Study, chosen_sets, run_study
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_white_blood_cells_are_segmented_from_sixteen_examples(data_folder, tmp_path):
     file = ROOT / "Resources" / "Studies" / "development.toml"
     study = chosen_sets(from_mapping(Study, read_toml(file), str(file)), ["wbc_jtsc"])

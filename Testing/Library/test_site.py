@@ -88,6 +88,7 @@ def test_nonsense_is_refused_by_name():
         SiteTraining(model="default", weak="box")
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_its_weights_segment(site, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "cache")
     words = ["train-site", str(tmp_path / "site.toml"), "--output", str(tmp_path / "run"), "--device", "cpu"]

@@ -335,6 +335,7 @@ def open_handles():
     return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
 
 
+@pytest.mark.slow
 def test_hundreds_of_cases_hold_few_files_and_little_memory(tmp_path):
     for n in range(500):
         picture(tmp_path / "a", f"p{n:04}", values=(1 + n % 2,), seed=n)

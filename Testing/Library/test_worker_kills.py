@@ -135,6 +135,7 @@ class Round:
         assert [pid for pid in self.pids if Path(f"/proc/{pid}").exists()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fifty_kills_at_points_of_chance_change_no_result_and_leave_nothing(tmp_path):
     torch.manual_seed(3)
@@ -157,6 +158,7 @@ def test_fifty_kills_at_points_of_chance_change_no_result_and_leave_nothing(tmp_
     here.nothing_is_left(parent)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_is_killed_while_it_starts_loads_and_computes(tmp_path):
     here = Round(tmp_path, SubprocessTransport, shape=((8, 64, 64), (12.0, 5.5, 5.5)))
     here.undisturbed(["segment", "slice 2"])

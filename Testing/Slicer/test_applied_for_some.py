@@ -220,6 +220,7 @@ def test_a_result_of_the_panel_comes_to_slices_that_were_applied_for_another_seg
     assert all(np.array_equal(mask(row.segmentation, row.volume, name), drawn[name]) for name in "AB")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_organ_applied_on_some_slices_is_found_by_the_real_network_where_another_was_applied(scene):
     image, truth = phantom(4, (24, 96, 96), (7.0, 3.6, 3.6), tilt_degrees=0.0)

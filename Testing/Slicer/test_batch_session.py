@@ -70,6 +70,7 @@ def run(doctor, folder, output):
     return tab.ui.batchMessageLabel.text
 
 
+@pytest.mark.slow
 def test_a_folder_is_segmented_with_the_looks_of_the_example_and_reviewed(doctor, tmp_path):
     assert run(doctor, tmp_path / "scans", tmp_path / "out") == "3 done, 0 were done before, 0 failed."
     doctor.picture("batch", view=None)
@@ -92,6 +93,7 @@ def test_a_folder_is_segmented_with_the_looks_of_the_example_and_reviewed(doctor
     assert bridge.terminologyOf(node, identifier) == LIVER
 
 
+@pytest.mark.slow
 def test_the_same_batch_again_keeps_what_is_done(doctor, tmp_path):
     run(doctor, tmp_path / "scans", tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.seg.nrrd")}
@@ -103,6 +105,7 @@ def test_the_same_batch_again_keeps_what_is_done(doctor, tmp_path):
     assert record["batch"]["status"] == "done"
 
 
+@pytest.mark.slow
 def test_cancelling_in_the_middle_leaves_whole_files_and_the_panel_usable(doctor, tmp_path):
     tab = doctor.panel.batch
     tab.add([str(tmp_path / "scans")])

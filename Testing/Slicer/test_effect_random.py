@@ -202,7 +202,7 @@ def afresh(corrector, whim, scene):
     return left
 
 
-@pytest.mark.parametrize(("seed", "actions"), [(1, 1000), (2, 150), (3, 150)])
+@pytest.mark.parametrize(("seed", "actions"), [pytest.param(1, 1000, marks=pytest.mark.slow), (2, 150), (3, 150)])
 def test_a_thousand_actions_by_chance_break_nothing_and_keep_nothing(scene, monkeypatch, strictErrors, seed, actions):
     corrector = Corrector(monkeypatch, *volumeOf(scene))
     for axis, name in VIEWS.items():

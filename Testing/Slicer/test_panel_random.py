@@ -149,6 +149,7 @@ WEIGHTS = {"doPress": 16, "doSelect": 6, "doTickOrTypeIntoATable": 4, "doAddPati
 WEIGHTS |= {"doTroubleTheWorker": 3, "doClearScene": 0.3, "doDeleteParameters": 0.3, "doDelete": 1.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_three_hundred_actions_by_chance_leave_a_panel_that_works(scene, monkeypatch, strictErrors, seed):
     doctor = Impatient(monkeypatch)

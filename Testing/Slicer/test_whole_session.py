@@ -40,6 +40,7 @@ def doctor(sarcoma):
     doctor.close()
 
 
+@pytest.mark.slow
 def test_a_radiologists_whole_session(doctor, sarcoma, tmp_path):
     target, truth = sarcoma["STS_050"]
     truth = mask(truth, target)
