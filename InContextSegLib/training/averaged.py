@@ -25,6 +25,7 @@ from InContextSegLib.losses import LOSSES
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
+from InContextSegLib.training.keeping import follow, forget_after
 from InContextSegLib.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ class AveragedTrainer:
         gradient = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
         if torch.isfinite(gradient):
             self.optimizer.step()
-            self._update_average()
+            follow(self.average, self.network, self.settings.average_decay, self.step)
         else:
             log.warning("Step %d was left out: its gradient is not finite.", self.step)
         self.step += 1
@@ -273,16 +274,6 @@ class AveragedTrainer:
     def _generator(self, step: int, index: int) -> torch.Generator:
         """Of one task in one step (0: its trial), whichever rank it falls to."""
         return torch.Generator().manual_seed((self.settings.seed * 1_000_003 + step) * STREAMS + index)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # A young average forgets faster, so that it is of use from the first steps on.
-        decay = min(self.settings.average_decay, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(now, 1 - decay)
-            else:
-                mean.copy_(now)
 
     @property
     def _checkpoint(self) -> Path:
@@ -330,22 +321,8 @@ class AveragedTrainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ranks.first:
-            self._forget_log_after(self.step)
+            forget_after(self.folder / LOG, self.step)
         log.info("Resuming %s at step %d of %d.", self.folder, self.step, self.settings.steps)
-
-    def _forget_log_after(self, step: int) -> None:
-        path = self.folder / LOG
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            path.write_text("".join(line + "\n" for line in lines if _step_in(line) <= step), encoding="utf-8")
-
-
-def _step_in(line: str) -> float:
-    """The step a line is about; one that was cut off by a kill is about none."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def dice_of(found: Tensor, wanted: Tensor) -> Float[Tensor, " q"]:

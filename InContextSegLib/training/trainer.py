@@ -22,6 +22,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.simulate import SimulatedUser
 from InContextSegLib.training.curves import draw_losses
 from InContextSegLib.training.episodes import Episodes, episode_stream, step_generator
+from InContextSegLib.training.keeping import follow, forget_after
 from InContextSegLib.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Trainer:
         gradient = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         if torch.isfinite(gradient):
             self.optimizer.step()
-            self._update_average()
+            follow(self.average, self.network, self.recipe.average_decay, self.step)
         else:
             log.warning("Step %d was left out: its gradient is not finite.", self.step)
         self.step += 1
@@ -101,13 +102,6 @@ class Trainer:
                     logits = self.network(episodes.images, *supports, prompts).float()
                 prompts = user.correct(logits)
             return self.network(episodes.images, *supports, prompts).float()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        # A young average forgets faster, so that it is of use from the first steps on.
-        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
 
     @property
     def _checkpoint(self) -> Path:
@@ -143,14 +137,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._forget_log_after(self.step)
+        forget_after(self._log, self.step)
         log.info("Resuming %s at step %d of %d.", self.folder, self.step, self.recipe.steps)
-
-    def _forget_log_after(self, step: int) -> None:
-        if self._log.exists():
-            lines = self._log.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self._log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def train(recipe: Recipe, folder: Path, device: torch.device, report: Report) -> dict:

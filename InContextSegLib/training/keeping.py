@@ -1,0 +1,37 @@
+"""What every training run keeps beside its network: a running average of the weights, and a log of its steps."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move the running average of weights towards a network; what is no weight, as a count, is taken over.
+
+    A young average forgets faster, so that it is of use from the first steps on.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def forget_after(log: Path, step: int) -> None:
+    """Take out of a log (a JSON object with "step" in each line) what a resumed run does again."""
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines()
+        log.write_text("".join(line + "\n" for line in lines if _step_in(line) <= step), encoding="utf-8")
+
+
+def _step_in(line: str) -> float:
+    """The step a line is about; one that was cut off by a kill is about none."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
