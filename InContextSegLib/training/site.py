@@ -33,6 +33,7 @@ from InContextSegLib.weak import KINDS, weakened
 log = logging.getLogger(__name__)
 
 WEIGHTS, RECORD, SURVEY = "weights.safetensors", "training.json", "survey.json"
+MIXED = "mixed"
 JUDGED_STREAM = 7_919  # of the random choices of the last judgement, apart from those of training
 
 
@@ -44,7 +45,8 @@ class SiteTraining:
         model: "sricl", a new network, or "default", the weights that come with the software, trained further.
         size: of the slices, in pixels.
         references, queries: of every task in every step.
-        weak: what references are drawn as (`weak.KINDS`); queries keep their full masks.
+        weak: what references are drawn as (`weak.KINDS`, or "mixed": in every batch one of them by chance); queries
+            keep their full masks.
         validated: queries of every task in a validation.
         draws: of references in the last judgement, over which Dice is averaged.
 
@@ -66,8 +68,8 @@ class SiteTraining:
         for name in ("references", "queries", "validated", "draws"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
-        if self.weak not in KINDS:
-            raise InputError(f"weak: asked for one of {', '.join(KINDS)}, got {self.weak!r}.")
+        if self.weak not in (*KINDS, MIXED):
+            raise InputError(f"weak: asked for one of {', '.join(KINDS)} and {MIXED}, got {self.weak!r}.")
         if self.model != "sricl" and self.weak != "full":
             raise InputError(f"weak: only the model sricl learns from references drawn as {self.weak}; choose full.")
 
@@ -104,7 +106,9 @@ class SiteTask:
         if self._settings.weak != "full":
             seed = int(torch.randint(2**31, (1,), generator=generator))
             source = np.random.default_rng(seed)
-            drawn = [weakened(self._settings.weak, mask[0].numpy() > 0.5, source) for mask in masks]
+            # A batch has one kind, as kinds differ in their channels.
+            kind = str(source.choice(KINDS)) if self._settings.weak == MIXED else self._settings.weak
+            drawn = [weakened(kind, mask[0].numpy() > 0.5, source) for mask in masks]
             masks = torch.from_numpy(np.stack(drawn))
         return Batch(asked.images, asked.masks, shown.images, masks)
 
