@@ -52,6 +52,25 @@ class Ranks:
             tensor.detach().copy_(part.view_as(tensor))
 
 
+def device_of_rank(device: torch.device, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """The GPU of this process, where several of one computer were started together; any other device stays as it is.
+
+    Raises:
+        InputError: if this computer has fewer GPUs than processes were started on it.
+    """
+    local = environment.get("LOCAL_RANK")
+    if device.type != "cuda" or device.index is not None or not local:
+        return device
+    if int(local) >= torch.cuda.device_count():
+        raise InputError(
+            f"Asked for {environment.get('LOCAL_WORLD_SIZE', 'several')} processes on this computer, which has "
+            f"{torch.cuda.device_count()} GPUs; start one for each (torchrun --nproc-per-node), or use --device cpu."
+        )
+    own = torch.device("cuda", int(local))
+    torch.cuda.set_device(own)
+    return own
+
+
 @contextmanager
 def joined(
     device: torch.device, timeout_s: float = 600.0, environment: Mapping[str, str] = os.environ

@@ -137,7 +137,8 @@ def train_on_site(
     found = _surveyed(site, where.run, report)
     torch.manual_seed(settings.training.seed)
     network = network or SRICL()
-    with closing(SliceStore.open(site, found, StoreSettings(settings.size, where.store), report)) as store:
+    begin = ranks.rank / ranks.size
+    with closing(SliceStore.open(site, found, StoreSettings(settings.size, where.store), report, begin)) as store:
         tasks = [SiteTask(store, task.name, settings) for task in found.tasks]
         trainer = AveragedTrainer(network, tasks, settings.training, where.run, device, ranks)
         best = trainer.run(report)

@@ -91,8 +91,13 @@ class SliceStore:
         self._lock = Lock()
 
     @classmethod
-    def open(cls, site: Site, found: Survey, settings: StoreSettings, report: Report) -> "SliceStore":
+    def open(
+        cls, site: Site, found: Survey, settings: StoreSettings, report: Report, begin: float = 0.0
+    ) -> "SliceStore":
         """Cut what is not in the store yet, or was cut from other files or in another way, and check the rest.
+
+        Args:
+            begin: with which of the cases, as a share of them: processes that begin at different ones share the work.
 
         Raises:
             InputError: if a task has no usable case to learn from, or the folder lies among the images.
@@ -108,19 +113,21 @@ class SliceStore:
         recipes = [recipe_of(case, sets[case.data_set], mixes[case.data_set], settings.size) for case in found.cases]
         paths = [folder / file_name(case, recipe) for case, recipe in zip(found.cases, recipes, strict=True)]
         forget(folder, paths, settings.budget_bytes)
-        stored, problems = [], []
-        for done, (case, recipe, path) in enumerate(zip(found.cases, recipes, paths, strict=True)):
+        stored, problems = {}, []
+        first = int(begin * len(paths))
+        for done, index in enumerate([*range(first, len(paths)), *range(first)]):
+            case = found.cases[index]
             name = Path(case.image).name
             report.step(done, len(paths), f"{case.data_set}, {name}")
             try:
-                stored.append(_stored(case, kept(path, case, recipe)))
+                stored[index] = _stored(case, kept(paths[index], case, recipes[index]))
             except InputError as error:
                 sentence = f"{str(error).rstrip('.')}; it is left out."
                 problems.append(Problem(case.data_set, name, "unreadable", sentence))
                 log.warning("%s: %s", case.data_set, sentence)
         report.step(len(paths), max(len(paths), 1), "all cases are cut")
         forget(folder, paths, settings.budget_bytes)
-        store = cls(found.tasks, stored, problems, settings.size)
+        store = cls(found.tasks, [stored[index] for index in sorted(stored)], problems, settings.size)
         store._require_tasks()
         return store
 

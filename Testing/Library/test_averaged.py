@@ -20,7 +20,7 @@ from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.progress import Report
 from InContextSegLib.training import averaged
 from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, loss_of
-from InContextSegLib.training.ranks import Ranks, joined
+from InContextSegLib.training.ranks import Ranks, device_of_rank, joined
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -255,6 +255,20 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
         assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
         assert two.get("validation", {}) == pytest.approx(one.get("validation", {}), abs=1e-3)
+
+
+def test_every_process_of_a_computer_takes_a_gpu_of_its_own(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    second = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3"}
+    assert device_of_rank(torch.device("cuda"), second) == torch.device("cuda", 1)
+    assert taken == [torch.device("cuda", 1)]
+    for device, environment in ((CPU, second), (torch.device("cuda"), {}), (torch.device("cuda", 0), second)):
+        assert device_of_rank(device, environment) == device
+    assert len(taken) == 1
+    with pytest.raises(InputError, match="3 processes on this computer, which has 2 GPUs"):
+        device_of_rank(torch.device("cuda"), second | {"LOCAL_RANK": "2"})
 
 
 def test_a_lost_process_ends_the_run_in_a_sentence_and_the_checkpoint_goes_on(tmp_path):

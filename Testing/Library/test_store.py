@@ -110,6 +110,17 @@ def test_a_second_opening_cuts_nothing(folder, cuts):
             np.testing.assert_array_equal(first, second)
 
 
+def test_one_who_begins_in_the_middle_makes_the_same_store_in_another_order(folder, cuts):
+    site = site_of(folder, set_of(names=NAMES))
+    found = survey(site, Report())
+    opened = [
+        SliceStore.open(site, found, StoreSettings(SIZE, folder / name), Report(), begin)
+        for name, begin in (("first", 0.0), ("middle", 0.5))
+    ]
+    assert cuts == [f"case{n}.nii.gz" for n in (0, 1, 2, 3, 2, 3, 0, 1)]
+    assert [each.case for each in opened[0].cases] == [each.case for each in opened[1].cases]
+
+
 def test_names_and_splits_may_change_without_cutting_again(folder, cuts):
     stored(folder, set_of(names=NAMES))
     stored(folder, set_of(names={"any": "both"}), seed=1, validation_share=0.5)
