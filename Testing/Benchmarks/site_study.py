@@ -5,7 +5,7 @@
 
 * `unified`: one new network on all tasks of which five patients or more are held back;
 * `single-TASK`: a network of the same size on each of them, the same number of steps of the same batches;
-* `weak`: as unified, with references drawn by chance as masks, boxes, points, contours or scribbles;
+* `weak`: unified, trained further with references drawn by chance as masks, boxes, points, contours or scribbles;
 * `default`: the default weights as they come; `tuned`: trained further on every other set.
 
 What is judged are the averaged weights after the last step, so that nothing is chosen by the patients that judge. Every
@@ -48,6 +48,7 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--runs", nargs="*", help="names of runs, or the beginnings of names; all if left out")
     parser.add_argument("--steps", type=int, default=1000, help="of the new networks")
+    parser.add_argument("--weak-steps", type=int, default=500, help="of the one for weak references")
     parser.add_argument("--tuning-steps", type=int, default=300, help="of the default weights")
     options = parser.parse_args()
     site = read_site(SITE, options.data)
@@ -89,6 +90,8 @@ class Study:
         learnt = learnt.get(name) or [task for task in self.tasks if name == f"single-{task.replace('/', '-')}"]
         torch.manual_seed(0)
         network = load_model(Model())[0] if name in ("default", "tuned") else SRICL()
+        if name == "weak":
+            network.load_state_dict(self.averaged("unified"))
         if name != "default":
             self.train(name, network, learnt)
         judged = [*self.tuned, *self.others] if name in ("default", "tuned") else learnt
@@ -98,8 +101,9 @@ class Study:
 
     def train(self, name, network, tasks):
         """The averaged weights of the last step, in the network."""
+        steps = {"tuned": self.options.tuning_steps, "weak": self.options.weak_steps}.get(name, self.options.steps)
         settings = Settings(
-            steps=self.options.tuning_steps if name == "tuned" else self.options.steps,
+            steps=steps,
             loss="dice-cross-entropy" if name == "tuned" else "sricl",
             validate_every=100,
             patience=10**6,
@@ -113,8 +117,11 @@ class Study:
         trainer = AveragedTrainer(network, drawn, settings, folder, torch.device("cpu"))
         if not trainer.finished:
             trainer.run(Report())
-        state = torch.load(folder / CHECKPOINT, weights_only=True)
-        network.load_state_dict(state["average"])
+        network.load_state_dict(self.averaged(name))
+
+    def averaged(self, name):
+        """The averaged weights after the last step of a run."""
+        return torch.load(self.options.output / name / CHECKPOINT, weights_only=True)["average"]
 
     def judge(self, network, task, kind):
         """Dice and IoU of every patient held back: means over the slices and the draws of references."""
