@@ -3,22 +3,21 @@
 import hashlib
 import logging
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError, OutputError, WeightsError
+from InContextSegLib.modelentry import CatalogEntry, is_sha256
+from InContextSegLib.ownmodels import check_name, own_entries, remove_own
 from InContextSegLib.progress import Report
 
 EMBEDDED_FOLDER = Path(__file__).parent / "weights"
@@ -26,81 +25,7 @@ EMBEDDED_FOLDER = Path(__file__).parent / "weights"
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
 
-_WORDS = {"click": "clicks", "box": "boxes", "scribble": "scribbles"}
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Capability:
-    """What a model takes: the edge of its square input in pixels, whether it needs labelled examples, which prompts."""
-
-    input_size: int
-    support: Literal["required", "optional", "unused"]
-    prompts: tuple[Literal["click", "box", "scribble"], ...] = ()
-
-    def __post_init__(self):
-        if self.input_size < 1:
-            raise ValueError(f"input_size must be 1 pixel or more, not {self.input_size}.")
-
-    @property
-    def taken(self) -> str:
-        """What it takes, in words: "clicks, boxes and labelled examples"."""
-        taken = [_WORDS[kind] for kind in self.prompts]
-        taken += ["labelled examples"] if self.support != "unused" else []
-        return " and ".join([", ".join(taken[:-1]), taken[-1]] if taken[1:] else taken)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where weights come from: a `file` inside this package, or a `url` that is fetched on request.
-
-    `size_bytes` is what to tell the user before a download; about right is enough. Without a `sha256` the first
-    download of a url is trusted and its hash pinned.
-    """
-
-    file: str | None = None
-    url: str | None = None
-    sha256: str | None = None
-    size_bytes: int | None = None
-
-    def __post_init__(self):
-        if (self.file is None) == (self.url is None):
-            raise ValueError("weights need either a file or a url.")
-        if self.file is not None and self.sha256 is None:
-            raise ValueError("embedded weights need their sha256.")
-        if self.file is not None and PurePosixPath(self.file).name != self.file:
-            raise ValueError(f'file must be a plain file name, not "{self.file}".')
-        if self.url is not None and not (self.url.startswith("https://") and self.filename):
-            raise ValueError(f'url must start with https:// and end in a file name, not "{self.url}".')
-        if self.sha256 is not None and not _is_sha256(self.sha256):
-            raise ValueError(f'sha256 must be 64 lower-case hexadecimal digits, not "{self.sha256}".')
-        if self.size_bytes is not None and self.size_bytes < 1:
-            raise ValueError(f"size_bytes must be 1 or more, not {self.size_bytes}.")
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the weights come with the package."""
-        return self.file is not None
-
-    @property
-    def filename(self) -> str:
-        """The name of the file, without a folder."""
-        return self.file or PurePosixPath(urlsplit(self.url).path).name
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """One model one can choose: what to build, with which weights, under which licence."""
-
-    name: str
-    description: str
-    model: str
-    capability: Capability
-    weights: Weights
-    licence: str
-    citation: str
-    arguments: dict[str, bool | int | float | str | tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,9 +39,19 @@ class _Catalog:
             raise ValueError(f"more than one entry is called {', '.join(twice)}.")
 
 
-def list_entries() -> tuple[CatalogEntry, ...]:
-    """All entries, in the order of the catalogue."""
+def built_in() -> tuple[CatalogEntry, ...]:
+    """The entries that come with the software, in the order of the catalogue."""
     return _read_catalog(Path(__file__).with_name("catalog.toml"))
+
+
+def list_entries() -> tuple[CatalogEntry, ...]:
+    """All entries: those that come with the software, then the user's own as they are now."""
+    return (*built_in(), *own_entries([entry.name for entry in built_in()]))
+
+
+def check_new_name(name: str, replacing: bool = False) -> None:
+    """See whether a new model of the user's own may be called so. Raises: InputError: if not."""
+    check_name(name, [entry.name for entry in built_in()], replacing)
 
 
 def find(name: str) -> CatalogEntry:
@@ -187,7 +122,7 @@ def ensure(
     a file beside it, and said in the log; from then on nothing else is accepted.
 
     Args:
-        folder: where downloads are kept, usually `cache_folder()`; embedded weights do not need it.
+        folder: where downloads are kept, usually `cache_folder()`; other weights do not need it.
         fetch: called as `fetch(url, target, size_bytes, report)`.
 
     Raises:
@@ -204,6 +139,9 @@ def ensure(
             )
         _require_sha256(entry, path, weights.sha256, "reinstall InContextSeg")
         return path
+    if weights.own:
+        _require_sha256(entry, Path(weights.path), weights.sha256, "remove the model, or put the file back as it was")
+        return Path(weights.path)
     path = folder / weights.filename
     with _write_errors_said(path):
         if path.is_file():
@@ -233,13 +171,16 @@ def pinned_sha256(entry: CatalogEntry, folder: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"The pinned sha256 in {pin} cannot be read; remove the weights to start over.") from error
-    if not pinned or not _is_sha256(pinned[0]):
+    if not pinned or not is_sha256(pinned[0]):
         raise WeightsError(f"The pinned sha256 in {pin} is damaged; remove the weights to start over.")
     return pinned[0]
 
 
 def remove(entry: CatalogEntry, folder: Path) -> bool:
-    """Delete the entry's downloaded file and forget its pinned sha256; whether there was anything to delete.
+    """Delete the entry's downloaded file and forget its pinned sha256, or delete a user's own model (`remove_own`).
+
+    Returns:
+        whether there was anything to delete.
 
     Raises:
         InputError: for weights that come with the package.
@@ -247,6 +188,8 @@ def remove(entry: CatalogEntry, folder: Path) -> bool:
     """
     if entry.weights.embedded:
         raise InputError(f'The weights of "{entry.name}" are part of InContextSeg and cannot be removed.')
+    if entry.weights.own:
+        return remove_own(entry)
     path = folder / entry.weights.filename
     found = [file for file in (path, _pin(path)) if file.exists()]
     try:
@@ -325,10 +268,6 @@ def _require_sha256(entry: CatalogEntry, file: Path, expected: str, advice: str)
 
 def _pin(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _is_sha256(text: str) -> bool:
-    return re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from InContextSegLib.catalog import Capability, find
+from InContextSegLib.catalog import find
 from InContextSegLib.colour import ColourMix
 from InContextSegLib.desk import Desk, Kept, own_of, stamp_of, stamps_of
 from InContextSegLib.errors import Cancelled, InputError
@@ -19,6 +19,7 @@ from InContextSegLib.inference.loop import Cut, Labelled, Loop, LoopMemory
 from InContextSegLib.inference.propagation import STOP_BELOW, Rule, carried
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.memory import give_back_memory
+from InContextSegLib.modelentry import PROMPTS, Capability
 from InContextSegLib.progress import Report
 from InContextSegLib.prompts import BoxPrompt, Point, Prompts, Scribble
 from InContextSegLib.protocol import (
@@ -39,7 +40,6 @@ from InContextSegLib.volume import Kind
 SHARE = 0.25  # of the memory that a session may use: some hundred examples, a dozen slices
 LOOPS = 4
 LABELLED_BYTES = 256 << 20
-WORDS = {"click": "clicks", "box": "boxes", "scribble": "scribbles"}
 LARGEST_LOGIT = 12.0
 
 
@@ -190,7 +190,7 @@ def _prompts(desk: Desk, refs: PromptsRef) -> Prompts:
 def _refuse(task: TaskSpec, capability: Capability, prompts: Prompts) -> None:
     """What a model cannot serve, in one sentence that names what it can."""
     given = {"click": prompts.points, "box": prompts.boxes, "scribble": prompts.scribbles}
-    came = [WORDS[kind] for kind, some in given.items() if some and kind not in capability.prompts]
+    came = [PROMPTS[kind] for kind, some in given.items() if some and kind not in capability.prompts]
     if task.examples and capability.support == "unused":
         came.append("labelled examples")
     if came:

@@ -37,6 +37,14 @@ def data_folder() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's own models: none but those of the test itself."""
+    folder = tmp_path / "own models"
+    monkeypatch.setenv("INCONTEXTSEG_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
     random.seed(0)
     # Only where a test module has imported torch already: the torch-free tests start quickly this way.

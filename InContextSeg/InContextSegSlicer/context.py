@@ -7,8 +7,9 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import Capability, find
+from InContextSegLib.catalog import find
 from InContextSegLib.errors import InputError
+from InContextSegLib.modelentry import Capability
 from InContextSegLib.protocol import SaveExamples, TaskSpec
 from InContextSegSlicer import bridge, grid
 from InContextSegSlicer.examples import ExampleList, ExampleRow

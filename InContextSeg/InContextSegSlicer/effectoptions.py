@@ -6,7 +6,7 @@ import ctk
 import qt
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import Capability
+from InContextSegLib.modelentry import Capability
 from InContextSegSlicer.examples import ExampleRow
 from InContextSegSlicer.prompting import BOX, POINT, SCRIBBLE
 from InContextSegSlicer.propagationoptions import PropagationOptions

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import CatalogEntry, cache_folder, find, list_entries
+from InContextSegLib.catalog import cache_folder, find, list_entries
+from InContextSegLib.modelentry import CatalogEntry
 from InContextSegSlicer.controller import Controller
 
 MEGABYTE = 1e6

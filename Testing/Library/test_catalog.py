@@ -13,9 +13,6 @@ import pytest
 
 from InContextSegLib import catalog
 from InContextSegLib.catalog import (
-    Capability,
-    CatalogEntry,
-    Weights,
     cache_folder,
     download,
     ensure,
@@ -25,6 +22,7 @@ from InContextSegLib.catalog import (
     remove,
 )
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.modelentry import Capability, CatalogEntry, Weights
 from InContextSegLib.models import build
 from InContextSegLib.progress import Report
 
@@ -116,9 +114,11 @@ def test_an_entry_is_found_by_its_name_and_a_wrong_name_gets_the_list():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({}, "need either a file or a url"),
-        ({"file": "a", "url": URL, "sha256": SHA256}, "need either a file or a url"),
-        ({"file": "a.safetensors"}, "embedded weights need their sha256"),
+        ({}, "need either a file, a url or a path"),
+        ({"file": "a", "url": URL, "sha256": SHA256}, "need either a file, a url or a path"),
+        ({"file": "a.safetensors"}, "not fetched need their sha256"),
+        ({"path": "/models/a.safetensors"}, "not fetched need their sha256"),
+        ({"path": "a.safetensors", "sha256": SHA256}, "path must be a whole path"),
         ({"file": "../a.safetensors", "sha256": SHA256}, "file must be a plain file name"),
         ({"url": "http://example.org/a.pt"}, "url must start with https://"),
         ({"url": "https://example.org"}, "end in a file name"),

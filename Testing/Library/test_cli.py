@@ -19,8 +19,9 @@ from PIL import Image
 
 from InContextSegLib import catalog, cli, files, jobs, loading, tasks
 from InContextSegLib.arguments import parser
-from InContextSegLib.catalog import CatalogEntry, Weights, find
+from InContextSegLib.catalog import find
 from InContextSegLib.cli import main
+from InContextSegLib.modelentry import CatalogEntry, Weights
 from InContextSegLib.models import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.volume import Kind, Volume

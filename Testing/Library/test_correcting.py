@@ -10,10 +10,11 @@ from fake_segmenter import SIZE, Brush, Echo, Threshold, grid, scan
 
 from InContextSegLib import correcting
 from InContextSegLib.answers import ANSWERS
-from InContextSegLib.catalog import Capability, find
+from InContextSegLib.catalog import find
 from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.evaluation.metrics import dice
+from InContextSegLib.modelentry import Capability
 from InContextSegLib.progress import Report
 from InContextSegLib.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, Propagate, TaskSpec
 from InContextSegLib.shared import SharedFolder

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from InContextSegLib import catalog
-from InContextSegLib.catalog import Capability, CatalogEntry, Weights, find
+from InContextSegLib.catalog import find
 from InContextSegLib.cli import main
 from InContextSegLib.errors import WeightsError
 from InContextSegLib.files import write_volume
@@ -20,6 +20,7 @@ from InContextSegLib.inference.lessons import Lessons
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.loading import Model, load_model
+from InContextSegLib.modelentry import Capability, CatalogEntry, Weights
 from InContextSegLib.models import build, fitting
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
