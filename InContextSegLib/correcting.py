@@ -10,7 +10,7 @@ import numpy as np
 
 from InContextSegLib.catalog import find
 from InContextSegLib.colour import ColourMix
-from InContextSegLib.desk import Desk, Kept, own_of, stamp_of, stamps_of
+from InContextSegLib.desk import Desk, Kept, own_of, stamp_of, stamps_of, weights_of
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.cached import CachedSegmenter, Interruptible
@@ -25,7 +25,6 @@ from InContextSegLib.prompts import BoxPrompt, Point, Prompts, Scribble
 from InContextSegLib.protocol import (
     Correct,
     ExampleRef,
-    FileRef,
     Neighbours,
     PromptsRef,
     Propagate,
@@ -35,7 +34,6 @@ from InContextSegLib.protocol import (
 )
 from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
 from InContextSegLib.support import LabelledVolume, picture_of, slices_of
-from InContextSegLib.volume import Kind
 
 SHARE = 0.25  # of the memory that a session may use: some hundred examples, a dozen slices
 LOOPS = 4
@@ -201,14 +199,12 @@ def _refuse(task: TaskSpec, capability: Capability, prompts: Prompts) -> None:
 
 
 def _engine(desk: Desk, task: TaskSpec) -> _Engine:
-    stamp = stamp_of(FileRef(task.weights, Kind.INTENSITY)) if task.weights else None
-
     def opened() -> Kept:
         segmenter, _, size = load_model(Model(task.model, Path(task.weights) if task.weights else None))
         memory = LoopMemory(CachedSegmenter(segmenter, choose_device(task.device), SHARE))
         return Kept(_Engine(memory, size, BoundedCache(LOOPS), BoundedCache(LABELLED_BYTES)))
 
-    return desk.for_clicks.get((task.model, task.weights, stamp, task.device), opened).value
+    return desk.for_clicks.get((task.model, task.weights, weights_of(task), task.device), opened).value
 
 
 def _loop(desk: Desk, task: TaskSpec, request: Correct | Neighbours | Propagate, report: Report) -> Loop:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from InContextSegLib.catalog import cache_folder, find
+from InContextSegLib.catalog import cache_folder, find, list_entries
 from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError
@@ -247,8 +247,15 @@ def _from_file(ref: FileRef, mix: ColourMix) -> Volume:
 
 
 def stamps_of(task: TaskSpec) -> tuple:
-    """What changes when a file of an example is written anew."""
-    return tuple(stamp_of(ref) for each in task.examples for ref in (each.image, each.labels))
+    """What changes when a file of an example is written anew, or the network of a model is another one."""
+    files = tuple(stamp_of(ref) for each in task.examples for ref in (each.image, each.labels))
+    return *files, weights_of(task)
+
+
+def weights_of(task: TaskSpec) -> tuple:
+    """What changes when a model of the user's own was replaced, or a weights file is written anew."""
+    own = stamp_of(FileRef(task.weights, Kind.INTENSITY)) if task.weights else None
+    return next((entry.weights.sha256 for entry in list_entries() if entry.name == task.model), None), own
 
 
 def stamp_of(ref: LabelsRef) -> tuple[int, int] | None:

@@ -36,11 +36,13 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
         sha256 = pinned_sha256(entry, cache_folder())
     state = load_weights(path, sha256)
     try:
-        # Weights trained by oneself, by a recipe of a model that comes with the software, may be of other widths.
-        own = model.weights is not None and entry.weights.embedded
+        # Weights trained by oneself, from a model that can be trained further here, may be of other widths.
+        own = model.weights is not None and entry.weights.url is None
         segmenter = fitting(entry, state) if own else build(entry)
         segmenter.load_state_dict(state)
-    except (RuntimeError, KeyError) as error:
+    except ValueError as error:  # of a later version, as `build` says
+        raise WeightsError(str(error)) from error
+    except (RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(
             f"The weights {path} do not fit the model '{entry.name}'; name the model they belong to."
         ) from error

@@ -363,7 +363,7 @@ class SaveExamples:
 
 @dataclass(frozen=True)
 class Weights:
-    """Asks to fetch or delete the weights of a catalogue entry, which only the user may wish -> path and sha256."""
+    """Asks to fetch or delete the weights of a model, which only the user may wish -> path and sha256, or removed."""
 
     name: str
     action: Literal["ensure", "remove"]

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -20,8 +22,9 @@ EMBEDDING_BYTES = 256 << 20
 class CachedSegmenter:
     """A `SliceSegmenter` whose embeddings and contexts are computed once.
 
-    Every example is conditioned alone and kept under its own identity, so support sets that share examples share their
-    contexts. Dimensions named in `flip` are mirrored, in images and masks alike; the answer is then mirrored too.
+    Every example is conditioned alone and kept under its digest: support sets that share examples share their contexts,
+    and of a thousand examples no picture is kept where a network makes two vectors of each. Dimensions named in `flip`
+    are mirrored, in images and masks alike; the answer is then mirrored too.
 
     Args:
         segmenter: the network, with its weights.
@@ -34,6 +37,7 @@ class CachedSegmenter:
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
         self.joined = BoundedCache(int(share * JOINED_BYTES))
         self.embeddings = BoundedCache(int(share * EMBEDDING_BYTES))
+        self._digests: WeakKeyDictionary[Example, bytes] = WeakKeyDictionary()
 
     def embed(self, images: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The embedding of images (b, 1, h, w)."""
@@ -47,7 +51,7 @@ class CachedSegmenter:
         telling = tuple(example for example in examples if example.tells(label))
         if len(telling) == 1:
             return self._single(telling[0], label, flip)
-        key = (telling, label, flip)
+        key = (tuple(map(self._digest, telling)), label, flip)
         return self.joined.get(key, lambda: self.join([self._single(each, label, flip) for each in telling]))
 
     def condition(self, images: Tensor, masks: Tensor, flip: tuple[int, ...] = ()) -> Any:
@@ -60,7 +64,14 @@ class CachedSegmenter:
             mask = torch.from_numpy(example.labels == label).to(image)
             return self.condition(image[None, None], mask[None, None], flip)
 
-        return self.contexts.get((example, label, flip), computed)
+        return self.contexts.get((self._digest(example), label, flip), computed)
+
+    def _digest(self, example: Example) -> bytes:
+        """Of its picture and labels: a key that keeps neither in memory."""
+        if example not in self._digests:
+            content = np.ascontiguousarray(example.image).tobytes() + np.ascontiguousarray(example.labels).tobytes()
+            self._digests[example] = hashlib.blake2b(content, digest_size=16).digest()
+        return self._digests[example]
 
     def join(self, contexts: Sequence[Any]) -> Any:
         return contexts[0] if len(contexts) == 1 else self._computed(self.segmenter.join, contexts)

@@ -1,5 +1,9 @@
 """A network that remembers: nothing is computed twice, and what is remembered is what would be computed."""
 
+import gc
+import weakref
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +107,35 @@ def test_nothing_records_gradients(generator):
     network = CachedSegmenter(Learnt(), CPU)
     context = network.context([example(generator)], 1)
     assert not network.logits(network.embed(torch.rand(1, 1, SIZE, SIZE)), context).requires_grad
+
+
+def test_what_is_kept_of_an_example_holds_no_picture_of_it(generator):
+    network = CachedSegmenter(Sums(), CPU)
+    examples = [example(generator) for _ in range(3)]
+    alive = [weakref.ref(each) for each in examples]
+    network.context(examples, 1)
+    assert network.segmenter.conditioned == 3
+    same = [replace(each) for each in examples]
+    del examples
+    gc.collect()
+    assert [each() for each in alive] == [None] * 3
+    network.context(same, 1)
+    assert (network.segmenter.conditioned, network.segmenter.joined) == (3, 1), "what looks the same is the same"
+
+
+class Sums(Counting):
+    """A network whose contexts are small, as SR-ICL's are."""
+
+    def condition(self, images, masks):
+        super().condition(images, masks)
+        return Small(masks.sum())
+
+    def join(self, contexts):
+        self.joined += 1
+        return Small(sum(each.total for each in contexts))
+
+
+@dataclass(frozen=True)
+class Small:
+    total: torch.Tensor
+    size_bytes: int = 4
