@@ -288,15 +288,20 @@ def _train_site(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, e.g. training.steps=2000"
     )
+    command.add_argument(
+        "--name", metavar="NAME", help="of the model of your own that the finished run becomes, chosen by --model NAME"
+    )
+    command.add_argument("--replace", action="store_true", help="let it take the place of your model of that name")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
 def _weights(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True)
     for name, about in (
-        ("list", "what there is"),
+        ("list", "what there is, your own models too"),
+        ("info", "all that is known of a model; of your own its model card"),
         ("ensure", "fetch if missing, and check"),
-        ("remove", "delete a download"),
+        ("remove", "delete a download, or a model of your own, which nobody can fetch again"),
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[common])
         if name != "list":

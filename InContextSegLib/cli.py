@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -20,6 +21,8 @@ from InContextSegLib.errors import Cancelled, InputError, OutputError, TrainingE
 from InContextSegLib.files import json_text
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.memory import keep_freed_memory
+from InContextSegLib.modelentry import CatalogEntry
+from InContextSegLib.ownmodels import card_of
 from InContextSegLib.progress import Report
 from InContextSegLib.records import TABLE
 
@@ -254,41 +257,51 @@ def _datasets(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 
 def _train_site(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.loading import Model, choose_device, load_model  # noqa: PLC0415
+    from InContextSegLib.sitejob import SiteJob, run_site  # noqa: PLC0415
     from InContextSegLib.training.datasets import read_site  # noqa: PLC0415
-    from InContextSegLib.training.ranks import joined  # noqa: PLC0415
-    from InContextSegLib.training.site import SiteTraining, Where, train_on_site  # noqa: PLC0415
+    from InContextSegLib.training.site import SiteTraining, Where  # noqa: PLC0415
 
     settings = from_mapping(SiteTraining, with_overrides(to_mapping(SiteTraining()), options.set), "--set")
-    device = choose_device(options.device)
-    network = load_model(Model())[0] if settings.model == "default" else None
-    with joined(device) as ranks:
-        site = read_site(options.site, options.data)
-        record = train_on_site(site, settings, Where(options.output), network, device, report, ranks)
+    site, where = read_site(options.site, options.data), Where(options.output)
+    record = run_site(SiteJob(site, settings, where, options.name or "", options.replace, options.device), report)
     rows = [f"| {name} | {each['dice']:.3f} |" for name, each in record.get("dice", {}).items()]
     told = [f"Weights: {record['weights']}", f"sha256: {record['weights_sha256']}"] if record else []
+    if "model" in record:
+        told.append(f"Model: {record['model']['name']} in {record['model']['folder']}")
     return record, "\n".join(["| task | Dice of validation patients |", "|---|---|", *rows, *told])
 
 
 def _weights(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     if options.action == "list":
-        rows = [
-            {
-                "name": entry.name,
-                "licence": entry.licence,
-                "embedded": entry.weights.embedded,
-                "about": entry.description,
-            }
-            for entry in list_entries()
-        ]
-        return {"models": rows}, "\n".join(f"{row['name']} ({row['licence']}): {row['about']}" for row in rows)
+        rows = [_described(entry) for entry in list_entries()]
+        lines = [f"{row['name']} ({row['licence']}): {row['about']} [{row['where']}]" for row in rows]
+        return {"models": rows}, "\n".join(lines)
     entry, folder = find(options.name), cache_folder()
+    if options.action == "info":
+        row = _described(entry) | {"citation": entry.citation, "sha256": pinned_sha256(entry, folder)}
+        row |= {"takes": entry.capability.taken, "input_size": entry.capability.input_size}
+        row |= {"card": card_of(entry)} if entry.weights.own else {}
+        return row, "\n".join(f"{name}: {value}" if name != "card" else f"\n{value}" for name, value in row.items())
     if options.action == "ensure":
         path = ensure(entry, folder, report=report)
         sha256 = pinned_sha256(entry, folder)
         return {"path": str(path), "sha256": sha256}, f"{path}\nsha256: {sha256}\nlicence: {entry.licence}"
     removed = remove(entry, folder)
     return {"removed": removed}, f"Removed {entry.name}." if removed else f"There was no download of {entry.name}."
+
+
+def _described(entry: CatalogEntry) -> dict:
+    """A model for people, with where it is."""
+    weights, path = entry.weights, cache_folder() / entry.weights.filename
+    where = str(Path(weights.path).parent) if weights.own else str(path) if path.is_file() else "not downloaded"
+    return {
+        "name": entry.name,
+        "licence": entry.licence,
+        "embedded": weights.embedded,
+        "own": weights.own,
+        "where": "comes with the software" if weights.embedded else where,
+        "about": entry.description,
+    }
 
 
 def _demo(options: argparse.Namespace, report: Report) -> tuple[dict, str]:

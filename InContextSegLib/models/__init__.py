@@ -60,6 +60,11 @@ def fitting(entry: CatalogEntry, state: Mapping[str, Tensor]) -> UniverSeg | SRI
     return _network(entry).fitting(state).eval()
 
 
+def name_of(network: UniverSeg | SRICL) -> str:
+    """What a catalogue entry calls the architecture of a network."""
+    return next(name for name, kind in _NETWORKS.items() if isinstance(network, kind))
+
+
 def _network(entry: CatalogEntry) -> type[UniverSeg] | type[SRICL]:
     if entry.model not in _NETWORKS:
         raise ValueError(

@@ -136,6 +136,22 @@ class SRICL(nn.Module):
             attention_width=len(state["self_reference.query.weight"]),
         )
 
+    @property
+    def arguments(self) -> dict[str, int | tuple[int, ...]]:
+        """What another network of this form is built with.
+
+        Raises:
+            ValueError: if its backbone is not the small one, which alone can be built by name.
+        """
+        if not isinstance(self.backbone, SmallBackbone):
+            raise ValueError("An SR-ICL network with a backbone of your own cannot be built by name.")
+        return {
+            "widths": self.backbone.channels,
+            "decoder_width": self.decoder.out.in_channels,
+            "channels": self.decoder.out.out_channels,
+            "attention_width": self.self_reference.query.out_features,
+        }
+
     def encode(self, images: Float[Tensor, "b 1 h w"]) -> Embedding:
         """Features and numbers of the queries.
 

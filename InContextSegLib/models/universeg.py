@@ -97,6 +97,11 @@ class UniverSeg(nn.Module):
         inputs = state[cross(0)].shape[1] - 2
         return cls(widths, promptable=inputs == 1 + PROMPT_CHANNELS)
 
+    @property
+    def arguments(self) -> dict[str, bool | tuple[int, ...]]:
+        """What another network of this form is built with."""
+        return {"widths": self.widths, "promptable": self.promptable}
+
     def encode(self, images: Float[Tensor, "b 1 h w"]) -> Embedding:
         """The query's share of the first block; depends on the images alone."""
         self._check_size(images)

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.pt"
 STREAMS = 1 << 12  # random streams of a step: one for every task
+AUTO, USUAL = "auto", "dice-cross-entropy"  # the loss that suits a network; that of networks other than SR-ICL
 LEAST_GAIN = 1e-4  # of the mean Dice; less is chance
 
 
@@ -72,6 +73,7 @@ class Settings:
 
     Attributes:
         learning_rate: of Adam, after `warmup_steps`.
+        loss: a name in `LOSSES`, or "auto": the one that suits the network.
         average_decay: of the running mean of the weights, which is what is validated and kept.
         balance: "equal" tasks weigh alike; "lagging": the more, the lower their validation Dice was.
         checkpointing: embeddings and contexts are computed twice instead of kept: less memory, more time.
@@ -88,7 +90,7 @@ class Settings:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     average_decay: float = 0.99
-    loss: str = "sricl"
+    loss: str = AUTO
     balance: Literal["equal", "lagging"] = "equal"
     checkpointing: bool = False
     checkpoint_every: int = 100
@@ -108,8 +110,8 @@ class Settings:
                 f"gradient_clip, weight_decay: asked for more than 0 and for 0 or more, got {self.gradient_clip} and "
                 f"{self.weight_decay}."
             )
-        if self.loss not in LOSSES:
-            raise InputError(f"loss: asked for one of {', '.join(LOSSES)}, got {self.loss!r}.")
+        if self.loss not in (AUTO, *LOSSES):
+            raise InputError(f"loss: asked for one of {', '.join((AUTO, *LOSSES))}, got {self.loss!r}.")
 
 
 @dataclass
@@ -128,22 +130,30 @@ def answered(network: nn.Module, batch: Batch) -> Float[Tensor, "q 1 h w"]:
     return network.segment(network.encode(batch.images), context).float()
 
 
-def loss_of(network: nn.Module, batch: Batch, settings: Settings) -> Float[Tensor, ""]:
-    """The loss of one task.
+def suiting(network: nn.Module, loss: str) -> str:
+    """The name of the loss that a network is trained by.
 
     Raises:
         InputError: if the loss is of another kind of network.
     """
-    if isinstance(network, SRICL) != (settings.loss == "sricl"):
+    if loss == AUTO:
+        return "sricl" if isinstance(network, SRICL) else USUAL
+    if isinstance(network, SRICL) != (loss == "sricl"):
         raise InputError(
-            f"The loss '{settings.loss}' does not fit the network {type(network).__name__}; 'sricl' is for SR-ICL, and "
-            "the others for the rest."
+            f"The loss '{loss}' does not fit the network {type(network).__name__}; 'sricl' is for SR-ICL, and the "
+            f"others for the rest. '{AUTO}' chooses."
         )
+    return loss
+
+
+def loss_of(network: nn.Module, batch: Batch, settings: Settings) -> Float[Tensor, ""]:
+    """The loss of one task. Raises: InputError: as `suiting`."""
+    loss = LOSSES[suiting(network, settings.loss)]
     run = _twice if settings.checkpointing else _once
     embedding = run(network.encode, batch.images)
     context = run(network.condition, batch.references[None], batch.reference_masks[None])
     answer = network.maps(embedding, context) if isinstance(network, SRICL) else network.segment(embedding, context)
-    return LOSSES[settings.loss](answer.float(), batch.masks)
+    return loss(answer.float(), batch.masks)
 
 
 def _once(function: Callable, *arguments: Tensor):
@@ -211,7 +221,7 @@ class AveragedTrainer:
         return self.average
 
     def validate(self) -> dict[str, float]:
-        """Mean Dice of every task's trial by the averaged network; remembers the best."""
+        """Mean Dice of every task's trial by the averaged network; remembers the best; the last, if none is judged."""
         scores = torch.zeros(len(self.tasks), device=self.device)
         for index, task in self.ranks.share(self.tasks):
             if not task.judged:
@@ -223,7 +233,7 @@ class AveragedTrainer:
         self.dice = scores.tolist()
         known = [index for index, task in enumerate(self.tasks) if task.judged]
         mean = float(scores[known].mean()) if known else 0.0
-        if mean > self.best.score + LEAST_GAIN:
+        if mean > self.best.score + LEAST_GAIN or not known:
             weights = {name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()}
             self.best = Best(mean, self.step, weights)
         else:

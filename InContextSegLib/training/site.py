@@ -3,11 +3,11 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch import nn
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import json_text, write_text
+from InContextSegLib.files import json_text, make_folder, write_text
+from InContextSegLib.models import SliceSegmenter, name_of
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, dice_of
+from InContextSegLib.training.averaged import LOG, AveragedTrainer, Batch, Settings, answered, dice_of, suiting
+from InContextSegLib.training.curves import draw_training
 from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import Ranks
 from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler
@@ -32,8 +34,13 @@ from InContextSegLib.weak import KINDS, weakened
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, RECORD, SURVEY = "weights.safetensors", "training.json", "survey.json"
+WEIGHTS, RECORD, SURVEY, CURVES = "weights.safetensors", "training.json", "survey.json", "curves.png"
+BEGUN, BEGINNING = (
+    "begun.json",
+    {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"},
+)
 MIXED = "mixed"
+NEW = "sricl"  # what to train where no model is trained further
 JUDGED_STREAM = 7_919  # of the random choices of the last judgement, apart from those of training
 
 
@@ -42,7 +49,7 @@ class SiteTraining:
     """What is trained, and how.
 
     Attributes:
-        model: "sricl", a new network, or "default", the weights that come with the software, trained further.
+        model: "sricl", a new network, or the name of the model that is trained further.
         size: of the slices, in pixels.
         references, queries: of every task in every step.
         weak: what references are drawn as (`weak.KINDS`, or "mixed": in every batch one of them by chance); queries
@@ -54,7 +61,7 @@ class SiteTraining:
         InputError: if a number makes no sense, by name.
     """
 
-    model: Literal["sricl", "default"] = "sricl"
+    model: str = NEW
     size: int = 128
     references: int = 12
     queries: int = 4
@@ -70,8 +77,26 @@ class SiteTraining:
                 raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
         if self.weak not in (*KINDS, MIXED):
             raise InputError(f"weak: asked for one of {', '.join(KINDS)} and {MIXED}, got {self.weak!r}.")
-        if self.model != "sricl" and self.weak != "full":
-            raise InputError(f"weak: only the model sricl learns from references drawn as {self.weak}; choose full.")
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The network that a training begins with, and where it is from.
+
+    Attributes:
+        entry, weights_sha256, licence: of the model that is trained further; empty for a new network.
+    """
+
+    network: SliceSegmenter
+    entry: str = ""
+    weights_sha256: str = ""
+    licence: str = ""
+
+    @property
+    def began_from(self) -> dict[str, str] | None:
+        """For the record; None: a new network."""
+        told = {"entry": self.entry, "weights_sha256": self.weights_sha256, "licence": self.licence}
+        return told if self.entry else None
 
 
 @dataclass(frozen=True)
@@ -117,7 +142,7 @@ def train_on_site(
     site: Site,
     settings: SiteTraining,
     where: Where,
-    network: nn.Module | None,
+    start: Start | None,
     device: torch.device,
     report: Report,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
@@ -125,22 +150,28 @@ def train_on_site(
     """Train on all tasks of a site, or go on with a run that was begun in the folder, and judge the best network.
 
     Args:
-        network: to begin with; None: a new SR-ICL.
+        start: what to begin with, the model that the settings name; None: a new SR-ICL.
 
     Returns:
-        the record: Dice of every task on validation patients, where the weights are, their sha256, the settings.
+        the record: Dice of every task on validation patients, where the weights are, their sha256, the settings; that
+        of the folder where the run is finished. Of several ranks only the first one has it.
 
     Raises:
-        InputError: if a task has nothing to learn from, or the folder holds another run.
+        InputError: before anything is read, if the settings do not suit the network or the folder holds another run;
+            if a task has nothing to learn from.
         OutputError, Cancelled, TrainingError: the run can be resumed.
     """
-    found = _surveyed(site, where.run, report)
     torch.manual_seed(settings.training.seed)
-    network = network or SRICL()
+    start = start or Start(SRICL())
+    settings = suited(settings, start)
+    _begin(where.run, settings, start, ranks)
+    if (record := finished(where.run, settings)) is not None:
+        return record if ranks.first else {}
+    found = _surveyed(site, where.run, report)
     begin = ranks.rank / ranks.size
     with closing(SliceStore.open(site, found, StoreSettings(settings.size, where.store), report, begin)) as store:
         tasks = [SiteTask(store, task.name, settings) for task in found.tasks]
-        trainer = AveragedTrainer(network, tasks, settings.training, where.run, device, ranks)
+        trainer = AveragedTrainer(start.network, tasks, settings.training, where.run, device, ranks)
         best = trainer.run(report)
         if not ranks.first:
             return {}
@@ -148,20 +179,56 @@ def train_on_site(
     path = where.run / WEIGHTS
     notes = {"incontextseg": __version__, "site": site.name, "settings": json.dumps(to_mapping(settings))}
     save_weights(path, best.state_dict(), notes)
+    draw_training(where.run / LOG, site.name, where.run / CURVES)
     record = {
         "site": site.name,
         "version": __version__,
         "weights": str(path),
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights_sha256": _sha256(path),
+        "began_from": start.began_from,
+        "network": _described(start.network),
         "steps": trainer.step,
         "best_step": trainer.best.step,
         "dice": scores,
         "mean_dice": _mean([each["dice"] for each in scores.values()]),
+        **_amounts(site, found),
         "settings": to_mapping(settings),
         "problems": [problem.sentence for problem in (*found.problems, *store.problems)],
     }
     write_text(where.run / RECORD, json_text(record, indent=2) + "\n")
     return record
+
+
+def suited(settings: SiteTraining, start: Start) -> SiteTraining:
+    """The settings with a loss that suits the network.
+
+    Raises:
+        InputError: if the network cannot be trained as they say.
+    """
+    if (start.entry or NEW) != settings.model:
+        raise ValueError(f"model: the settings name {settings.model}, but {start.entry or NEW} came.")
+    network = start.network
+    if settings.weak != "full" and not isinstance(network, SRICL):
+        raise InputError(f"weak: only an SR-ICL network learns from references drawn as {settings.weak}; choose full.")
+    try:
+        with torch.no_grad():
+            network.encode(torch.zeros(1, 1, settings.size, settings.size))
+    except ValueError as error:
+        raise InputError(f"size: {error}") from error
+    return replace(settings, training=replace(settings.training, loss=suiting(network, settings.training.loss)))
+
+
+def finished(run: Path, settings: SiteTraining) -> dict | None:
+    """The record of a run that was finished with these settings; None if it was not, or its weights are others now."""
+    try:
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        if record["settings"] != to_mapping(settings) or record["weights_sha256"] != _sha256(run / WEIGHTS):
+            return None
+        for scores in record["dice"].values():
+            scores |= {name: math.nan if scores[name] is None else scores[name] for name in ("dice", "iou")}
+        return record | {"mean_dice": math.nan if record["mean_dice"] is None else record["mean_dice"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def judged(
@@ -180,6 +247,52 @@ def judged(
         iou = [float((each / (2 - each)).mean()) for each in pairs]
         found[task.name] = {"dice": _mean(dice), "iou": _mean(iou), "by_draw": [round(each, 4) for each in dice]}
     return found
+
+
+def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> None:
+    """Note in the folder what a run begins with, and refuse to go on with one that began with something else."""
+    path, told = run / BEGUN, {"began_from": start.began_from, "size": settings.size, "weak": settings.weak}
+    told |= {"network": _described(start.network)}
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        other = [BEGINNING[name] for name in told if begun.get(name) != json.loads(json_text(told[name]))]
+        if other:
+            raise InputError(
+                f"{run} holds a run that began with another {' and '.join(other)}: {json_text(begun)}; choose another "
+                "folder, or the same settings."
+            )
+    elif ranks.first:
+        make_folder(run)
+        write_text(path, json_text(told, indent=2) + "\n")
+
+
+def _described(network: SliceSegmenter) -> dict:
+    """What kind of network it is, as far as it can be built by name."""
+    told = {"parameters": sum(each.numel() for each in network.parameters()), "promptable": network.promptable}
+    try:
+        return told | {"model": name_of(network), "arguments": network.arguments}
+    except ValueError:
+        return told | {"model": None}
+
+
+def _amounts(site: Site, found: Survey) -> dict:
+    """How much was there to learn from and to validate with, by numbers alone."""
+    sides = {side: len({case.patient for case in found.cases if case.side == side}) for side in (TRAIN, VALIDATION)}
+    windows = {each.name: each.window for each in site.datasets}
+    return {
+        "tasks": {
+            task.name: {"train": asdict(task.train), "validation": asdict(task.validation)} for task in found.tasks
+        },
+        "patients": sides,
+        "data_sets": {
+            each.name: {"axis": each.axis, "window": windows.get(each.name), "cases": each.usable}
+            for each in found.sets
+        },
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _surveyed(site: Site, folder: Path, report: Report) -> Survey:

@@ -13,9 +13,10 @@ from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
+from InContextSegLib.training import site as site_module
 from InContextSegLib.training import store
 from InContextSegLib.training.averaged import Settings
-from InContextSegLib.training.site import SiteTraining, Where, train_on_site
+from InContextSegLib.training.site import SiteTraining, Start, Where, train_on_site
 from Testing.Library.site_data import set_of, site_of, volume
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 def small():
     torch.manual_seed(0)
-    return SRICL(widths=(8, 8, 16, 16), decoder_width=16, channels=16, attention_width=16)
+    return Start(SRICL(widths=(8, 8, 16, 16), decoder_width=16, channels=16, attention_width=16))
 
 
 def settings(**changes):
@@ -69,14 +70,19 @@ def test_references_may_be_drawn_hastily(site, tmp_path, weak):
     assert record["steps"] == 1
 
 
-def test_an_in_context_network_is_trained_further_by_the_same_loop(site, tmp_path):
+def tuned(**others):
     torch.manual_seed(0)
-    network = UniverSeg((8, 8, 8))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    chosen = replace(settings(loss="dice-cross-entropy"), model="default")
-    record = train_on_site(site, chosen, where(tmp_path), network, CPU, Report())
+    return Start(UniverSeg((8, 8, 8)), "default", "0" * 64, "Apache-2.0", **others)
+
+
+def test_an_in_context_network_is_trained_further_by_the_same_loop(site, tmp_path):
+    start = tuned()
+    before = {name: value.clone() for name, value in start.network.state_dict().items()}
+    record = train_on_site(site, replace(settings(), model="default"), where(tmp_path), start, CPU, Report())
     state = load_weights(tmp_path / "run" / "weights.safetensors", record["weights_sha256"])
     assert any(not torch.equal(value, before[name]) for name, value in state.items())
+    assert record["began_from"] == {"entry": "default", "weights_sha256": "0" * 64, "licence": "Apache-2.0"}
+    assert record["settings"]["training"]["loss"] == "dice-cross-entropy"
 
 
 def test_nonsense_is_refused_by_name():
@@ -84,8 +90,69 @@ def test_nonsense_is_refused_by_name():
         SiteTraining(queries=0)
     with pytest.raises(InputError, match="weak: asked for one of full, box"):
         SiteTraining(weak="circle")
-    with pytest.raises(InputError, match="only the model sricl learns from references drawn as box"):
-        SiteTraining(model="default", weak="box")
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "why"),
+    [
+        ({"training": Settings(loss="dice")}, small, "The loss 'dice' does not fit the network SRICL"),
+        (
+            {"model": "default", "training": Settings(loss="sricl")},
+            tuned,
+            "The loss 'sricl' does not fit the network",
+        ),
+        ({"model": "default", "weak": "box"}, tuned, "only an SR-ICL network learns from references drawn as box"),
+        ({"size": 100}, small, "size: An SR-ICL network takes images whose sides are multiples of 32"),
+        (
+            {"model": "default", "size": 30},
+            tuned,
+            "size: A UniverSeg of depth 3 takes images whose sides are multiples",
+        ),
+    ],
+)
+def test_what_does_not_suit_the_network_is_refused_before_anything_is_read(site, tmp_path, changes, start, why):
+    with pytest.raises(InputError, match=why):
+        train_on_site(site, replace(settings(), **changes), where(tmp_path), start(), CPU, Report())
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_network_than_the_settings_name_is_a_bug_of_the_caller(site, tmp_path):
+    with pytest.raises(ValueError, match="model: the settings name sricl, but default came"):
+        train_on_site(site, settings(), where(tmp_path), tuned(), CPU, Report())
+
+
+def test_a_run_does_not_go_on_from_other_weights_or_at_another_size(site, tmp_path):
+    chosen = replace(settings(), model="default")
+    train_on_site(site, chosen, where(tmp_path), tuned(), CPU, Report())
+    other = replace(tuned(), weights_sha256="1" * 64)
+    with pytest.raises(InputError, match=r"holds a run that began with another model: .*choose another folder"):
+        train_on_site(site, chosen, where(tmp_path), other, CPU, Report())
+    with pytest.raises(InputError, match="holds a run that began with another size: "):
+        train_on_site(site, replace(chosen, size=64), where(tmp_path), tuned(), CPU, Report())
+
+
+def test_a_finished_run_is_not_judged_again_unless_its_weights_changed(site, tmp_path, monkeypatch):
+    record = train_on_site(site, settings(), where(tmp_path), small(), CPU, Report())
+    judged = site_module.judged
+    monkeypatch.setattr(site_module, "judged", lambda *_: pytest.fail("judged again"))
+    assert train_on_site(site, settings(), where(tmp_path), small(), CPU, Report()) == json.loads(json.dumps(record))
+    monkeypatch.setattr(site_module, "judged", judged)
+    longer = train_on_site(site, settings(steps=6), where(tmp_path), small(), CPU, Report())
+    assert longer["steps"] == 6
+    (tmp_path / "run" / "weights.safetensors").write_bytes(b"else")
+    again = train_on_site(site, settings(steps=6), where(tmp_path), small(), CPU, Report())
+    assert again["weights_sha256"] == longer["weights_sha256"]
+
+
+def test_numbers_alone_are_noted_of_the_patients(site, tmp_path):
+    record = train_on_site(site, settings(), where(tmp_path), small(), CPU, Report())
+    assert record["patients"] == {"train": 3, "validation": 1}
+    assert record["tasks"]["a/organ"] == {
+        "train": {"patients": 3, "cases": 3, "slices": 18},
+        "validation": {"patients": 1, "cases": 1, "slices": 6},
+    }
+    assert record["data_sets"] == {"a": {"axis": "axial", "window": "percentiles", "cases": 4}}
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

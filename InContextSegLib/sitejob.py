@@ -1,0 +1,107 @@
+"""A training on a site's data from beginning to end: what it begins with, the run, and the model it becomes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from InContextSegLib.catalog import check_new_name, find
+from InContextSegLib.errors import InputError
+from InContextSegLib.files import json_text
+from InContextSegLib.loading import Model, choose_device, load_model
+from InContextSegLib.modelentry import PROMPTS, Capability, CatalogEntry, Weights
+from InContextSegLib.ownmodels import CARD, keep
+from InContextSegLib.progress import Report
+from InContextSegLib.training.card import card_of, description_of, figures_of, licence_of
+from InContextSegLib.training.datasets import Site
+from InContextSegLib.training.ranks import joined
+from InContextSegLib.training.site import CURVES, NEW, RECORD, SiteTraining, Start, Where, train_on_site
+
+CITATIONS = {
+    "sricl": "Unified Medical Lesion Segmentation via Self-referring Indicator. CVPR 2025 (the method).",
+    "universeg": "Butoi, Gonzalez Ortiz, et al.: UniverSeg. ICCV 2023 (the method).",
+}
+
+
+@dataclass(frozen=True)
+class SiteJob:
+    """What is trained, where the run is, and what becomes of it.
+
+    Attributes:
+        name: of the model of one's own that the finished run becomes; empty: none.
+        replacing: whether one of that name gives way.
+    """
+
+    site: Site
+    settings: SiteTraining
+    where: Where
+    name: str = ""
+    replacing: bool = False
+    device: str = "auto"
+
+
+def run_site(job: SiteJob, report: Report) -> dict[str, Any]:
+    """Train, or go on with a run, and make it a model of one's own; a run that is finished just becomes one.
+
+    Returns:
+        the record (`train_on_site`), with the name and the folder of the model; empty for ranks other than the first.
+
+    Raises:
+        InputError: before anything is read, if the name is taken, or the model to begin with does not suit.
+        WeightsError: if its weights are not on this computer.
+        OutputError, Cancelled, TrainingError: the run can be resumed.
+    """
+    if job.name:
+        check_new_name(job.name, job.replacing)
+    device, start = choose_device(job.device), start_of(job.settings.model)
+    with joined(device) as ranks:
+        record = train_on_site(job.site, job.settings, job.where, start, device, report, ranks)
+    if record and job.name:
+        entry = keep_run(job.where.run, record, job.name, job.replacing)
+        record = record | {"model": {"name": entry.name, "folder": str(Path(entry.weights.path).parent)}}
+    return record
+
+
+def start_of(model: str) -> Start | None:
+    """What a training begins with: a model of the catalogue, or None for a new network.
+
+    Raises:
+        InputError: if there is no such model.
+        WeightsError: if its weights are not on this computer.
+    """
+    if model == NEW:
+        return None
+    entry = find(model)
+    network, provenance, _ = load_model(Model(model))
+    return Start(network, model, provenance["weights_sha256"], entry.licence)
+
+
+def keep_run(run: Path, record: dict[str, Any], name: str, replacing: bool = False) -> CatalogEntry:
+    """Make a finished run a model of one's own, with its card and figures.
+
+    Raises:
+        InputError: if the name is taken, or the network cannot be built by name.
+        WeightsError, OutputError: if the weights changed, or something cannot be written; nothing has changed then.
+    """
+    check_new_name(name, replacing)
+    network = record["network"]
+    if network["model"] is None:
+        raise InputError(f"The network of {run} has a backbone of its own, and cannot be built by the name '{name}'.")
+    promptable, path = network["promptable"], Path(record["weights"]).absolute()
+    entry = CatalogEntry(
+        name=name,
+        description=description_of(record),
+        model=network["model"],
+        capability=Capability(
+            record["settings"]["size"], "optional" if promptable else "required", tuple(PROMPTS) if promptable else ()
+        ),
+        weights=Weights(path=str(path), sha256=record["weights_sha256"], size_bytes=path.stat().st_size),
+        licence=licence_of(record),
+        citation=CITATIONS[network["model"]],
+        arguments={key: tuple(each) if isinstance(each, list) else each for key, each in network["arguments"].items()},
+    )
+    beside = {
+        CARD: card_of(name, record),
+        RECORD: json_text(figures_of(record), indent=2) + "\n",
+        CURVES: run / CURVES,
+    }
+    return keep(entry, beside, replacing)
