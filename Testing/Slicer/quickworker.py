@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from InContextSegLib.catalog import find, remove
 from InContextSegLib.errors import InputError
 from InContextSegLib.protocol import ArrayRef, Preview, Segment, SlicesRef, request_of
 from InContextSegLib.shared import SharedFolder
@@ -81,6 +82,8 @@ class QuickWorker:
             return {"is": "failed", "kind": "InputError", "message": str(error)}
 
     def _done(self, do, request):
+        if do == "weights" and find(request.name).weights.own:
+            return {"removed": remove(find(request.name), self._folder.path)}
         if do not in ("prepare", "preview", "segment"):
             return {"devices": [], "torch": "", "version": "", "chosen": "cpu", "threads": 1, "pairs": []}
         values = [value for value, _name in request.task.labels]
