@@ -87,7 +87,7 @@ def test_the_readme_shows_how_to_segment_from_volumes_folders_own_slices_and_pic
 # The page on training at scale names options of torchrun and of Slurm too.
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "docs/training.md"])
 def test_every_option_in_the_sentences_is_one_of_the_program(name):
-    helps = [_help(command) for command in ("segment", "batch", "train", "evaluate", "weights", "demo")]
+    helps = [_help(command) for command in ("segment", "batch", "train", "train-site", "evaluate", "weights", "demo")]
     known = set(re.findall(r"--[a-z-]+", " ".join(helps)))
     named = {word for line in command_lines(name) for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
     assert named <= known
