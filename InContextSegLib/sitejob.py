@@ -71,8 +71,8 @@ def start_of(model: str) -> Start | None:
     if model == NEW:
         return None
     entry = find(model)
-    network, provenance, _ = load_model(Model(model))
-    return Start(network, model, provenance["weights_sha256"], entry.licence)
+    network, provenance, size = load_model(Model(model))
+    return Start(network, model, provenance["weights_sha256"], entry.licence, size)
 
 
 def keep_run(run: Path, record: dict[str, Any], name: str, replacing: bool = False) -> CatalogEntry:

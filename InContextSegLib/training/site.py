@@ -85,12 +85,14 @@ class Start:
 
     Attributes:
         entry, weights_sha256, licence: of the model that is trained further; empty for a new network.
+        size: of the pictures that it was made for; None: of any.
     """
 
     network: SliceSegmenter
     entry: str = ""
     weights_sha256: str = ""
     licence: str = ""
+    size: int | None = None
 
     @property
     def began_from(self) -> dict[str, str] | None:
@@ -208,6 +210,11 @@ def suited(settings: SiteTraining, start: Start) -> SiteTraining:
     if (start.entry or NEW) != settings.model:
         raise ValueError(f"model: the settings name {settings.model}, but {start.entry or NEW} came.")
     network = start.network
+    if start.size not in (None, settings.size):
+        log.warning(
+            "The model '%s' was made for pictures of %d pixels, and is trained further at %d; size=%d keeps them.",
+            *(start.entry, start.size, settings.size, start.size),
+        )
     if settings.weak != "full" and not isinstance(network, SRICL):
         raise InputError(f"weak: only an SR-ICL network learns from references drawn as {settings.weak}; choose full.")
     try:

@@ -16,7 +16,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.training import site as site_module
 from InContextSegLib.training import store
 from InContextSegLib.training.averaged import Settings
-from InContextSegLib.training.site import SiteTraining, Start, Where, train_on_site
+from InContextSegLib.training.site import SiteTraining, Start, Where, suited, train_on_site
 from Testing.Library.site_data import set_of, site_of, volume
 
 CPU = torch.device("cpu")
@@ -114,6 +114,11 @@ def test_what_does_not_suit_the_network_is_refused_before_anything_is_read(site,
     with pytest.raises(InputError, match=why):
         train_on_site(site, replace(settings(), **changes), where(tmp_path), start(), CPU, Report())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_trained_further_at_another_size_than_its_own_is_said(caplog):
+    suited(replace(settings(), model="default"), tuned(size=64))
+    assert "made for pictures of 64 pixels, and is trained further at 32; size=64 keeps them" in caplog.text
 
 
 def test_another_network_than_the_settings_name_is_a_bug_of_the_caller(site, tmp_path):

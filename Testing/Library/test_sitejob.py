@@ -153,6 +153,7 @@ def test_what_to_begin_with_is_a_model_of_the_catalogue():
     assert start_of("sricl") is None
     start = start_of("default")
     assert (start.entry, start.licence, start.network.promptable) == ("default", "Apache-2.0", True)
+    assert start.size == 128
     assert start.weights_sha256 == find("default").weights.sha256
     with pytest.raises(InputError, match='There is no model "nothing" in the catalogue; choose one of default'):
         start_of("nothing")
