@@ -91,7 +91,8 @@ def _window(window: str | Sequence[float]) -> str:
 
 def _training(record: dict[str, Any]) -> str:
     chosen, training = record["settings"], record["settings"]["training"]
-    masks = "with full masks" if chosen["weak"] == "full" else f"whose labels are drawn as {chosen['weak']}"
+    drawn = {"full": "with full masks", "mixed": "whose labels are drawn in other ways from batch to batch"}
+    masks = drawn.get(chosen["weak"], f"whose labels are drawn as {chosen['weak']}")
     kept = "the last step"
     if not math.isnan(record["mean_dice"]):
         every = training["validate_every"]

@@ -35,10 +35,8 @@ from InContextSegLib.weak import KINDS, weakened
 log = logging.getLogger(__name__)
 
 WEIGHTS, RECORD, SURVEY, CURVES = "weights.safetensors", "training.json", "survey.json", "curves.png"
-BEGUN, BEGINNING = (
-    "begun.json",
-    {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"},
-)
+BEGUN = "begun.json"
+BEGINNING = {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"}
 MIXED = "mixed"
 NEW = "sricl"  # what to train where no model is trained further
 JUDGED_STREAM = 7_919  # of the random choices of the last judgement, apart from those of training
