@@ -13,7 +13,7 @@ from InContextSegLib.ownmodels import CARD, keep
 from InContextSegLib.progress import Report
 from InContextSegLib.training.card import card_of, description_of, figures_of, licence_of
 from InContextSegLib.training.datasets import Site
-from InContextSegLib.training.ranks import joined
+from InContextSegLib.training.ranks import device_of_rank, joined
 from InContextSegLib.training.site import CURVES, NEW, RECORD, SiteTraining, Start, Where, train_on_site
 
 CITATIONS = {
@@ -52,7 +52,7 @@ def run_site(job: SiteJob, report: Report) -> dict[str, Any]:
     """
     if job.name:
         check_new_name(job.name, job.replacing)
-    device, start = choose_device(job.device), start_of(job.settings.model)
+    device, start = device_of_rank(choose_device(job.device)), start_of(job.settings.model)
     with joined(device) as ranks:
         record = train_on_site(job.site, job.settings, job.where, start, device, report, ranks)
     if record and job.name:
@@ -87,13 +87,13 @@ def keep_run(run: Path, record: dict[str, Any], name: str, replacing: bool = Fal
     if network["model"] is None:
         raise InputError(f"The network of {run} has a backbone of its own, and cannot be built by the name '{name}'.")
     promptable, path = network["promptable"], Path(record["weights"]).absolute()
+    support, prompts = ("optional", tuple(PROMPTS)) if promptable else ("required", ())
     entry = CatalogEntry(
         name=name,
         description=description_of(record),
         model=network["model"],
-        capability=Capability(
-            record["settings"]["size"], "optional" if promptable else "required", tuple(PROMPTS) if promptable else ()
-        ),
+        # A site's pictures lie one way, and are not mirrored in training.
+        capability=Capability(record["settings"]["size"], support, prompts, mirrored=False),
         weights=Weights(path=str(path), sha256=record["weights_sha256"], size_bytes=path.stat().st_size),
         licence=licence_of(record),
         citation=CITATIONS[network["model"]],

@@ -30,10 +30,14 @@ class CachedSegmenter:
         segmenter: the network, with its weights.
         device: where it computes; it is moved there.
         share: of the usual budgets.
+
+    Attributes:
+        mirrored: whether the network may be shown everything mirrored; one that says nothing of it may.
     """
 
     def __init__(self, segmenter: SliceSegmenter, device: torch.device, share: float = 1.0):
         self.segmenter, self.device = segmenter.to(device), device
+        self.mirrored = getattr(segmenter, "mirrored", True)
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
         self.joined = BoundedCache(int(share * JOINED_BYTES))
         self.embeddings = BoundedCache(int(share * EMBEDDING_BYTES))

@@ -14,12 +14,15 @@ from InContextSegLib.inference.leave_out import LeaveOut
 from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.models.precision import has_fast_bfloat16
+from InContextSegLib.models.sricl import SRICL
 
 EPISODES, SHOWN, CANDIDATES = 4, 4, 16
 SHOWING = 0.6  # of the queries show the label for certain
 CROP_PX = 96  # of larger pictures a part is seen, the same of query and supports
 PLACE, SCANNER = 0.5, 0.2  # strength of the changes of place and of appearance
 LEARNING_RATE, CLIP = 5e-4, 1.0
+# SR-ICL forgets at that rate, and by parts of a picture, whose size and place it has learnt (docs/benchmarks.md).
+RATE_OF_SRICL = 1e-4
 WARM_UP_STEPS, DECAYING_SHARE = 3, 0.5
 
 Batch = tuple[
@@ -72,6 +75,8 @@ class Lessons:
             deadline: of `time.monotonic`; no step begins behind it.
             step_done: called after every step with the number of steps done; what it raises ends the training.
         """
+        whole = isinstance(network, SRICL)
+        rate = RATE_OF_SRICL if whole else LEARNING_RATE
         parameters = [each for each in network.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
         for step in range(steps):
@@ -79,8 +84,8 @@ class Lessons:
                 return step
             rise, fall = (step + 1) / WARM_UP_STEPS, (steps - step) / (DECAYING_SHARE * steps)
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, rise, fall)
-            query, wanted, images, masks = self.draw(among)
+                group["lr"] = rate * min(1.0, rise, fall)
+            query, wanted, images, masks = self.draw(among, whole)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
                 logits = network.segment(network.encode(query), network.condition(images, masks)).float()
             optimizer.zero_grad()
@@ -90,8 +95,12 @@ class Lessons:
             step_done(step + 1)
         return steps
 
-    def draw(self, among: Sequence[int]) -> Batch:
-        """Query images and masks, support images and masks of a step's episodes, all changed mildly at random."""
+    def draw(self, among: Sequence[int], whole: bool = False) -> Batch:
+        """Query images and masks, support images and masks of a step's episodes, all changed mildly at random.
+
+        Args:
+            whole: whether pictures are seen as a whole however large they are.
+        """
         rows, masks = [], []
         for _ in range(EPISODES):
             value, indices = self._episode(list(among))
@@ -100,7 +109,7 @@ class Lessons:
         images, masks = moved(torch.cat(rows), torch.cat(masks), PLACE, self._generator)
         strength = SCANNER * uniform(0.0, 1.0, (len(images),), self._generator)
         images = scanner_shift(images[:, 0], strength, self._generator)[:, None]
-        rows_from, columns_from, size = self._part(images.shape[-1])
+        rows_from, columns_from, size = (0, 0, images.shape[-1]) if whole else self._part(images.shape[-1])
         part = (..., slice(rows_from, rows_from + size), slice(columns_from, columns_from + size))
         images, masks = (each[part].unflatten(0, (EPISODES, -1)) for each in (images, masks))
         return images[:, 0], masks[:, 0], images[:, 1:], masks[:, 1:]

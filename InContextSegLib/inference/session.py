@@ -244,7 +244,7 @@ class Session:
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
         images = axis.images[slice(*wanted)]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
-        embedding = self.network.embed(images, _flip(draw))
+        embedding = self.network.embed(images, self._flip(draw))
         for number in self._shown(chosen):
             context = self._context(number, chosen[number], draw)
             out[number] = self._probability(embedding, context, number, draw)
@@ -257,7 +257,7 @@ class Session:
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
-            embedding = self.network.embed(axis.images[step.number : step.number + 1], _flip(draw))
+            embedding = self.network.embed(axis.images[step.number : step.number + 1], self._flip(draw))
             shown = self._shown(chosen)
             carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
             for number in sorted({*shown, *carried}):
@@ -266,7 +266,7 @@ class Session:
                     if confidence(out[number, behind]) >= CONFIDENT:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
                         picture = axis.images[behind][None]
-                        contexts.append(self.network.condition(picture, mask[None, None], _flip(draw)))
+                        contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
                 context = self.network.join(contexts)
                 out[number, step.number] = self._probability(embedding, context, number, draw)[0]
         progress.step(axis.plan.count)
@@ -307,13 +307,16 @@ class Session:
         ]
 
     def _context(self, label: int, chosen: Chosen, draw: int):
-        return self.network.context(chosen, self.labels[label].value, _flip(draw))
+        return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
     def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
         logits = self.network.logits(embedding, context)
         if self.rehearsal:
             logits = logits + self.rehearsal.shifts.get(self.labels[label].value, 0.0)
-        return torch.sigmoid(logits)[:, 0].flip(_flip(draw)).cpu().numpy()
+        return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
+
+    def _flip(self, draw: int) -> tuple[int, ...]:
+        return FLIPS[draw % len(FLIPS)] if self.network.mirrored else ()
 
     def _prediction(self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings) -> Prediction:
         members = settings.draws * len(axes)
@@ -371,10 +374,6 @@ class _Progress:
     def second_pass(self, steps: int) -> "_Progress":
         """For a cascade over slices whose first pass took `steps`."""
         return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
-
-
-def _flip(draw: int) -> tuple[int, ...]:
-    return FLIPS[draw % len(FLIPS)]
 
 
 def quick(settings: InferenceSettings, size: int, labels: int) -> InferenceSettings:

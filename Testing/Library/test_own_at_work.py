@@ -11,6 +11,7 @@ from InContextSegLib.answers import ANSWERS
 from InContextSegLib.catalog import find, remove
 from InContextSegLib.desk import Desk
 from InContextSegLib.errors import InputError, WeightsError
+from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.loading import Model, load_model
 from InContextSegLib.modelentry import PROMPTS, Capability, CatalogEntry, Weights
@@ -110,7 +111,7 @@ def test_examples_rehearse_and_the_network_adapts_to_them(desk, name):
     about = task(desk, name, 0, 1, 2, rehearse=True, adapt_seconds=3.0)
     found = ask(desk, Prepare(about, target(desk)))
     assert found["size"] in (find(name).capability.input_size, 2 * find(name).capability.input_size)
-    assert found["expected"]["liver"]["units"] >= 2 and found["adaptation"]["steps"] > 0
+    assert found["expected"]["liver"]["units"] >= 2 and "Dice" in found["adaptation"]["why"]
     record = ask(desk, Segment(about, target(desk)))["provenance"]["rehearsal"]
     assert {each["size"] for each in record["tried"]} == {32, 64} if name == "tuned" else {64, 128}
 
@@ -161,3 +162,18 @@ def test_an_entry_that_does_not_describe_its_weights_is_refused(models, tmp_path
         with pytest.raises(WeightsError, match=why):
             load_model(Model("wrong"))
     remove(find("wrong"), tmp_path)
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_only_a_model_that_knows_them_is_shown_mirrored_pictures(desk, tmp_path, monkeypatch, mirrored):
+    looked, embed = [], CachedSegmenter.embed
+
+    def looking(self, images, flip=()):
+        looked.append(flip)
+        return embed(self, images, flip)
+
+    monkeypatch.setattr(CachedSegmenter, "embed", looking)
+    kept(tmp_path, "ours", sricl(), SMALL, Capability(64, "required", mirrored=mirrored), replacing=True)
+    found = ask(desk, Segment(task(desk, "ours", 0, draws=4), target(desk)))
+    assert set(looked) == ({(), (-1,), (-2,), (-2, -1)} if mirrored else {()})
+    assert desk.shared.read(found["uncertainty"]["array"]).any()

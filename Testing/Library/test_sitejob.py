@@ -10,6 +10,7 @@ from PIL import Image
 from InContextSegLib.catalog import find, list_entries
 from InContextSegLib.cli import main
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.loading import Model, load_model
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.ownmodels import card_of
 from InContextSegLib.progress import Report
@@ -59,6 +60,7 @@ def test_a_finished_run_is_a_model_that_is_found(job, tmp_path, own_models):
     assert record["model"] == {"name": "ours", "folder": str(own_models / "ours")}
     assert entry.weights.sha256 == record["weights_sha256"] and entry.arguments == NARROW
     assert (entry.model, entry.capability.input_size, entry.capability.support) == ("sricl", 32, "required")
+    assert not entry.capability.mirrored and not load_model(Model("ours"))[0].mirrored
     assert entry.description.startswith(
         "SR-ICL trained on 'clinic': 2 tasks, 3 patients. Dice on 1 validation patient: "
     )
