@@ -40,7 +40,7 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
         own = model.weights is not None and entry.weights.url is None
         segmenter = fitting(entry, state) if own else build(entry)
         segmenter.load_state_dict(state)
-        segmenter.mirrored = entry.capability.mirrored
+        segmenter.any_view = entry.capability.any_view
     except ValueError as error:  # of a later version, as `build` says
         raise WeightsError(str(error)) from error
     except (RuntimeError, KeyError, TypeError) as error:

@@ -13,13 +13,13 @@ PROMPTS = {"click": "clicks", "box": "boxes", "scribble": "scribbles"}  # in the
 class Capability:
     """What a model takes: the edge of its square input in pixels, whether it needs labelled examples, which prompts.
 
-    `mirrored` is whether all may be shown to it mirrored: not where it learnt from pictures that lie one way only.
+    `any_view`: whether pictures may be shown to it mirrored or in part; not where it learnt from whole ones only.
     """
 
     input_size: int
     support: Literal["required", "optional", "unused"]
     prompts: tuple[Literal["click", "box", "scribble"], ...] = ()
-    mirrored: bool = True
+    any_view: bool = True
 
     def __post_init__(self):
         if self.input_size < 1:

@@ -92,8 +92,8 @@ def keep_run(run: Path, record: dict[str, Any], name: str, replacing: bool = Fal
         name=name,
         description=description_of(record),
         model=network["model"],
-        # A site's pictures lie one way, and are not mirrored in training.
-        capability=Capability(record["settings"]["size"], support, prompts, mirrored=False),
+        # A site's pictures are shown whole and as they lie in training.
+        capability=Capability(record["settings"]["size"], support, prompts, any_view=False),
         weights=Weights(path=str(path), sha256=record["weights_sha256"], size_bytes=path.stat().st_size),
         licence=licence_of(record),
         citation=CITATIONS[network["model"]],

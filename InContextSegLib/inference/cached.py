@@ -32,12 +32,12 @@ class CachedSegmenter:
         share: of the usual budgets.
 
     Attributes:
-        mirrored: whether the network may be shown everything mirrored; one that says nothing of it may.
+        any_view: whether the network may be shown pictures mirrored or in part; one that says nothing of it may.
     """
 
     def __init__(self, segmenter: SliceSegmenter, device: torch.device, share: float = 1.0):
         self.segmenter, self.device = segmenter.to(device), device
-        self.mirrored = getattr(segmenter, "mirrored", True)
+        self.any_view = getattr(segmenter, "any_view", True)
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
         self.joined = BoundedCache(int(share * JOINED_BYTES))
         self.embeddings = BoundedCache(int(share * EMBEDDING_BYTES))

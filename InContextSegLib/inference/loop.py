@@ -224,6 +224,8 @@ class Loop:
 
     def _window(self, chosen: Sequence[Labelled], prompts: Prompts) -> tuple[Box | None, float]:
         """Where to look: where the chosen slices of the target show the label, and where the user pointed."""
+        if not self._memory.network.any_view:
+            return None, 0.0
         own = [each.extent for each in chosen if each.own and each.extent]
         if not own:
             return None, 0.0

@@ -316,7 +316,7 @@ class Session:
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
 
     def _flip(self, draw: int) -> tuple[int, ...]:
-        return FLIPS[draw % len(FLIPS)] if self.network.mirrored else ()
+        return FLIPS[draw % len(FLIPS)] if self.network.any_view else ()
 
     def _prediction(self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings) -> Prediction:
         members = settings.draws * len(axes)

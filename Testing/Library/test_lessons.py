@@ -9,6 +9,8 @@ from fake_segmenter import LABEL, Learner, square, squares
 from InContextSegLib.augment import moved
 from InContextSegLib.inference.leave_out import LeaveOut, units
 from InContextSegLib.inference.lessons import CROP_PX, EPISODES, SHOWN, Lessons
+from InContextSegLib.models.sricl import SRICL
+from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.support import SupportSet
 
 CPU = torch.device("cpu")
@@ -34,6 +36,20 @@ def test_of_large_pictures_the_same_part_is_seen_of_image_and_mask():
     bright = torch.cat([query, images.flatten(0, 1)]) > 0.5
     agree = (bright == (torch.cat([wanted, masks.flatten(0, 1)]) > 0.5)).float().mean()
     assert agree > 0.98
+
+
+def test_a_network_that_learnt_whole_pictures_is_taught_by_whole_pictures(monkeypatch):
+    lessons, seen, draw = lessons_of(squares(4, size=128)), [], Lessons.draw
+
+    def drawing(self, among, whole=False):
+        seen.append(draw(self, among, whole)[0].shape[-1])
+        return draw(self, among, whole)
+
+    monkeypatch.setattr(Lessons, "draw", drawing)
+    small = SRICL((8, 8, 16, 16), decoder_width=16, channels=16, attention_width=16)
+    for network in (small, UniverSeg((8, 8))):
+        lessons.train(network, range(4), 1, math.inf, lambda step: None)
+    assert seen == [128, CROP_PX]
 
 
 def test_only_the_examples_named_are_used_and_none_is_its_own_support():

@@ -12,6 +12,7 @@ from InContextSegLib.catalog import find, remove
 from InContextSegLib.desk import Desk
 from InContextSegLib.errors import InputError, WeightsError
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.loop import Loop
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.loading import Model, load_model
 from InContextSegLib.modelentry import PROMPTS, Capability, CatalogEntry, Weights
@@ -164,16 +165,34 @@ def test_an_entry_that_does_not_describe_its_weights_is_refused(models, tmp_path
     remove(find("wrong"), tmp_path)
 
 
-@pytest.mark.parametrize("mirrored", [True, False])
-def test_only_a_model_that_knows_them_is_shown_mirrored_pictures(desk, tmp_path, monkeypatch, mirrored):
-    looked, embed = [], CachedSegmenter.embed
+@pytest.fixture
+def looked(monkeypatch):
+    """How often which mirroring was looked at, and the pictures of slices under correction."""
+    flips, pictures, embed, slice_of = [], [], CachedSegmenter.embed, Loop.slice
 
     def looking(self, images, flip=()):
-        looked.append(flip)
+        flips.append(flip)
         return embed(self, images, flip)
 
+    def cutting(self, number, box):
+        pictures.append(box)
+        return slice_of(self, number, box)
+
     monkeypatch.setattr(CachedSegmenter, "embed", looking)
-    kept(tmp_path, "ours", sricl(), SMALL, Capability(64, "required", mirrored=mirrored), replacing=True)
+    monkeypatch.setattr(Loop, "slice", cutting)
+    return flips, pictures
+
+
+@pytest.mark.parametrize("anyhow", [True, False])
+def test_only_a_model_that_knows_them_is_shown_mirrored_pictures_and_parts(desk, tmp_path, looked, anyhow):
+    kept(tmp_path, "ours", sricl(), SMALL, Capability(64, "required", any_view=anyhow), replacing=True)
     found = ask(desk, Segment(task(desk, "ours", 0, draws=4), target(desk)))
-    assert set(looked) == ({(), (-1,), (-2,), (-2, -1)} if mirrored else {()})
+    assert set(looked[0]) == ({(), (-1,), (-2,), (-2, -1)} if anyhow else {()})
     assert desk.shared.read(found["uncertainty"]["array"]).any()
+    image, labels = phantom(9, SHAPE, SPACING_MM)
+    here = ref(desk, image)
+    spot = np.zeros_like(labels.array)
+    spot[2, 20:26, 20:26] = 1
+    drawn = ExampleRef(here, ref(desk, replace(labels, array=spot)), "target", slices=(2,))
+    ask(desk, Correct(here, "axial", 3, PromptsRef(), task=TaskSpec((drawn,), ((1, "spot"),), model="ours")))
+    assert any(looked[1]) is anyhow

@@ -60,7 +60,7 @@ def test_a_finished_run_is_a_model_that_is_found(job, tmp_path, own_models):
     assert record["model"] == {"name": "ours", "folder": str(own_models / "ours")}
     assert entry.weights.sha256 == record["weights_sha256"] and entry.arguments == NARROW
     assert (entry.model, entry.capability.input_size, entry.capability.support) == ("sricl", 32, "required")
-    assert not entry.capability.mirrored and not load_model(Model("ours"))[0].mirrored
+    assert not entry.capability.any_view and not load_model(Model("ours"))[0].any_view
     assert entry.description.startswith(
         "SR-ICL trained on 'clinic': 2 tasks, 3 patients. Dice on 1 validation patient: "
     )
