@@ -4,6 +4,7 @@
 `Resources/Studies/site.toml` split by patient, and judges on the patients held back:
 
 * `unified`: one new network on all tasks of which five patients or more are held back;
+* `longer`: the same going on to twice the steps;
 * `single-TASK`: a network of the same size on each of them, the same number of steps of the same batches;
 * `weak`: unified, trained further with references drawn by chance as masks, boxes, points, contours or scribbles;
 * `default`: the default weights as they come; `tuned`: trained further on every other set.
@@ -15,6 +16,7 @@ goes on where it was; `--runs` takes a part. It writes a folder a run, and table
 
 import argparse
 import json
+import shutil
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +28,7 @@ from InContextSegLib.evaluation.metrics import hierarchical_mean, summarise
 from InContextSegLib.loading import Model, load_model
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
-from InContextSegLib.training.averaged import CHECKPOINT, AveragedTrainer, Batch, Settings, answered, dice_of
+from InContextSegLib.training.averaged import CHECKPOINT, LOG, AveragedTrainer, Batch, Settings, answered, dice_of
 from InContextSegLib.training.datasets import read_site
 from InContextSegLib.training.sampling import AS_THEY_ARE, TaskSampler
 from InContextSegLib.training.site import SiteTask, SiteTraining
@@ -48,8 +50,8 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--runs", nargs="*", help="names of runs, or the beginnings of names; all if left out")
     parser.add_argument("--steps", type=int, default=1000, help="of the new networks")
-    parser.add_argument("--weak-steps", type=int, default=500, help="of the one for weak references")
-    parser.add_argument("--tuning-steps", type=int, default=300, help="of the default weights")
+    parser.add_argument("--weak-steps", type=int, default=300, help="of the one for weak references")
+    parser.add_argument("--tuning-steps", type=int, default=200, help="of the default weights")
     options = parser.parse_args()
     site = read_site(SITE, options.data)
     found = survey(site, Report())
@@ -86,7 +88,7 @@ class Study:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        learnt = {"unified": self.tasks, "weak": self.tasks, "default": (), "tuned": self.tuned}
+        learnt = {"unified": self.tasks, "longer": self.tasks, "weak": self.tasks, "default": (), "tuned": self.tuned}
         learnt = learnt.get(name) or [task for task in self.tasks if name == f"single-{task.replace('/', '-')}"]
         torch.manual_seed(0)
         network = load_model(Model())[0] if name in ("default", "tuned") else SRICL()
@@ -95,13 +97,14 @@ class Study:
         if name != "default":
             self.train(name, network, learnt)
         judged = [*self.tuned, *self.others] if name in ("default", "tuned") else learnt
-        kinds = KINDS if name in ("unified", "weak") else ("full",)
+        kinds = KINDS if name in ("unified", "longer", "weak") else ("full",)
         result = {task: {kind: self.judge(network, task, kind) for kind in kinds} for task in judged}
         path.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
     def train(self, name, network, tasks):
         """The averaged weights of the last step, in the network."""
-        steps = {"tuned": self.options.tuning_steps, "weak": self.options.weak_steps}.get(name, self.options.steps)
+        steps = {"tuned": self.options.tuning_steps, "weak": self.options.weak_steps, "longer": 2 * self.options.steps}
+        steps = steps.get(name, self.options.steps)
         settings = Settings(
             steps=steps,
             loss="dice-cross-entropy" if name == "tuned" else "sricl",
@@ -114,6 +117,9 @@ class Study:
         how = SiteTraining(references=references, queries=queries, weak=weak, training=settings)
         drawn = [SiteTask(self.store, task, how) for task in tasks]
         folder = self.options.output / name
+        if name == "longer" and not (folder / CHECKPOINT).exists():
+            for file in (CHECKPOINT, LOG):
+                shutil.copy(self.options.output / "unified" / file, folder)
         trainer = AveragedTrainer(network, drawn, settings, folder, torch.device("cpu"))
         if not trainer.finished:
             trainer.run(Report())
@@ -164,9 +170,9 @@ class Study:
         single = {
             task: values for name in results if name.startswith("single-") for task, values in results[name].items()
         }
-        networks = {"unified": results.get("unified"), "one a task": single, "default": results.get("default")}
+        networks = {name: results.get(name) for name in ("unified", "longer", "default")} | {"one a task": single}
         parts = [compared(self.tasks, {name: values for name, values in networks.items() if values})]
-        for name in ("unified", "weak"):
+        for name in ("unified", "longer", "weak"):
             if name in results:
                 parts.append(weakly(name, results[name]))
         if "tuned" in results and "default" in results:
