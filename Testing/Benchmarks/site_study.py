@@ -74,13 +74,8 @@ class Study:
         sets = list(dict.fromkeys(set_of(task) for task in self.tasks))
         self.tuned = [task for task in self.tasks if set_of(task) in sets[::2]]
         self.others = [task for task in store.tasks if store.slices(task, VALIDATION) and set_of(task) not in sets[::2]]
-        self.runs = [
-            "unified",
-            *(f"single-{task.replace('/', '-')}" for task in self.tasks),
-            "weak",
-            "default",
-            "tuned",
-        ]
+        single = [f"single-{task.replace('/', '-')}" for task in self.tasks]
+        self.runs = ["unified", "longer", *single, "weak", "default", "tuned"]
 
     def do(self, name):
         """Train, if it is not done, and judge."""
