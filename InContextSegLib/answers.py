@@ -42,6 +42,8 @@ from InContextSegLib.protocol import (
     VolumeRef,
     Weights,
 )
+from InContextSegLib.siteanswers import look_at_site, train_on_own_data
+from InContextSegLib.siterequests import LookAtSite, TrainOnSite
 from InContextSegLib.slicing import SlicePlan
 from InContextSegLib.support import Label, LabelledVolume
 from InContextSegLib.tasks import Source, files_of, findings, foreseen, keep_drawn, segments_of
@@ -254,6 +256,8 @@ ANSWERS = {
     Correct: correct,
     Neighbours: neighbours,
     Propagate: propagate,
+    LookAtSite: look_at_site,
+    TrainOnSite: train_on_own_data,
 }
 
 

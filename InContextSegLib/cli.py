@@ -259,9 +259,12 @@ def _datasets(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 def _train_site(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     from InContextSegLib.sitejob import SiteJob, run_site  # noqa: PLC0415
     from InContextSegLib.training.datasets import read_site  # noqa: PLC0415
+    from InContextSegLib.training.runfolder import kept_settings  # noqa: PLC0415
     from InContextSegLib.training.site import SiteTraining, Where  # noqa: PLC0415
 
-    settings = from_mapping(SiteTraining, with_overrides(to_mapping(SiteTraining()), options.set), "--set")
+    # A run that was begun in that folder, here or in Slicer, goes on as it was begun.
+    usual = kept_settings(options.output) or to_mapping(SiteTraining())
+    settings = from_mapping(SiteTraining, with_overrides(usual, options.set), "--set")
     site, where = read_site(options.site, options.data), Where(options.output)
     record = run_site(SiteJob(site, settings, where, options.name or "", options.replace, options.device), report)
     rows = [f"| {name} | {each['dice']:.3f} |" for name, each in record.get("dice", {}).items()]

@@ -42,6 +42,7 @@ class _Request:
     again: bool = False
     told: bool = False
     cancelled_at: float | None = None
+    grace_s: float | None = None
 
     @property
     def dropped(self) -> bool:
@@ -63,13 +64,14 @@ class WorkerClient:
     Attributes:
         state: "stopped", "starting", "ready" or "failed" (the last one never became ready).
         complaint: the last words of the worker's stderr.
+        occupied: what keeps the worker busy for long, in words for those who wait behind it; empty: nothing does.
         started: how many workers there have been; what one has computed the next does not know.
     """
 
     def __init__(
         self, make_transport: Callable[[Path], Transport], parent: Path | None = None, grace_s: float = GRACE_S
     ):
-        self.state, self.complaint, self.started = "stopped", "", 0
+        self.state, self.complaint, self.started, self.occupied = "stopped", "", 0, ""
         self._make_transport, self._parent, self._grace_s = make_transport, parent, grace_s
         self._transport: Transport | None = None
         self._shared: SharedFolder | None = None
@@ -143,12 +145,16 @@ class WorkerClient:
         self._send()
         return number
 
-    def cancel(self, number: int) -> None:
-        """Stop a request: politely at first, and after `grace_s` by ending the process; the others are asked again."""
+    def cancel(self, number: int, grace_s: float | None = None) -> None:
+        """Stop a request: politely at first, and after a while by ending the process; the others are asked again.
+
+        Args:
+            grace_s: that while, for a request that has to bring something into safety; None: the client's.
+        """
         request = self._pending.get(number)
         if request is None or request.cancelled_at is not None:
             return
-        request.cancelled_at = time.monotonic()
+        request.cancelled_at, request.grace_s = time.monotonic(), grace_s
         if request.sent:
             self._transport.write(encode_line({"id": next(self._numbers), "do": "cancel", "target": number}))
         else:
@@ -297,7 +303,8 @@ class WorkerClient:
             self._due.append(lambda: request.on_failed(answer["kind"], answer["message"]))
 
     def _overdue(self, request: _Request) -> bool:
-        return request.cancelled_at is not None and time.monotonic() - request.cancelled_at > self._grace_s
+        grace_s = self._grace_s if request.grace_s is None else request.grace_s
+        return request.cancelled_at is not None and time.monotonic() - request.cancelled_at > grace_s
 
     def _replace(self) -> None:
         """End a process that does not stop what was cancelled; another one goes on with the rest."""

@@ -60,9 +60,9 @@ def from_mapping(cls: type[Settings], mapping: Mapping[str, Any], where: str) ->
     """The frozen dataclass `cls` with the values of `mapping`.
 
     Fields may be bool, int, float, str, Literal, Enum (by its value), other dataclasses, unions of these,
-    `tuple[X, ...]`, `tuple[X, Y]` and `dict[str, X]`. Of several dataclasses the one that has most of the keys is
-    meant. A bool is no int; an int is accepted where a float is asked. Whether a value makes sense is for the dataclass
-    to say, by a ValueError from its `__post_init__`.
+    `tuple[X, ...]`, `tuple[X, Y]` and `dict[str, X]`, or Any, for whoever looks at it later. Of several dataclasses the
+    one that has most of the keys is meant. A bool is no int; an int is accepted where a float is asked. Whether a value
+    makes sense is for the dataclass to say, by a ValueError from its `__post_init__`.
 
     Args:
         where: what the mapping is, for the messages: usually the name of the file it was read from.
@@ -105,6 +105,8 @@ def _converted(annotation: Any, value: Any, place: _Place) -> Any:
         return _dataclass(annotation, value, place)
     if annotation in _SCALARS:
         return _scalar(annotation, value, place)
+    if annotation is Any:
+        return value
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return annotation(_literal(Literal[tuple(choice.value for choice in annotation)], value, place))
     convert = _CONVERTERS.get(get_origin(annotation))

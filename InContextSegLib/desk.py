@@ -71,7 +71,7 @@ class Desk:
     """Answers requests one at a time; what it keeps from one to the next changes nothing but the time they take.
 
     Attributes:
-        for_clicks: what answers clicks keeps its own here.
+        for_clicks, for_surveys: what answers clicks, and what looks at training data, keeps its own here.
 
     Args:
         answers: for every kind of request what answers it, given this desk.
@@ -79,6 +79,7 @@ class Desk:
 
     def __init__(self, shared: SharedFolder, answers: Mapping[type, Callable[["Desk", Any, Report], dict[str, Any]]]):
         self.shared, self._answers = shared, answers
+        self.for_surveys = BoundedCache(1)  # no burden to a training, which asks for one first
         self.forget()
 
     def forget(self) -> None:

@@ -1,7 +1,8 @@
 """Progress of long work, and the one place where it can be cancelled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event
+from typing import Any
 
 from InContextSegLib.errors import Cancelled
 
@@ -10,11 +11,15 @@ class Report:
     """Handed to long work, which calls `step`; whoever handed it over may call `cancel` from any thread.
 
     `show(done, total, message)` is called on the working thread after every step.
+
+    Attributes:
+        facts: what the last step was told with besides, for a `show` that can make use of it.
     """
 
     def __init__(self, show: Callable[[int, int, str], None] | None = None):
         self._show = show
         self._cancelled, self._hurried = Event(), Event()
+        self.facts: Mapping[str, Any] | None = None
 
     def cancel(self) -> None:
         """Ask the work to stop: its next `step` raises `Cancelled`."""
@@ -28,12 +33,18 @@ class Report:
     def hurried(self) -> bool:
         return self._hurried.is_set()
 
+    def worded(self, words: Callable[[str, Mapping[str, Any] | None], str]) -> "Report":
+        """A report that stops with this one, and whose steps come out of it with what `words` makes of them."""
+        other = Report(lambda done, total, message: self.step(done, total, words(message, other.facts)))
+        other._cancelled, other._hurried = self._cancelled, self._hurried
+        return other
+
     def check(self) -> None:
         """Raises: Cancelled: if `cancel` was called."""
         if self._cancelled.is_set():
             raise Cancelled("Cancelled.")
 
-    def step(self, done: int, total: int, message: str = "") -> None:
+    def step(self, done: int, total: int, message: str = "", facts: Mapping[str, Any] | None = None) -> None:
         """Say that `done` of `total` steps are finished.
 
         Raises:
@@ -41,5 +52,6 @@ class Report:
         """
         if self._cancelled.is_set():
             raise Cancelled(f"Cancelled after {done} of {total} steps.")
+        self.facts = facts
         if self._show is not None:
             self._show(done, total, message)

@@ -16,6 +16,7 @@ from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import json_text
 from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.siterequests import LookAtSite, TrainOnSite
 from InContextSegLib.slicing import SliceChoice
 from InContextSegLib.volume import Geometry, Kind
 
@@ -393,6 +394,8 @@ REQUESTS = {
     "describe": Describe,
     "save_examples": SaveExamples,
     "weights": Weights,
+    "survey": LookAtSite,
+    "train": TrainOnSite,
     "cancel": Cancel,
     "stop": Stop,
 }

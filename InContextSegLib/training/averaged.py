@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,18 +20,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from InContextSegLib.errors import InputError
+from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.files import make_folder, whole_file
 from InContextSegLib.losses import LOSSES
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
+from InContextSegLib.training.examples import MOST, Shown, draw_examples
 from InContextSegLib.training.keeping import follow, forget_after
 from InContextSegLib.training.ranks import Ranks
+from InContextSegLib.training.runfolder import CHECKPOINT, EXAMPLES, LOG
 
 log = logging.getLogger(__name__)
 
-LOG, CHECKPOINT = "log.jsonl", "checkpoint.pt"
 STREAMS = 1 << 12  # random streams of a step: one for every task
 AUTO, USUAL = "auto", "dice-cross-entropy"  # the loss that suits a network; that of networks other than SR-ICL
 LEAST_GAIN = 1e-4  # of the mean Dice; less is chance
@@ -207,13 +209,13 @@ class AveragedTrainer:
         """
         try:
             while not self.finished:
-                record = self._one_step()
+                record = self._one_step(report.check)
                 if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
                     record |= {"validation": self.validate()}
                 self._note(record)
                 if self.step % self.settings.checkpoint_every == 0:
                     self.save()
-                report.step(self.step, self.settings.steps, f"loss {record['loss']:.3f}")
+                report.step(self.step, self.settings.steps, f"loss {record['loss']:.3f}", record)
         finally:
             self.save()
         if self.best.weights:
@@ -222,14 +224,18 @@ class AveragedTrainer:
 
     def validate(self) -> dict[str, float]:
         """Mean Dice of every task's trial by the averaged network; remembers the best; the last, if none is judged."""
-        scores = torch.zeros(len(self.tasks), device=self.device)
+        scores, shown = torch.zeros(len(self.tasks), device=self.device), []
         for index, task in self.ranks.share(self.tasks):
             if not task.judged:
                 continue
             batch = task.trial(self._generator(0, index)).to(self.device)
             with torch.no_grad():
-                scores[index] = dice_of(answered(self.average, batch) > 0, batch.masks > 0.5).mean()
+                found, wanted = answered(self.average, batch) > 0, batch.masks > 0.5
+            dice = dice_of(found, wanted)
+            scores[index] = dice.mean()
+            shown.append(_shown(task.name, batch, found, dice))
         self.ranks.add_up([scores])
+        self._draw(shown)
         self.dice = scores.tolist()
         known = [index for index, task in enumerate(self.tasks) if task.judged]
         mean = float(scores[known].mean()) if known else 0.0
@@ -240,7 +246,17 @@ class AveragedTrainer:
             self.best.since += 1
         return {self.tasks[index].name: round(self.dice[index], 4) for index in known}
 
-    def _one_step(self) -> dict:
+    def _draw(self, shown: Sequence[Sequence[Shown]]) -> None:
+        """The first slices of every task of this rank, in turn, as far as there is room."""
+        if not shown or not self.ranks.first:
+            return
+        in_turn = [each for turn in zip_longest(*shown) for each in turn if each is not None]
+        try:
+            draw_examples(self.folder / EXAMPLES, in_turn, self.step)
+        except OutputError as error:  # no reason to end a run
+            log.warning("%s", error)
+
+    def _one_step(self, check: Callable[[], None] = lambda: None) -> dict:
         since = time.monotonic()
         rate = self.settings.learning_rate * min(1.0, (self.step + 1) / self.settings.warmup_steps)
         for group in self.optimizer.param_groups:
@@ -248,6 +264,7 @@ class AveragedTrainer:
         losses, weights = torch.zeros(len(self.tasks), device=self.device), self._weights()
         self.optimizer.zero_grad()
         for index, task in self.ranks.share(self.tasks):
+            check()  # a step of many tasks is long, and one that is given up has changed nothing yet
             batch = task.batch(self._generator(self.step + 1, index)).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device)):
                 loss = loss_of(self.network, batch, self.settings)
@@ -333,6 +350,12 @@ class AveragedTrainer:
         if self.ranks.first:
             forget_after(self.folder / LOG, self.step)
         log.info("Resuming %s at step %d of %d.", self.folder, self.step, self.settings.steps)
+
+
+def _shown(name: str, batch: Batch, found: Tensor, dice: Tensor) -> list[Shown]:
+    """The first queries of a trial, for people."""
+    parts = [part[:MOST].cpu().numpy() for part in (batch.images[:, 0], batch.masks[:, 0] > 0.5, found[:, 0], dice)]
+    return [Shown(name, *each[:3], float(each[3])) for each in zip(*parts, strict=True)]
 
 
 def dice_of(found: Tensor, wanted: Tensor) -> Float[Tensor, " q"]:

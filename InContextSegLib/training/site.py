@@ -21,11 +21,12 @@ from InContextSegLib.models import SliceSegmenter, name_of
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.averaged import LOG, AveragedTrainer, Batch, Settings, answered, dice_of, suiting
-from InContextSegLib.training.curves import draw_training
+from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, dice_of, suiting
 from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import Ranks
+from InContextSegLib.training.runfolder import BEGUN, CURVES, LOG, RECORD, SURVEY, WEIGHTS, open_run
 from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler
+from InContextSegLib.training.sitecurves import draw_training
 from InContextSegLib.training.splits import TRAIN, VALIDATION
 from InContextSegLib.training.store import SliceStore, StoreSettings
 from InContextSegLib.training.survey import Survey
@@ -34,8 +35,6 @@ from InContextSegLib.weak import KINDS, weakened
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, RECORD, SURVEY, CURVES = "weights.safetensors", "training.json", "survey.json", "curves.png"
-BEGUN = "begun.json"
 BEGINNING = {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"}
 MIXED = "mixed"
 NEW = "sricl"  # what to train where no model is trained further
@@ -101,10 +100,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Where:
-    """The folder of a run, and the one of its slices (None: in the cache folder)."""
+    """The folder of a run, and the one of its slices (None: in the cache folder).
+
+    Attributes:
+        found: what there is to train on, for a run that begins, where somebody has looked already.
+    """
 
     run: Path
     store: Path | None = None
+    found: Survey | None = None
 
 
 class SiteTask:
@@ -165,9 +169,10 @@ def train_on_site(
     start = start or Start(SRICL())
     settings = suited(settings, start)
     _begin(where.run, settings, start, ranks)
+    open_run(where.run, site, to_mapping(settings), ranks.first)
     if (record := finished(where.run, settings)) is not None:
         return record if ranks.first else {}
-    found = _surveyed(site, where.run, report)
+    found = _surveyed(site, where, report)
     begin = ranks.rank / ranks.size
     with closing(SliceStore.open(site, found, StoreSettings(settings.size, where.store), report, begin)) as store:
         tasks = [SiteTask(store, task.name, settings) for task in found.tasks]
@@ -300,16 +305,15 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _surveyed(site: Site, folder: Path, report: Report) -> Survey:
+def _surveyed(site: Site, where: Where, report: Report) -> Survey:
     """What was found when the run began: a case that breaks meanwhile must not move others to another side."""
-    path = folder / SURVEY
+    path = where.run / SURVEY
     if path.exists():
         return Survey.from_mapping(json.loads(path.read_text(encoding="utf-8")))
-    found = survey(site, report)
+    found = where.found or survey(site, report)
     found.require_tasks()
     for problem in found.problems:
         log.warning("%s: %s", problem.data_set, problem.sentence)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json_text(found.to_mapping(), indent=2) + "\n")
     return found
 

@@ -353,3 +353,14 @@ def test_after_closing_nobody_is_called_and_everything_is_gone(bench):
     bench.client.close()
     bench.client.poll()
     assert (bench.told, bench.worker.killed, bench.client.state) == ([], True, "stopped")
+
+
+def test_a_request_that_needs_longer_to_stop_is_given_longer(bench):
+    bench.client._grace_s = 0
+    number = bench.ask("a")
+    bench.ready()
+    bench.client.cancel(number, grace_s=60)
+    bench.client.poll()
+    assert (bench.kinds(), len(bench.workers), bench.worker.killed) == ([], 1, False)
+    bench.answers(number, **{"is": "cancelled"})
+    assert bench.kinds() == [("a", "Cancelled")]

@@ -23,7 +23,7 @@ PARAMETERS = 7
 # Slicer imports the library before torch is installed, so a top-level module is free of it unless named here.
 MAY_USE_TORCH = {
     "__init__", "__main__", "cli", "demo", "study", "interactive_study", "adaptation_study", "jobs", "tasks", "loading",
-    "losses", "augment", "simulate", "worker", "answers", "correcting", "desk", "sitejob",
+    "losses", "augment", "simulate", "worker", "answers", "correcting", "desk", "siteanswers", "sitejob",
 }  # fmt: skip
 TORCH_FREE = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem not in MAY_USE_TORCH)
 HEAVY = ("torch", "einops", "safetensors", "nibabel", "skimage", "qt", "slicer")

@@ -70,3 +70,15 @@ def test_work_that_is_to_hurry_goes_on():
     report.hurry()
     report.step(1, 2)
     assert report.hurried
+
+
+def test_a_report_in_other_words_tells_and_stops_with_the_one_it_came_from():
+    told = []
+    report = Report(lambda *step: told.append(step))
+    other = report.worded(lambda message, facts: f"{message} {facts}")
+    other.step(1, 3, "loss", {"a": 1})
+    other.step(2, 3, "loss")
+    assert told == [(1, 3, "loss {'a': 1}"), (2, 3, "loss None")]
+    report.cancel()
+    with pytest.raises(Cancelled):
+        other.check()

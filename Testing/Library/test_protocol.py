@@ -38,6 +38,8 @@ from InContextSegLib.protocol import (
     encode_line,
     request_of,
 )
+from InContextSegLib.siterequests import LookAtSite, TrainOnSite
+from InContextSegLib.training.datasets import DataSet, Site
 from InContextSegLib.volume import Kind
 
 GEOMETRY = grid(turned=True, left_handed=True)
@@ -55,6 +57,7 @@ TASK = TaskSpec(
     InferenceSettings(**PRESETS["normal"]),
     window=(-160.0, 240.0),
 )
+SITE = Site("clinic", (DataSet("a", images="/Bilder ü", labels="/l", names={"1": "organ"}),))
 SENT = {
     "device": Device("cpu"),
     "prepare": Prepare(TASK, IMAGE),
@@ -77,6 +80,8 @@ SENT = {
     "neighbours": Neighbours(IMAGE, "axial", 7, radius=3, window=(0.0, 1.0)),
     "propagate": Propagate(IMAGE, "axial", TASK, start=(3, 9), slice_range=(0, 12), stop_below=0.7),
     "describe": Describe("images", "labels"),
+    "survey": LookAtSite(SITE),
+    "train": TrainOnSite(SITE, "/runs/Ä", {"size": 64, "training": {"steps": 3}}, "cpu"),
     "weights": Weights("default", "ensure"),
     "cancel": Cancel(4),
     "stop": Stop(),
