@@ -19,7 +19,7 @@ from InContextSegSlicer.destination import ensureLike, regionOf
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import saved, savingExamples
 from InContextSegSlicer.order import Order, taskOf
-from InContextSegSlicer.outcome import Outcome, Progress, summary
+from InContextSegSlicer.outcome import Outcome, Progress, summary, waitingText
 from InContextSegSlicer.preview import SlicePreview, removeShown
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
@@ -57,7 +57,7 @@ class Controller:
         self.outcome = Outcome()
         self.changed: Callable[[], None] = lambda: None
         self.made: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda _output: None
-        self._clock, self._alongside = clock, 0
+        self._clock, self._alongside, self._closed = clock, 0, False
         self._request: int | None = None
         self._previewing: int | None = None
 
@@ -122,7 +122,7 @@ class Controller:
 
         def ended(callback, *what):
             self._alongside -= 1
-            if callback is not None:
+            if callback is not None and not self._closed:
                 callback(*what)
 
         self._alongside += 1
@@ -160,6 +160,9 @@ class Controller:
             )
             self._previewing = number
 
+        if self.client.occupied:
+            self.message = _("Preview: {message}").format(message=waitingText(self.client.occupied))
+            self.changed()
         self._previewChores.drop()
         self._previewChores.add(asking(), lambda _done: None, lambda error: self._previewFailed(None, _said(error)))
 
@@ -202,6 +205,8 @@ class Controller:
         if self._request is not None:
             self.client.cancel(self._request)
         self.hidePreview()
+        # Whoever else uses the worker still hears its answers, and the widgets are gone.
+        self._closed, self._request, self.changed = True, None, lambda: None
         self.release()
 
     def _begin(self, chore: Generator, message: str) -> None:
@@ -216,6 +221,10 @@ class Controller:
     def _ask(self, do: str, payload, onDone: Callable) -> None:
         def wanted():
             return self._request == number
+
+        if self.client.occupied and self.progress is not None:
+            self.progress = replace(self.progress, message=waitingText(self.client.occupied))
+            self.changed()
 
         def done(answer):
             try:

@@ -15,6 +15,7 @@ from InContextSegSlicer.context import Context
 from InContextSegSlicer.handover import Handover
 from InContextSegSlicer.keeping import saved
 from InContextSegSlicer.lookahead import LookAhead
+from InContextSegSlicer.outcome import waitingText
 from InContextSegSlicer.plane import Cuts, stateOf, written
 from InContextSegSlicer.preview import SlicePreview
 from InContextSegSlicer.prompting import Mark, Place, Position, Step, saidOn
@@ -333,6 +334,8 @@ class Correction:
             elif fields is None:
                 self._asking = None
             else:
+                if self.client.occupied:
+                    self._say(waitingText(self.client.occupied))
                 self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
 
         self._chores.add(asking(), lambda _done: self.changed(), self._broken)

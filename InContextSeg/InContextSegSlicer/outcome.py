@@ -56,3 +56,8 @@ def summary(answer: Mapping) -> str:
         seconds=answer["seconds"], amounts=", ".join(amounts[:NAMED] + more)
     )
     return " ".join([done, *answer["remarks"]])
+
+
+def waitingText(occupied: str) -> str:
+    """What a request waits for, where the worker is occupied for long."""
+    return _("Waiting for {what}.").format(what=occupied)
