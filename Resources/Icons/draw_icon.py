@@ -1,4 +1,4 @@
-"""Draws the extension's icon: labelled examples on the left, the same structure found in a new slice on the right."""
+"""Draws the icons: labelled examples on the left, and on the right what was found, or how a training goes."""
 
 from pathlib import Path
 
@@ -31,14 +31,32 @@ def tile(axes, low, edge, turn, found):
         axes.add_patch(Polygon(structure, facecolor=LABEL, edgecolor="none"))
 
 
-figure = Figure(figsize=(PIXELS / 100, PIXELS / 100), dpi=100)
-FigureCanvasAgg(figure)
-figure.patch.set_alpha(0)
-plane = figure.add_axes((0, 0, 1, 1))
-plane.set(xlim=(0, 1), ylim=(0, 1))
-plane.set_axis_off()
-plane.add_patch(FancyBboxPatch((0, 0), 1, 1, boxstyle="round,pad=0,rounding_size=0.18", facecolor=NIGHT, lw=0))
-for number, bend in enumerate((1.5, 2.2, 0.9)):
-    tile(plane, (0.08, 0.68 - 0.29 * number), 0.24, bend, found=False)
+def sheet():
+    """A figure and its plane, night all over, with labelled examples on the left."""
+    figure = Figure(figsize=(PIXELS / 100, PIXELS / 100), dpi=100)
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0)
+    plane = figure.add_axes((0, 0, 1, 1))
+    plane.set(xlim=(0, 1), ylim=(0, 1))
+    plane.set_axis_off()
+    plane.add_patch(FancyBboxPatch((0, 0), 1, 1, boxstyle="round,pad=0,rounding_size=0.18", facecolor=NIGHT, lw=0))
+    for number, bend in enumerate((1.5, 2.2, 0.9)):
+        tile(plane, (0.08, 0.68 - 0.29 * number), 0.24, bend, found=False)
+    return figure, plane
+
+
+def save(figure, name):
+    figure.savefig(Path(__file__).with_name(name), metadata={"Software": None})
+
+
+figure, plane = sheet()
 tile(plane, (0.38, 0.23), 0.54, 1.7, found=True)
-figure.savefig(Path(__file__).with_name("InContextSeg.png"), metadata={"Software": None})
+save(figure, "InContextSeg.png")
+
+figure, plane = sheet()
+frame = FancyBboxPatch((0.44, 0.2), 0.44, 0.6, boxstyle="round,pad=0.04,rounding_size=0.08", facecolor=SLICE, lw=0)
+plane.add_patch(frame)
+steps = np.linspace(0, 1, 60)
+for colour, height in ((BODY, 0.46 * np.exp(-4 * steps) + 0.06), (FOUND, 0.5 * (1 - np.exp(-4 * steps)) + 0.06)):
+    plane.plot(0.45 + 0.42 * steps, 0.2 + height, color=colour, linewidth=3.5, solid_capstyle="round")
+save(figure, "InContextSegTraining.png")

@@ -29,6 +29,7 @@ LOGICS = {
     "Transforms": "vtkSlicerTransformLogic",
     "Markups": "vtkSlicerMarkupsLogic",
     "CropVolume": "vtkSlicerCropVolumeLogic",
+    "Plots": "vtkSlicerPlotsLogic",
 }
 _panels = []
 

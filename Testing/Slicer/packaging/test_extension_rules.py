@@ -87,7 +87,7 @@ def file_scope(body):
 
 def listed(kind):
     text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
-    lists = re.findall(rf"set\((?:SegmentEditor)?InContextSeg_{kind}\s+([^)]*?)\s*\)", text)
+    lists = re.findall(rf"set\((?:SegmentEditor)?InContextSeg(?:Training)?_{kind}\s+([^)]*?)\s*\)", text)
     return {name for names in lists for name in names.split()}
 
 
@@ -174,10 +174,11 @@ def test_what_the_metadata_shows_is_in_the_repository():
     assert addresses and all((ROOT / address).is_file() for address in addresses)
 
 
-def test_the_icons_are_one_picture_of_the_size_slicer_wants():
-    icon = ROOT / "Resources" / "Icons" / "InContextSeg.png"
+@pytest.mark.parametrize("name", ["InContextSeg.png", "InContextSegTraining.png"])
+def test_the_icons_are_one_picture_of_the_size_slicer_wants(name):
+    icon = ROOT / "Resources" / "Icons" / name
     assert struct.unpack(">II", icon.read_bytes()[16:24]) == (128, 128)
-    assert (MODULE / "Resources" / "Icons" / "InContextSeg.png").read_bytes() == icon.read_bytes()
+    assert (MODULE / "Resources" / "Icons" / name).read_bytes() == icon.read_bytes()
 
 
 def test_ctest_runs_what_reload_and_test_runs(monkeypatch):

@@ -134,6 +134,7 @@ def test_slicer_runs_the_generic_test_and_the_test_of_the_module(built):
     names = {test["name"] for test in tests}
     assert names == {
         "py_nomainwindow_qSlicerInContextSegModuleGenericTest",
+        "py_nomainwindow_qSlicerInContextSegTrainingModuleGenericTest",
         "py_nomainwindow_qSlicerSegmentEditorInContextSegModuleGenericTest",
         "py_InContextSegSelfTest",
     }

@@ -1,0 +1,150 @@
+"""The module for training on a site's own data: data sets in, a model out."""
+
+import sys
+from pathlib import Path
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+BUSY_MS, IDLE_MS = 15, 100
+
+
+class InContextSegTraining(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("In-Context Segmentation Training")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The InContextSeg developers"]
+        self.parent.helpText = _(
+            "Train a model for In-Context Segmentation on labelled images of your own, on any number of tasks at once. "
+            "Nothing leaves this computer."
+        )
+        self.parent.acknowledgementText = _(
+            "Built on SR-ICL (CVPR 2025) and UniverSeg (ICCV 2023), among others; the README names all of them."
+        )
+
+
+class InContextSegTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Builds the panel and tells it about the scene."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.panel = None
+        self._parameters = None
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        findLibrary()
+        from InContextSegSlicer.trainingpanel import assembleTraining  # noqa: PLC0415 - after the library is found
+
+        widget = slicer.util.loadUI(self.resourcePath("UI/InContextSegTraining.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.logic = InContextSegTrainingLogic()
+        self.panel = assembleTraining(self.ui)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(IDLE_MS)
+        self._timer.connect("timeout()", self.onTimer)
+        self._timer.start()
+        self._showParameters()
+
+    def cleanup(self):
+        self._timer.stop()
+        self.removeObservers()
+        self.panel.close()
+
+    def enter(self):
+        self._showParameters()
+        self.panel.enter()
+
+    def exit(self):
+        """The widgets follow nobody until the panel is shown again; the training goes on."""
+        self._hideParameters()
+
+    def onTimer(self):
+        if self._parameters is not None and self._parameters.parameterNode.GetScene() is None:
+            self._hideParameters()  # somebody has deleted the node
+            self._showParameters()
+        self.panel.controller.tick()
+        interval = BUSY_MS if self.panel.controller.working else IDLE_MS
+        if self._timer.interval != interval:
+            self._timer.setInterval(interval)
+
+    def onSceneStartClose(self, caller, event):
+        self._hideParameters()
+        self.panel.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event):
+        self._showParameters()
+        self.panel.controller.sceneClosed()
+
+    def onSceneEndImport(self, caller, event):
+        self._hideParameters()
+        self._showParameters()
+
+    def onParametersModified(self, caller=None, event=None):
+        self.panel.modified()
+
+    def _showParameters(self):
+        """Connect the widgets with the parameter node of the scene, which is made where there is none."""
+        if self._parameters is not None:
+            return
+        from InContextSegSlicer.trainingparameters import InContextSegTrainingParameterNode  # noqa: PLC0415 - as in setup
+
+        self._parameters = InContextSegTrainingParameterNode(self.logic.getParameterNode())
+        self.panel.setParameterNode(self._parameters)
+        # Not by `connectGui`, which does not say how to undo it (Slicer issue 7547).
+        names = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+        self._tag = self._parameters.connectParametersToGui({name: names[name] for name in names if name})
+        self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+
+    def _hideParameters(self):
+        if self._parameters is None:
+            return
+        self._parameters.disconnectGui(self._tag)
+        self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
+        self._parameters = None
+
+
+class InContextSegTrainingLogic(ScriptedLoadableModuleLogic):
+    """Owns the parameter node; what is done with it is in InContextSegSlicer."""
+
+
+class InContextSegTrainingTest(ScriptedLoadableModuleTest):
+    """Run inside Slicer by "Reload and Test": the panel opens and says what it needs."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        panel = slicer.modules.incontextsegtraining.widgetRepresentation().self().panel
+        self.assertFalse(panel.ui.trainingStartButton.enabled)
+        panel.onLook()
+        self.assertIn("no data sets", panel.ui.trainingStatusLabel.text)
+
+
+def findLibrary():
+    """Let Python find the library where Slicer runs the module from its source folder, as developers do."""
+    beside = Path(__file__).resolve().parent.parent
+    if (beside / "InContextSegLib").is_dir() and str(beside) not in sys.path:
+        sys.path.append(str(beside))

@@ -1,0 +1,139 @@
+"""The training module before anything is trained: data sets, what is found in them, and what a run is asked with."""
+
+import shutil
+
+import pytest
+
+from InContextSegLib.files import write_volume
+from InContextSegLib.training.datasets import read_site
+from InContextSegLib.volume import Kind, Volume
+from Testing.Library.site_data import grid, labels_of, volume
+from Testing.Slicer.harness import app
+from Testing.Slicer.trainee import Trainee, small
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Of the slices, and the models of the user's own; the worker inherits both."""
+    monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("INCONTEXTSEG_MODELS", str(tmp_path / "models"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four patients with an organ and a spot in it."""
+    for number in range(4):
+        volume(tmp_path / "clinic", f"patient{number}", seed=number)
+    return tmp_path / "clinic"
+
+
+@pytest.fixture
+def trainee(scene):
+    trainee = Trainee()
+    yield trainee
+    trainee.close()
+
+
+def spoil(data):
+    """A label without its image, an image that cannot be read, and one on another grid than its labels."""
+    (data / "images/patient0.nii.gz").unlink()
+    (data / "images/patient1.nii.gz").write_bytes(b"no volume")
+    shutil.copy(data / "images/patient2.nii.gz", data / "images/patient4.nii.gz")
+    moved = Volume(labels_of(), grid(at_mm=40.0), Kind.LABELS)
+    write_volume(data / "labels/patient4.nii.gz", moved)
+
+
+def test_bad_data_are_named_before_the_start_and_the_rest_can_be_trained_on(trainee, data):
+    spoil(data)
+    trainee.addFolder(data)
+    trainee.look()
+    trainee.picture("problems")
+    said = trainee.problems()
+    assert len(said) == 3
+    for name, what in (("patient0", "no partner"), ("patient1", "damaged"), ("patient4", "grid")):
+        (found,) = [text for text, _colour in said if name in text]
+        assert what in found or what == "damaged" or "voxels" in found, found
+    assert {colour for _text, colour in said} == {"#c0392b"}
+    assert "3 problems. What is red is left out" in trainee.ui.trainingFoundLabel.text
+    assert trainee.ui.trainingSetsTable.item(0, 3).text() == "2 of 4"
+    assert trainee.ui.trainingStartButton.enabled
+
+
+def test_a_task_that_nobody_shows_is_named_and_nothing_can_be_started(trainee, data):
+    trainee.addFolder(data)
+    trainee.ui.trainingSetsTable.item(0, 1).setText("1 organ, 7 ghost")
+    trainee.look()
+    ((text, colour),) = [each for each in trainee.problems() if "ghost" in each[0]]
+    assert "No usable case shows clinic/ghost" in text and colour == "#c0392b"
+    assert not trainee.ui.trainingStartButton.enabled
+    trainee.ui.trainingSetsTable.item(0, 1).setText("1 organ")
+    assert not trainee.ui.trainingStartButton.enabled, "these data sets were not looked at"
+    assert "Nobody has looked" in trainee.ui.trainingFoundLabel.text
+    trainee.look()
+    assert trainee.ui.trainingStartButton.enabled
+
+
+def test_data_sets_are_typed_dropped_read_saved_and_removed(trainee, data, tmp_path):
+    (tmp_path / "cases.csv").write_text("image,labels\nclinic/images/patient0.nii.gz,clinic/labels/patient0.nii.gz\n")
+    assert app.drop(trainee.ui.trainingSetsTable.viewport(), data, tmp_path / "cases.csv")
+    table = trainee.ui.trainingSetsTable
+    assert [table.item(row, 0).text() for row in range(table.rowCount)] == ["clinic", "cases"]
+    table.item(1, 0).setText("clinic")
+    assert "There is a data set 'clinic' already" in trainee.status and table.item(1, 0).text() == "cases"
+    table.item(0, 1).setText("organ 1")
+    assert "as in: 1 liver, 2 spleen" in trainee.status and table.item(0, 1).text() == ""
+    table.item(0, 1).setText("any thing")
+    table.item(0, 2).setText("(patient")
+    assert "is no regular expression" in trainee.status
+    app.answers.give("QFileDialog.getSaveFileName", str(tmp_path / "site.toml"))
+    trainee.press("Save")
+    assert "Saved as" in trainee.status
+    assert [each.name for each in read_site(tmp_path / "site.toml").datasets] == ["clinic", "cases"]
+    table.selectRow(0)
+    trainee.press("Remove")
+    assert [table.item(row, 0).text() for row in range(table.rowCount)] == ["cases"]
+    app.answers.give("QFileDialog.getOpenFileName", str(tmp_path / "site.toml"))
+    trainee.press("Read")
+    assert table.rowCount == 2 and table.item(0, 1).text() == "any thing"
+    app.answers.give("QFileDialog.getOpenFileName", str(tmp_path / "gone.toml"))
+    trainee.press("Read")
+    assert "cannot be read" in trainee.status and table.rowCount == 2
+
+
+def test_what_the_module_offers_is_what_the_library_takes():
+    from InContextSegLib.config import from_mapping
+    from InContextSegLib.losses import LOSSES
+    from InContextSegLib.training.averaged import Settings
+    from InContextSegLib.training.site import SiteTraining
+    from InContextSegSlicer import trainingrecipe as recipe
+
+    assert set(recipe.LOSSES) == set(LOSSES)
+    fields = Settings.__dataclass_fields__
+    assert set(recipe.TRAINING.values()) | {"learning_rate", "loss", "checkpoint_every"} <= set(fields)
+    assert set(recipe.TOP.values()) <= set(SiteTraining.__dataclass_fields__)
+    for model, _words in recipe.modelChoices():
+        assert from_mapping(SiteTraining, {"model": model, "training": {"loss": "auto"}}, "s").model == model
+    for weak, _words in recipe.weakChoices():
+        assert from_mapping(SiteTraining, {"weak": weak}, "s").weak == weak
+    for balance in recipe.BALANCES:
+        assert from_mapping(Settings, {"balance": balance}, "s").balance == balance
+
+
+def test_every_choice_reaches_the_request_and_comes_back_with_the_run(trainee, data, tmp_path):
+    from InContextSegSlicer import trainingrecipe as recipe
+
+    trainee.addFolder(data)
+    small(trainee, tmp_path / "run", learningRate=0.00123, balance="lagging", saveMemory=True, weak="box", patience=3)
+    site, settings = recipe.siteOf(trainee.parameters), recipe.settingsOf(trainee.parameters)
+    assert settings["training"]["learning_rate"] == 0.00123 and settings["weak"] == "box" and settings["draws"] == 2
+    assert settings["training"]["warmup_steps"] == 1 and settings["training"]["checkpointing"] is True
+    small(trainee, tmp_path / "other", learningRate=0.5e-4, weak="full", seed=9, saveMemory=False)
+    trainee.parameters.datasets = "[]"
+    recipe.takeOver(trainee.parameters, site, settings)
+    assert (recipe.siteOf(trainee.parameters), recipe.settingsOf(trainee.parameters)) == (site, settings)
+    trainee.ui.trainingModelBox.setCurrentIndex(trainee.ui.trainingModelBox.findData("default"))
+    trainee.parameters.loss = "auto"
+    assert recipe.settingsOf(trainee.parameters)["training"]["loss"] == "auto"
+    assert not trainee.ui.trainingWeakBox.enabled
