@@ -232,6 +232,7 @@ class TrainingPanel:
             if picture.width() > PICTURE_PX:
                 picture = picture.scaledToWidth(PICTURE_PX, qt.Qt.SmoothTransformation)
             label.setPixmap(picture)
+            label.setMinimumHeight(picture.height())  # else a longer sentence above would cut it
 
     def _showDevices(self, answer: Mapping) -> None:
         if self.controller.closed:
