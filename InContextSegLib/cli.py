@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _progress(options) as report:
             result, text = commands[options.command](options, report)
-        print(json_text(result) if options.json else text)
+        if text:  # of several processes the first one speaks
+            print(json_text(result) if options.json else text)
         return EXIT_CODES[InputError] if result.get("failed") else 0
     except (Exception, KeyboardInterrupt) as error:
         # Everything, because a user can do nothing with a traceback.
@@ -267,8 +268,10 @@ def _train_site(options: argparse.Namespace, report: Report) -> tuple[dict, str]
     settings = from_mapping(SiteTraining, with_overrides(usual, options.set), "--set")
     site, where = read_site(options.site, options.data), Where(options.output)
     record = run_site(SiteJob(site, settings, where, options.name or "", options.replace, options.device), report)
-    rows = [f"| {name} | {each['dice']:.3f} |" for name, each in record.get("dice", {}).items()]
-    told = [f"Weights: {record['weights']}", f"sha256: {record['weights_sha256']}"] if record else []
+    if not record:
+        return {}, ""
+    rows = [f"| {name} | {each['dice']:.3f} |" for name, each in record["dice"].items()]
+    told = [f"Weights: {record['weights']}", f"sha256: {record['weights_sha256']}"]
     if "model" in record:
         told.append(f"Model: {record['model']['name']} in {record['model']['folder']}")
     return record, "\n".join(["| task | Dice of validation patients |", "|---|---|", *rows, *told])

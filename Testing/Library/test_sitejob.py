@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from InContextSegLib import sitejob
 from InContextSegLib.catalog import find, list_entries
 from InContextSegLib.cli import main
 from InContextSegLib.errors import Cancelled, InputError
@@ -211,3 +212,10 @@ def test_models_are_listed_with_where_they_are(job, own_models, capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["takes"], told["input_size"], told["own"]) == ("labelled examples", 32, True)
     assert told["card"].startswith("# Model card: `ours`")
+
+
+def test_of_several_processes_only_the_first_speaks(job, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sitejob, "run_site", lambda *_: {})
+    words = ["train-site", str(tmp_path / "site.toml"), "--output", str(tmp_path / "run")]
+    assert main(words) == main([*words, "--json"]) == 0
+    assert capsys.readouterr().out == ""
