@@ -19,6 +19,7 @@ import json
 import shutil
 from collections import defaultdict
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +179,7 @@ class Study:
 
 
 def compared(tasks, networks):
-    """A row a task, a column a network, and what the first has more than each of the others."""
+    """A row a task, a column a network, and what each has more than the later ones."""
     tasks = [task for task in tasks if all(task in values for values in networks.values())]
     lines = [f"| task | patients | {' | '.join(f'{name}: Dice | IoU' for name in networks)} |"]
     lines.append("|---|---|" + "---|---|" * len(networks))
@@ -192,10 +193,9 @@ def compared(tasks, networks):
         for measure in ("dice", "iou")
     ]
     lines.append(f"| **mean** | | {' | '.join(means)} |")
-    first, *rest = networks
-    for name in rest:
-        more = {task: differences(networks[first][task]["full"], networks[name][task]["full"]) for task in tasks}
-        lines.append(f"\n{first} less {name}: {of_means(more, sign='+')} of Dice.")
+    for first, second in combinations(networks, 2):
+        more = {task: differences(networks[first][task]["full"], networks[second][task]["full"]) for task in tasks}
+        lines.append(f"\n{first} less {second}: {of_means(more, sign='+')} of Dice.")
     return "\n".join(lines)
 
 
