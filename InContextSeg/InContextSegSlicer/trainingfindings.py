@@ -1,17 +1,20 @@
 """What was found in the data sets: tasks with their patients and slices, and what is wrong, by name."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
+from InContextSegLib.training import runfolder
 from InContextSegSlicer.items import itemOf
 
 TASK, LEARN, VALIDATE, SPACING, DICE = range(5)
 LEFT_OUT, REMARK = "#c0392b", "#8a6d00"
 PROBLEMS_SHOWN = 200
 ROWS_PX = 22
+PICTURE_PX = 420  # of the examples, so that the panel grows no wider
 
 
 class Findings:
@@ -77,6 +80,28 @@ class Findings:
         item = itemOf(self._tasks, place, column)
         item.setText(text)
         item.setToolTip(tip)
+
+
+class ExamplesPicture:
+    """Shows the picture of the last validation, read again where there was another one."""
+
+    def __init__(self, label: qt.QLabel):
+        self._label, self._shown = label, ()
+
+    def show(self, folder: Path | None, step: int) -> None:
+        """Show that of a run; step: of its last validation, 0: there was none."""
+        if (folder, step) == self._shown:
+            return
+        self._shown = (folder, step)
+        path = folder / runfolder.EXAMPLES if folder is not None else None
+        there = path is not None and step and path.is_file()
+        self._label.setVisible(bool(there))
+        if there:
+            picture = qt.QPixmap(str(path))
+            if picture.width() > PICTURE_PX:
+                picture = picture.scaledToWidth(PICTURE_PX, qt.Qt.SmoothTransformation)
+            self._label.setPixmap(picture)
+            self._label.setMinimumHeight(picture.height())  # else a longer sentence above would cut it
 
 
 def spacingText(found: Mapping[str, Any]) -> tuple[str, str]:

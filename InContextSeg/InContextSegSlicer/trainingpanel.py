@@ -22,6 +22,7 @@ from InContextSegSlicer import trainingscene
 from InContextSegSlicer import trainingwords as words
 from InContextSegSlicer.filedrop import FileDrop
 from InContextSegSlicer.install import Installer
+from InContextSegSlicer.items import barText, choose
 from InContextSegSlicer.keeping import foldersOf
 from InContextSegSlicer.outside import SlicerOutside
 from InContextSegSlicer.sharedworker import SharedWorker
@@ -29,13 +30,14 @@ from InContextSegSlicer.trainingcontroller import (
     ACTIVE,
     DONE,
     FAILED,
+    IDLE,
     PAUSED,
     TRAINING,
     WAITING,
     TrainingController,
     keyOf,
 )
-from InContextSegSlicer.trainingfindings import Findings, summaryOf
+from InContextSegSlicer.trainingfindings import ExamplesPicture, Findings, summaryOf
 from InContextSegSlicer.trainingplots import TrainingPlots
 from InContextSegSlicer.trainingsets import DataSetTable
 
@@ -52,7 +54,6 @@ RECIPE = (
     "SeedBox", "ReferencesBox", "QueriesBox", "RateBox", "LossBox", "BalanceBox", "ValidateBox", "PatienceBox",
     "MemoryBox",
 )  # fmt: skip
-PICTURE_PX = 420  # of the examples, so that the panel grows no wider
 
 
 def assembleTraining(ui) -> "TrainingPanel":
@@ -77,9 +78,10 @@ class TrainingPanel:
     ):
         self.ui, self.controller, self.installer, self._clock = ui, controller, installer, clock
         self.parameters = None
-        self._sentence, self._key, self._pictured, self._sets = "", "", (), ()
+        self._sentence, self._key, self._sets = "", "", ()
         self.table = DataSetTable(ui.trainingSetsTable, self._chooseSets, self.say)
         self.findings = Findings(ui.trainingTasksTable, ui.trainingProblemsList)
+        self.picture = ExamplesPicture(ui.trainingExamplesLabel)
         for box in CHOICES:
             self._fill(box)
         ui.trainingFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -109,15 +111,19 @@ class TrainingPanel:
 
     def modified(self) -> None:
         """A choice changed."""
-        self._sentence = ""
-        self._sets = recipe.setsOf(self.parameters) if self.parameters is not None else ()
-        self._key = keyOf(recipe.siteOf(self.parameters)) if self._sets else ""
+        self._sentence, self._sets, self._key = "", (), ""
+        if self.parameters is not None:
+            self._tried(self._readSets)
         folder = Path(self.parameters.folder) if self.parameters is not None and self.parameters.folder else None
         if not self.controller.busy and folder != self.controller.folder:
             self.controller.leave()
             if folder is not None and runfolder.is_run(folder):
                 self._sentence = _("A training was begun in this folder; 'Open a run…' shows it and how it was begun.")
         self.refresh()
+
+    def _readSets(self) -> None:
+        self._sets = recipe.setsOf(self.parameters)
+        self._key = keyOf(recipe.siteOf(self.parameters)) if self._sets else ""
 
     def hear(self) -> None:
         """The controller has news, which count for more than what was said before."""
@@ -186,8 +192,11 @@ class TrainingPanel:
         ui.trainingUseButton.setEnabled(controller.state == DONE and self._entry() is not None)
         self._showChoices()
         self._showProgress()
-        self._showExamples()
-        ui.trainingStatusLabel.setText(self._sentence or words.statusText(controller))
+        self.picture.show(controller.folder, controller.pictured)
+        advice = words.overText() if over else ""
+        if controller.state == IDLE and self.ready:
+            advice = words.nextText(self._sets, found, self.parameters)
+        ui.trainingStatusLabel.setText(self._sentence or words.statusText(controller, advice))
 
     def _fill(self, name: str) -> None:
         box, (parameter, items) = getattr(self.ui, name), CHOICES[name]
@@ -196,13 +205,13 @@ class TrainingPanel:
         for value, text in items():
             box.addItem(text, value)
         if self.parameters is not None:
-            _select(box, getattr(self.parameters, parameter))
+            choose(box, getattr(self.parameters, parameter))
         box.blockSignals(wasBlocked)
 
     def _showChoices(self) -> None:
         for box, (name, _items) in CHOICES.items():
-            _select(getattr(self.ui, box), getattr(self.parameters, name))
-        _select(self.ui.trainingDeviceBox, self.parameters.device)
+            choose(getattr(self.ui, box), getattr(self.parameters, name))
+        choose(self.ui.trainingDeviceBox, self.parameters.device)
         edit = self.ui.trainingFolderEdit
         if edit.currentPath != self.parameters.folder:
             wasBlocked = edit.blockSignals(True)
@@ -215,24 +224,7 @@ class TrainingPanel:
         if controller.busy:
             bar.setRange(0, controller.of)
             bar.setValue(controller.done)
-            bar.setFormat(words.progressText(controller))
-
-    def _showExamples(self) -> None:
-        """The picture of the last validation, read again where there was another one."""
-        controller, label = self.controller, self.ui.trainingExamplesLabel
-        which = (controller.folder, controller.pictured)
-        if which == self._pictured:
-            return
-        self._pictured = which
-        path = controller.folder / runfolder.EXAMPLES if controller.folder is not None else None
-        there = path is not None and controller.pictured and path.is_file()
-        label.setVisible(bool(there))
-        if there:
-            picture = qt.QPixmap(str(path))
-            if picture.width() > PICTURE_PX:
-                picture = picture.scaledToWidth(PICTURE_PX, qt.Qt.SmoothTransformation)
-            label.setPixmap(picture)
-            label.setMinimumHeight(picture.height())  # else a longer sentence above would cut it
+            bar.setFormat(barText(words.progressText(controller)))
 
     def _showDevices(self, answer: Mapping) -> None:
         if self.controller.closed:
@@ -243,7 +235,7 @@ class TrainingPanel:
         box.addItem(_("Automatic"), "auto")
         for device in answer["devices"]:
             box.addItem(device["title"], device["name"])
-        _select(box, self.parameters.device if self.parameters is not None else "auto")
+        choose(box, self.parameters.device if self.parameters is not None else "auto")
         box.blockSignals(wasBlocked)
 
     # What a person does
@@ -339,9 +331,12 @@ class TrainingPanel:
             return
         self.ui.trainingFolderEdit.addCurrentPathToHistory()
         chosen = self.parameters
-        site, settings = recipe.siteOf(chosen), recipe.settingsOf(chosen)
-        request = TrainOnSite(site, str(folder), settings, chosen.device, chosen.name.strip())
-        self._tried(lambda: self.controller.start(request))
+
+        def starting() -> None:
+            site, settings = recipe.siteOf(chosen), recipe.settingsOf(chosen)
+            self.controller.start(TrainOnSite(site, str(folder), settings, chosen.device, chosen.name.strip()))
+
+        self._tried(starting)
 
     def onPause(self) -> None:
         self.controller.pause()
@@ -440,11 +435,3 @@ class TrainingPanel:
         except (InputError, OSError, json.JSONDecodeError) as error:
             self.say(str(error))
             return False
-
-
-def _select(box: qt.QComboBox, value) -> None:
-    index = box.findData(value)
-    if index >= 0 and box.currentIndex != index:
-        wasBlocked = box.blockSignals(True)
-        box.setCurrentIndex(index)
-        box.blockSignals(wasBlocked)

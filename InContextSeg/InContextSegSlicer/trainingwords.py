@@ -1,9 +1,11 @@
 """How a training goes, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from slicer.i18n import tr as _
 
+from InContextSegLib.training.datasets import DataSet
 from InContextSegSlicer.batchtab import timeText
 from InContextSegSlicer.trainingcontroller import (
     DONE,
@@ -16,20 +18,44 @@ from InContextSegSlicer.trainingcontroller import (
 )
 
 
-def statusText(controller: TrainingController) -> str:
-    """What there is to know besides the progress."""
+def statusText(controller: TrainingController, advice: str = "") -> str:
+    """What there is to know besides the progress, and what to do next."""
     if controller.state == WAITING:
         return _("The worker was asked; the training begins as soon as it is free.")
     if controller.state == STOPPING:
         return _("Stopping after the present step, which may take a while…")
     if controller.state == DONE and controller.record:
-        return resultText(controller.record)
-    parts = [controller.message]
+        return f"{resultText(controller.record)} {advice}".strip()
+    parts = [controller.message, advice]
     if controller.loss is not None and controller.state in (PAUSED, FAILED):
         parts.append(_("Step {step}, loss {loss:.3f}.").format(step=controller.step, loss=controller.loss))
     if controller.bestDice is not None and controller.state in (TRAINING, PAUSED, FAILED):
         parts.append(_("Best mean Dice so far {dice:.2f}.").format(dice=controller.bestDice))
     return " ".join(part for part in parts if part)
+
+
+def nextText(sets: Sequence[DataSet], found: Mapping | None, chosen: Any) -> str:
+    """What to do before a training can be started, and that it can be.
+
+    Args:
+        chosen: the parameter node.
+    """
+    if not sets:
+        return _("Next: add data sets at the top.")
+    if found is None:
+        return _("Next: press 'Look at the data'.")
+    if not found.get("usable", True):
+        return _("Nothing can be trained yet, as a task has no patients to learn from; the list above says why.")
+    if not chosen.folder.strip():
+        return _("Next: choose a new folder for the run.")
+    if not chosen.name.strip():
+        return _("Start trains; only with a name the result comes into the list of models.")
+    return _("Everything is ready to start.")
+
+
+def overText() -> str:
+    """Why a finished run does not go on."""
+    return _("More steps would go on with it; for another model choose a new folder.")
 
 
 def resultText(record: Mapping) -> str:

@@ -137,3 +137,46 @@ def test_every_choice_reaches_the_request_and_comes_back_with_the_run(trainee, d
     trainee.parameters.loss = "auto"
     assert recipe.settingsOf(trainee.parameters)["training"]["loss"] == "auto"
     assert not trainee.ui.trainingWeakBox.enabled
+
+
+def test_what_cannot_be_chosen_here_is_said_and_changes_nothing(trainee, data, tmp_path):
+    trainee.addFolder(data)
+    (tmp_path / "site.toml").write_text(
+        f'name = "other"\nvalidation_share = 0.95\n[[datasets]]\nname = "x"\nimages = "{data}"\nlabels = "{data}"\n',
+        encoding="utf-8",
+    )
+    app.answers.give("QFileDialog.getOpenFileName", str(tmp_path / "site.toml"))
+    trainee.press("Read")
+    assert "validationShare is 0.95, beyond what can be chosen here" in trainee.status
+    assert trainee.ui.trainingSetsTable.item(0, 0).text() == "clinic" and trainee.parameters.site == "our data"
+    trainee.parameters.model = "a-model-that-is-gone"
+    assert trainee.ui.trainingModelBox.currentIndex == -1, "any can be chosen, the first as well"
+    trainee.parameters.datasets = '[{"name": "x", "of a later version": 1}]'
+    assert "The list of data sets in this scene cannot be read" in trainee.status
+    assert trainee.ui.trainingSetsTable.rowCount == 0 and not trainee.ui.trainingLookButton.enabled
+    trainee.addFolder(data)
+    assert trainee.ui.trainingSetsTable.rowCount == 1 and trainee.ui.trainingLookButton.enabled
+
+
+def test_the_panel_says_what_to_do_next_until_it_can_start(trainee, data, tmp_path):
+    assert "Next: add data sets" in trainee.status
+    trainee.addFolder(data)
+    assert "Next: press 'Look at the data'" in trainee.status
+    trainee.look()
+    assert "Looked at in" in trainee.status and "Next: choose a new folder" in trainee.status
+    trainee.parameters.folder = str(tmp_path / "run")
+    assert "only with a name" in trainee.status
+    trainee.parameters.name = "ours"
+    assert "Everything is ready to start" in trainee.status
+
+
+def test_a_progress_bar_shows_names_with_a_percent_sign_as_they_are():
+    from InContextSegSlicer.items import barText
+
+    bar = app.qt.QProgressBar()
+    bar.setRange(0, 8)
+    bar.setValue(4)
+    bar.setFormat("50%mild")
+    assert bar.text == "508ild", "as Qt has it"
+    bar.setFormat(barText("50%mild"))
+    assert bar.text.replace("\u2060", "") == "50%mild"
