@@ -29,9 +29,7 @@ from InContextSegSlicer.sharedworker import SharedWorker
 from InContextSegSlicer.trainingcontroller import (
     ACTIVE,
     DONE,
-    FAILED,
     IDLE,
-    PAUSED,
     TRAINING,
     WAITING,
     TrainingController,
@@ -185,9 +183,9 @@ class TrainingPanel:
         over = controller.state == DONE and self.parameters.steps <= controller.record["steps"]
         over = over and (self._entry() is not None or not self.parameters.name.strip())
         ui.trainingStartButton.setEnabled(free and self.ready and usable and not over)
-        ui.trainingStartButton.setText(_("Resume") if controller.state in (PAUSED, FAILED, DONE) else _("Start"))
+        ui.trainingStartButton.setText(_("Resume") if controller.resumable else _("Start"))
         ui.trainingPauseButton.setEnabled(controller.state in (WAITING, TRAINING))
-        ui.trainingCancelButton.setEnabled(controller.busy or controller.state in (PAUSED, FAILED))
+        ui.trainingCancelButton.setEnabled(controller.busy or controller.deletable)
         ui.trainingPlotsButton.setEnabled(controller.plots.chart is not None)
         ui.trainingUseButton.setEnabled(controller.state == DONE and self._entry() is not None)
         self._showChoices()
@@ -344,7 +342,7 @@ class TrainingPanel:
     def onCancel(self) -> None:
         """Ask what becomes of what the run wrote, if it wrote something."""
         controller = self.controller
-        if controller.state not in (*ACTIVE, PAUSED, FAILED):
+        if not controller.deletable:
             controller.cancel(delete=False)
             return
         box = qt.QMessageBox

@@ -91,6 +91,11 @@ def is_run(folder: Path) -> bool:
     return (folder / SITE).is_file() and (folder / SETTINGS).is_file()
 
 
+def holds_any(folder: Path) -> bool:
+    """Whether a run has written anything there, or something has such a name."""
+    return any((folder / name).exists() for name in WRITTEN)
+
+
 def delete(folder: Path) -> None:
     """Remove what a run wrote, and the folder if nothing else is in it.
 
