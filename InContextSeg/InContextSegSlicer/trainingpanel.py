@@ -99,13 +99,18 @@ class TrainingPanel:
             request = controller.request  # a run goes on, whatever becomes of the scene
             recipe.takeOver(parameters, request.site, request.settings)
             parameters.folder, parameters.device, parameters.name = request.run, request.device, request.name
+        unknown = []
         for name, items in CHOICES.values():
             if getattr(parameters, name) not in [value for value, _text in items()]:
+                unknown.append(f"{name} '{getattr(parameters, name)}'")
                 setattr(parameters, name, parameters.default(name).value)
         folder = Path(parameters.folder) if parameters.folder else None
         if not controller.busy and folder != controller.folder and folder is not None and runfolder.is_run(folder):
             self._tried(lambda: controller.open(folder))
         self.modified()
+        if unknown:
+            text = _("The scene asks for {what}, which is not known here; the usual choice took its place.")
+            self.say(text.format(what=", ".join(unknown)))
 
     def modified(self) -> None:
         """A choice changed."""
@@ -126,6 +131,8 @@ class TrainingPanel:
     def hear(self) -> None:
         """The controller has news, which count for more than what was said before."""
         self._sentence = ""
+        if self.controller.state == DONE:
+            self._fill("trainingModelBox")  # what came of it can be trained further
         self.refresh()
 
     def say(self, sentence: str) -> None:
@@ -179,8 +186,8 @@ class TrainingPanel:
         ui.trainingSaveButton.setEnabled(bool(self._sets))
         ui.trainingLookButton.setEnabled(free and self.ready and bool(self._sets))
         usable = found is not None and found.get("usable", True)
-        # A finished run goes on only where more steps are wanted, or a model that it has not become.
-        over = controller.state == DONE and self.parameters.steps <= controller.record["steps"]
+        # A finished run goes on only where more is wanted of it, or a model that it has not become.
+        over = controller.state == DONE and words.isOver(controller.record, self.parameters)
         over = over and (self._entry() is not None or not self.parameters.name.strip())
         ui.trainingStartButton.setEnabled(free and self.ready and usable and not over)
         ui.trainingStartButton.setText(_("Resume") if controller.resumable else _("Start"))
@@ -191,7 +198,7 @@ class TrainingPanel:
         self._showChoices()
         self._showProgress()
         self.picture.show(controller.folder, controller.pictured)
-        advice = words.overText() if over else ""
+        advice = words.overText(controller.record) if over else ""
         if controller.state == IDLE and self.ready:
             advice = words.nextText(self._sets, found, self.parameters)
         ui.trainingStatusLabel.setText(self._sentence or words.statusText(controller, advice))
@@ -392,7 +399,9 @@ class TrainingPanel:
         """The entry of the catalogue that holds the weights of the run."""
         record = self.controller.record
         wanted = record.get("weights_sha256") if record else None
-        return next((entry.name for entry in list_entries() if wanted and entry.weights.sha256 == wanted), None)
+        names = [entry.name for entry in list_entries() if wanted and entry.weights.sha256 == wanted]
+        just = record["model"]["name"] if record and "model" in record else None  # the same run may have several names
+        return just if just in names else next(iter(names), None)
 
     def _dropped(self, paths: Sequence[str]) -> None:
         for path in paths:

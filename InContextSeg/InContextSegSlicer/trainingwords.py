@@ -30,7 +30,7 @@ def statusText(controller: TrainingController, advice: str = "") -> str:
     if controller.loss is not None and controller.state in (PAUSED, FAILED):
         parts.append(_("Step {step}, loss {loss:.3f}.").format(step=controller.step, loss=controller.loss))
     if controller.bestDice is not None and controller.state in (TRAINING, PAUSED, FAILED):
-        parts.append(_("Best mean Dice so far {dice:.2f}.").format(dice=controller.bestDice))
+        parts.append(_("Best mean Dice of validation patients so far: {dice:.2f}.").format(dice=controller.bestDice))
     return " ".join(part for part in parts if part)
 
 
@@ -53,15 +53,36 @@ def nextText(sets: Sequence[DataSet], found: Mapping | None, chosen: Any) -> str
     return _("Everything is ready to start.")
 
 
-def overText() -> str:
+def endedEarly(record: Mapping) -> bool:
+    """Whether a run was finished before all its steps were done."""
+    return record["steps"] < record["settings"]["training"]["steps"]
+
+
+def isOver(record: Mapping, chosen: Any) -> bool:
+    """Whether a finished run has nothing to go on with by what is chosen now.
+
+    Args:
+        chosen: the parameter node.
+    """
+    impatient = endedEarly(record) and chosen.patience <= record["settings"]["training"]["patience"]
+    return impatient or chosen.steps <= record["steps"]
+
+
+def overText(record: Mapping) -> str:
     """Why a finished run does not go on."""
+    if endedEarly(record):
+        return _("A later end (Advanced) would go on with it; for another model choose a new folder.")
     return _("More steps would go on with it; for another model choose a new folder.")
 
 
 def resultText(record: Mapping) -> str:
     """What came of a run."""
     dice = record.get("mean_dice")
+    wanted = record["settings"]["training"]["steps"]
     parts = [_("Finished after {steps} steps.").format(steps=record["steps"])]
+    if endedEarly(record):
+        text = _("Finished after {steps} of {wanted} steps, as validation found no gain any more.")
+        parts = [text.format(steps=record["steps"], wanted=wanted)]
     if dice is not None:
         parts.append(
             _("Mean Dice of patients that were not learnt from: {dice:.2f} (best step {step}).").format(

@@ -1,12 +1,15 @@
 """The training module before anything is trained: data sets, what is found in them, and what a run is asked with."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import slicer
 
 from InContextSegLib.files import write_volume
 from InContextSegLib.training.datasets import read_site
 from InContextSegLib.volume import Kind, Volume
+from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from Testing.Library.site_data import grid, labels_of, volume
 from Testing.Slicer.harness import app
 from Testing.Slicer.trainee import Trainee, small
@@ -158,6 +161,28 @@ def test_what_cannot_be_chosen_here_is_said_and_changes_nothing(trainee, data, t
     assert trainee.ui.trainingSetsTable.rowCount == 1 and trainee.ui.trainingLookButton.enabled
 
 
+def test_a_scene_that_names_a_model_of_another_computer_is_opened_with_one_sentence(trainee):
+    trainee.parameters.model = "theirs"
+    trainee.panel.setParameterNode(trainee.parameters)
+    assert "The scene asks for model 'theirs', which is not known here" in trainee.status
+    assert trainee.parameters.model == "sricl" and trainee.ui.trainingModelBox.currentIndex == 0
+
+
+def test_what_came_of_a_run_can_be_used_and_trained_further_at_once_by_its_name(trainee, tmp_path, monkeypatch):
+    monkeypatch.setattr(slicer.util, "selectModule", lambda _name: None)
+    from Testing.Slicer.test_own_models import kept
+
+    for name in ("a-earlier", "b-now"):
+        entry = kept(tmp_path, name)
+    record = {"steps": 9, "settings": {"training": {"steps": 9, "patience": 9}}, "dice": {}, "weights": "w"}
+    record |= {"weights_sha256": entry.weights.sha256, "model": {"name": "b-now"}}
+    trainee.controller.record, trainee.controller.state = record, "done"
+    trainee.controller.changed()
+    assert trainee.ui.trainingModelBox.findData("b-now") > 0
+    trainee.press("Use")
+    assert InContextSegParameterNode(parameterNode(slicer.mrmlScene)).model == "b-now"
+
+
 def test_the_panel_says_what_to_do_next_until_it_can_start(trainee, data, tmp_path):
     assert "Next: add data sets" in trainee.status
     trainee.addFolder(data)
@@ -168,6 +193,23 @@ def test_the_panel_says_what_to_do_next_until_it_can_start(trainee, data, tmp_pa
     assert "only with a name" in trainee.status
     trainee.parameters.name = "ours"
     assert "Everything is ready to start" in trainee.status
+
+
+def test_a_run_that_ended_early_says_so_and_goes_on_only_with_more_patience():
+    from InContextSegSlicer import trainingwords as words
+
+    chosen = SimpleNamespace(steps=2000, patience=10)
+    record = {"steps": 800, "settings": {"training": {"steps": 2000, "patience": 10}}}
+    record |= {"mean_dice": 0.7, "best_step": 300, "weights": "w"}
+    assert "after 800 of 2000 steps, as validation found no gain" in words.resultText(record)
+    assert words.isOver(record, chosen) and "A later end" in words.overText(record)
+    chosen.patience = 20
+    assert not words.isOver(record, chosen)
+    record["settings"]["training"]["steps"] = 800
+    assert "after 800 steps." in words.resultText(record) and "More steps" in words.overText(record)
+    assert not words.isOver(record, chosen)
+    chosen.steps = 800
+    assert words.isOver(record, chosen)
 
 
 def test_a_progress_bar_shows_names_with_a_percent_sign_as_they_are():
