@@ -167,14 +167,14 @@ class TrainingController:
         Raises:
             InputError: if what the folder holds cannot be read.
         """
-        record = runfolder.record_of(folder)
+        record, survey = runfolder.record_of(folder), runfolder.survey_of(folder)
+        settings = runfolder.kept_settings(folder) or {}
+        key = keyOf(runfolder.read_site(folder / runfolder.SITE)) if survey is not None else ""
         self._show(folder)
         self.owned = True
-        self.record, self.total = record, (runfolder.kept_settings(folder) or {}).get("training", {}).get("steps", 0)
-        survey = folder / runfolder.SURVEY
-        if survey.is_file():
-            self.found = json.loads(survey.read_text(encoding="utf-8"))
-            self.foundFor = keyOf(runfolder.read_site(folder / runfolder.SITE))
+        self.record, self.total = record, settings.get("training", {}).get("steps", 0)
+        if survey is not None:
+            self.found, self.foundFor = survey, key
         self.state = DONE if record else PAUSED if runfolder.is_run(folder) else IDLE
         self.message = ""
         self._read()

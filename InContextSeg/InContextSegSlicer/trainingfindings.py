@@ -57,9 +57,7 @@ class Findings:
                 self._put(place, column, text, tip)
             text, tip = spacingText(spacings.get(task["data_set"], {}))
             self._put(place, SPACING, text, tip)
-            known = dice.get(task["name"])
-            text = "" if known is None else f"{known:.2f}"
-            self._put(place, DICE, text, _("Mean Dice of validation slices."))
+            self._put(place, DICE, *diceText(dice.get(task["name"]), task["validation"]["cases"]))
         if before is None or before[0] != state[0]:
             self._list(found["problems"] if found else ())
 
@@ -102,6 +100,15 @@ class ExamplesPicture:
                 picture = picture.scaledToWidth(PICTURE_PX, qt.Qt.SmoothTransformation)
             self._label.setPixmap(picture)
             self._label.setMinimumHeight(picture.height())  # else a longer sentence above would cut it
+
+
+def diceText(dice: float | None, judges: int) -> tuple[str, str]:
+    """Dice, short and in words; in brackets where nobody but those who were learnt from could tell."""
+    text = "" if dice is None else f"{dice:.2f}"
+    if judges:
+        return text, _("Mean Dice of validation slices.")
+    tip = _("There is nobody to validate with: this is the Dice of patients that are learnt from, which says little.")
+    return text and f"({text})", tip
 
 
 def spacingText(found: Mapping[str, Any]) -> tuple[str, str]:

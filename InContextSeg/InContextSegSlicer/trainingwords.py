@@ -30,7 +30,7 @@ def statusText(controller: TrainingController, advice: str = "") -> str:
     if controller.loss is not None and controller.state in (PAUSED, FAILED):
         parts.append(_("Step {step}, loss {loss:.3f}.").format(step=controller.step, loss=controller.loss))
     if controller.bestDice is not None and controller.state in (TRAINING, PAUSED, FAILED):
-        parts.append(_("Best mean Dice of validation patients so far: {dice:.2f}.").format(dice=controller.bestDice))
+        parts.append(_("Best mean Dice so far {dice:.2f}.").format(dice=controller.bestDice))
     return " ".join(part for part in parts if part)
 
 
@@ -45,7 +45,10 @@ def nextText(sets: Sequence[DataSet], found: Mapping | None, chosen: Any) -> str
     if found is None:
         return _("Next: press 'Look at the data'.")
     if not found.get("usable", True):
-        return _("Nothing can be trained yet, as a task has no patients to learn from; the list above says why.")
+        return _(
+            "Nothing can be trained yet, as there is nobody to learn one of the tasks from; mend what is red above, or "
+            "give names to the other labels alone."
+        )
     if not chosen.folder.strip():
         return _("Next: choose a new folder for the run.")
     if not chosen.name.strip():

@@ -7,7 +7,8 @@ import pytest
 import slicer
 
 from InContextSegLib.files import write_volume
-from InContextSegLib.training.datasets import read_site
+from InContextSegLib.training.datasets import DataSet, Site, read_site
+from InContextSegLib.training.runfolder import open_run
 from InContextSegLib.volume import Kind, Volume
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from Testing.Library.site_data import grid, labels_of, volume
@@ -210,6 +211,33 @@ def test_a_run_that_ended_early_says_so_and_goes_on_only_with_more_patience():
     assert not words.isOver(record, chosen)
     chosen.steps = 800
     assert words.isOver(record, chosen)
+
+
+def test_a_run_whose_files_are_damaged_is_not_shown_and_said(trainee, data, tmp_path):
+    run = tmp_path / "run"
+    open_run(run, Site("s", (DataSet("a", images=str(data / "images"), labels=str(data / "labels")),)), {})
+    (run / "survey.json").write_text('{"tasks": ', encoding="utf-8")
+    app.answers.give("QFileDialog.getExistingDirectory", str(run))
+    trainee.press("Open")
+    assert "survey.json is damaged or cannot be read" in trainee.status
+    assert trainee.controller.state == "idle" and trainee.controller.folder != run
+    (run / "survey.json").unlink()
+    app.answers.give("QFileDialog.getExistingDirectory", str(run))
+    trainee.press("Open")
+    assert trainee.controller.state == "paused" and trainee.ui.trainingSetsTable.item(0, 0).text() == "a"
+
+
+def test_dice_of_a_task_that_nobody_validates_is_in_brackets_and_says_so(trainee, data):
+    (data / "labels/patient3.nii.gz").rename(data / "labels/other.nii.gz")
+    for number in (1, 2):
+        (data / f"labels/patient{number}.nii.gz").unlink()
+    trainee.addFolder(data)
+    trainee.look()
+    assert [row[2] for row in trainee.tasks()] == ["0 pat., 0 sl."] * 2, trainee.status
+    trainee.controller.dice = {"clinic/label 1": 0.934}
+    trainee.panel.refresh()
+    cell = trainee.ui.trainingTasksTable.item(0, 4)
+    assert cell.text() == "(0.93)" and "nobody to validate with" in cell.toolTip()
 
 
 def test_a_progress_bar_shows_names_with_a_percent_sign_as_they_are():
