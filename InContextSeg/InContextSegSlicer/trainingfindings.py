@@ -132,7 +132,7 @@ def summaryOf(found: Mapping[str, Any]) -> str:
     """What was found, in a sentence."""
     cases = sum(each["usable"] for each in found["sets"])
     out = sum(problem["left_out"] for problem in found["problems"])
-    text = _("{tasks} tasks in {cases} usable cases; {count} problems.").format(
+    text = _("Tasks: {tasks}. Usable cases: {cases}. Problems: {count}.").format(
         tasks=len(found["tasks"]), cases=cases, count=len(found["problems"])
     )
     if out:

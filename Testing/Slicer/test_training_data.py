@@ -60,7 +60,7 @@ def test_bad_data_are_named_before_the_start_and_the_rest_can_be_trained_on(trai
         (found,) = [text for text, _colour in said if name in text]
         assert what in found or what == "damaged" or "voxels" in found, found
     assert {colour for _text, colour in said} == {"#c0392b"}
-    assert "3 problems. What is red is left out" in trainee.ui.trainingFoundLabel.text
+    assert "Tasks: 2. Usable cases: 2. Problems: 3. What is red is left out" in trainee.ui.trainingFoundLabel.text
     assert trainee.ui.trainingSetsTable.item(0, 3).text() == "2 of 4"
     assert trainee.ui.trainingStartButton.enabled
 
