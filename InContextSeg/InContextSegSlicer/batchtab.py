@@ -16,6 +16,7 @@ from InContextSegLib.cases import CaseStatus, Listed, images_in, naming, rows_of
 from InContextSegLib.errors import InputError, OutputError, sentence_of
 from InContextSegSlicer.chores import ChoreQueue
 from InContextSegSlicer.filedrop import FileDrop
+from InContextSegSlicer.items import barText
 
 UI = Path(__file__).parent.parent / "Resources" / "UI" / "InContextSegBatch.ui"
 VOLUME, STATUS = range(2)
@@ -322,7 +323,7 @@ class BatchTab:
         parts = [_("{settled} of {total}").format(settled=settled, total=len(run.statuses)), running]
         if run.seconds_left is not None:
             parts.append(timeText(run.seconds_left))
-        bar.setFormat(", ".join(part for part in parts if part))
+        bar.setFormat(barText(", ".join(part for part in parts if part)))
 
     # Small things
 

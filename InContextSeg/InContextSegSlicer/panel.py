@@ -15,6 +15,7 @@ from InContextSegSlicer.controller import BUSY, FAILED, Controller
 from InContextSegSlicer.examples import ExampleList
 from InContextSegSlicer.exampletable import ExampleTable
 from InContextSegSlicer.installpanel import InstallPanel, describeDevice
+from InContextSegSlicer.items import barText
 from InContextSegSlicer.modelchoice import ModelChoice
 from InContextSegSlicer.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
 from InContextSegSlicer.outcome import Outcome, Progress
@@ -307,7 +308,7 @@ class Panel:
             return
         bar.setRange(0, progress.total)
         bar.setValue(progress.done)
-        bar.setFormat(f"{progress.message}{timeLeft(progress, self._clock())}")
+        bar.setFormat(barText(f"{progress.message}{timeLeft(progress, self._clock())}"))
 
     def _connect(self) -> None:
         ui = self.ui

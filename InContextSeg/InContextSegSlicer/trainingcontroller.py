@@ -41,6 +41,7 @@ class TrainingController:
         folder: of the run that is shown; None: none is.
         request: the last one, as it was asked.
         record: what came of the run, where it is finished.
+        owned: whether what the folder holds is surely this run, so that it may be deleted with it.
         changed: called whenever something is worth showing.
     """
 
@@ -61,7 +62,7 @@ class TrainingController:
         self._tail: LogTail | None = None
         self.request: TrainOnSite | None = None
         self._deleting = self._reading = self._again = False
-        self._stale = self.closed = False
+        self._stale = self.closed = self.owned = False
         self._show(None)
         self.state, self.message = IDLE, ""
 
@@ -79,6 +80,17 @@ class TrainingController:
         """Do what is due: a few milliseconds."""
         self.client.poll()
         self.chores.tick()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a run to go on with."""
+        begun = self.state == FAILED and runfolder.is_run(self.folder)
+        return begun or self.state in (PAUSED, DONE)
+
+    @property
+    def deletable(self) -> bool:
+        """Whether cancelling may delete what is in the folder."""
+        return self.owned and self.state in (*ACTIVE, PAUSED, FAILED)
 
     @property
     def secondsLeft(self) -> float | None:
@@ -113,7 +125,10 @@ class TrainingController:
 
     def start(self, request: TrainOnSite) -> None:
         """Train, or go on with the run in that folder."""
-        self._show(Path(request.run))
+        folder = Path(request.run)
+        # Another run may be there, with which the worker will refuse to go on.
+        self.owned = not runfolder.holds_any(folder) or (self.owned and self.folder == folder)
+        self._show(folder)
         self._read()
         self._stale = True
         self._begin(WAITING, _("The worker is asked"))
@@ -130,7 +145,8 @@ class TrainingController:
         self.changed()
 
     def cancel(self, delete: bool) -> None:
-        """Stop, and perhaps delete what the run has written."""
+        """Stop, and perhaps delete what the run has written, if that is surely this one."""
+        delete = delete and self.owned
         if self.state == STOPPING:
             self._deleting = delete
         elif self.state in ACTIVE:
@@ -151,13 +167,14 @@ class TrainingController:
         Raises:
             InputError: if what the folder holds cannot be read.
         """
-        record = runfolder.record_of(folder)
+        record, survey = runfolder.record_of(folder), runfolder.survey_of(folder)
+        settings = runfolder.kept_settings(folder) or {}
+        key = keyOf(runfolder.read_site(folder / runfolder.SITE)) if survey is not None else ""
         self._show(folder)
-        self.record, self.total = record, (runfolder.kept_settings(folder) or {}).get("training", {}).get("steps", 0)
-        survey = folder / runfolder.SURVEY
-        if survey.is_file():
-            self.found = json.loads(survey.read_text(encoding="utf-8"))
-            self.foundFor = keyOf(runfolder.read_site(folder / runfolder.SITE))
+        self.owned = True
+        self.record, self.total = record, settings.get("training", {}).get("steps", 0)
+        if survey is not None:
+            self.found, self.foundFor = survey, key
         self.state = DONE if record else PAUSED if runfolder.is_run(folder) else IDLE
         self.message = ""
         self._read()
@@ -275,12 +292,12 @@ class TrainingController:
             if self._stale:  # the first step; by now the log holds no line that is done again
                 self._show(self.folder)
                 self.done, self.of, self.words = done, total, message
-            self._stale, self.total = False, total
+            self._stale, self.total, self.owned = False, total, True
             self._read()
         self.changed()
 
     def _trained(self, answer: Mapping[str, Any]) -> None:
-        self.record = answer
+        self.record, self.owned = answer, True
         self._read()
         self._finish(DONE, _("The training is finished."))
 
@@ -292,7 +309,9 @@ class TrainingController:
         if kind == "Cancelled":
             self._finish(PAUSED, _("Paused; Resume goes on from there."))
         else:
-            if kind != "InputError":
+            if kind == "InputError":
+                self.owned = False  # refused, perhaps for what is in the folder
+            else:
                 log.error("%s: %s", kind, message)
             kept = kind != "InputError" and (self.folder / runfolder.CHECKPOINT).is_file()
             more = _("What was done is kept; Resume goes on from the last checkpoint.") if kept else ""

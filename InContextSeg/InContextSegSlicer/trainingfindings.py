@@ -1,17 +1,20 @@
 """What was found in the data sets: tasks with their patients and slices, and what is wrong, by name."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
+from InContextSegLib.training import runfolder
 from InContextSegSlicer.items import itemOf
 
 TASK, LEARN, VALIDATE, SPACING, DICE = range(5)
 LEFT_OUT, REMARK = "#c0392b", "#8a6d00"
 PROBLEMS_SHOWN = 200
 ROWS_PX = 22
+PICTURE_PX = 420  # of the examples, so that the panel grows no wider
 
 
 class Findings:
@@ -54,9 +57,7 @@ class Findings:
                 self._put(place, column, text, tip)
             text, tip = spacingText(spacings.get(task["data_set"], {}))
             self._put(place, SPACING, text, tip)
-            known = dice.get(task["name"])
-            text = "" if known is None else f"{known:.2f}"
-            self._put(place, DICE, text, _("Mean Dice of validation slices."))
+            self._put(place, DICE, *diceText(dice.get(task["name"]), task["validation"]["cases"]))
         if before is None or before[0] != state[0]:
             self._list(found["problems"] if found else ())
 
@@ -77,6 +78,37 @@ class Findings:
         item = itemOf(self._tasks, place, column)
         item.setText(text)
         item.setToolTip(tip)
+
+
+class ExamplesPicture:
+    """Shows the picture of the last validation, read again where there was another one."""
+
+    def __init__(self, label: qt.QLabel):
+        self._label, self._shown = label, ()
+
+    def show(self, folder: Path | None, step: int) -> None:
+        """Show that of a run; step: of its last validation, 0: there was none."""
+        if (folder, step) == self._shown:
+            return
+        self._shown = (folder, step)
+        path = folder / runfolder.EXAMPLES if folder is not None else None
+        there = path is not None and step and path.is_file()
+        self._label.setVisible(bool(there))
+        if there:
+            picture = qt.QPixmap(str(path))
+            if picture.width() > PICTURE_PX:
+                picture = picture.scaledToWidth(PICTURE_PX, qt.Qt.SmoothTransformation)
+            self._label.setPixmap(picture)
+            self._label.setMinimumHeight(picture.height())  # else a longer sentence above would cut it
+
+
+def diceText(dice: float | None, judges: int) -> tuple[str, str]:
+    """Dice, short and in words; in brackets where nobody but those who were learnt from could tell."""
+    text = "" if dice is None else f"{dice:.2f}"
+    if judges:
+        return text, _("Mean Dice of validation slices.")
+    tip = _("There is nobody to validate with: this is the Dice of patients that are learnt from, which says little.")
+    return text and f"({text})", tip
 
 
 def spacingText(found: Mapping[str, Any]) -> tuple[str, str]:
@@ -100,7 +132,7 @@ def summaryOf(found: Mapping[str, Any]) -> str:
     """What was found, in a sentence."""
     cases = sum(each["usable"] for each in found["sets"])
     out = sum(problem["left_out"] for problem in found["problems"])
-    text = _("{tasks} tasks in {cases} usable cases; {count} problems.").format(
+    text = _("Tasks: {tasks}. Usable cases: {cases}. Problems: {count}.").format(
         tasks=len(found["tasks"]), cases=cases, count=len(found["problems"])
     )
     if out:

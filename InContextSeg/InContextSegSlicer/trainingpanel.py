@@ -22,20 +22,20 @@ from InContextSegSlicer import trainingscene
 from InContextSegSlicer import trainingwords as words
 from InContextSegSlicer.filedrop import FileDrop
 from InContextSegSlicer.install import Installer
+from InContextSegSlicer.items import barText, choose
 from InContextSegSlicer.keeping import foldersOf
 from InContextSegSlicer.outside import SlicerOutside
 from InContextSegSlicer.sharedworker import SharedWorker
 from InContextSegSlicer.trainingcontroller import (
     ACTIVE,
     DONE,
-    FAILED,
-    PAUSED,
+    IDLE,
     TRAINING,
     WAITING,
     TrainingController,
     keyOf,
 )
-from InContextSegSlicer.trainingfindings import Findings, summaryOf
+from InContextSegSlicer.trainingfindings import ExamplesPicture, Findings, summaryOf
 from InContextSegSlicer.trainingplots import TrainingPlots
 from InContextSegSlicer.trainingsets import DataSetTable
 
@@ -52,7 +52,6 @@ RECIPE = (
     "SeedBox", "ReferencesBox", "QueriesBox", "RateBox", "LossBox", "BalanceBox", "ValidateBox", "PatienceBox",
     "MemoryBox",
 )  # fmt: skip
-PICTURE_PX = 420  # of the examples, so that the panel grows no wider
 
 
 def assembleTraining(ui) -> "TrainingPanel":
@@ -77,9 +76,10 @@ class TrainingPanel:
     ):
         self.ui, self.controller, self.installer, self._clock = ui, controller, installer, clock
         self.parameters = None
-        self._sentence, self._key, self._pictured, self._sets = "", "", (), ()
+        self._sentence, self._key, self._sets = "", "", ()
         self.table = DataSetTable(ui.trainingSetsTable, self._chooseSets, self.say)
         self.findings = Findings(ui.trainingTasksTable, ui.trainingProblemsList)
+        self.picture = ExamplesPicture(ui.trainingExamplesLabel)
         for box in CHOICES:
             self._fill(box)
         ui.trainingFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -99,19 +99,24 @@ class TrainingPanel:
             request = controller.request  # a run goes on, whatever becomes of the scene
             recipe.takeOver(parameters, request.site, request.settings)
             parameters.folder, parameters.device, parameters.name = request.run, request.device, request.name
+        unknown = []
         for name, items in CHOICES.values():
             if getattr(parameters, name) not in [value for value, _text in items()]:
+                unknown.append(f"{name} '{getattr(parameters, name)}'")
                 setattr(parameters, name, parameters.default(name).value)
         folder = Path(parameters.folder) if parameters.folder else None
         if not controller.busy and folder != controller.folder and folder is not None and runfolder.is_run(folder):
             self._tried(lambda: controller.open(folder))
         self.modified()
+        if unknown:
+            text = _("The scene asks for {what}, which is not known here; the usual choice took its place.")
+            self.say(text.format(what=", ".join(unknown)))
 
     def modified(self) -> None:
         """A choice changed."""
-        self._sentence = ""
-        self._sets = recipe.setsOf(self.parameters) if self.parameters is not None else ()
-        self._key = keyOf(recipe.siteOf(self.parameters)) if self._sets else ""
+        self._sentence, self._sets, self._key = "", (), ""
+        if self.parameters is not None:
+            self._tried(self._readSets)
         folder = Path(self.parameters.folder) if self.parameters is not None and self.parameters.folder else None
         if not self.controller.busy and folder != self.controller.folder:
             self.controller.leave()
@@ -119,9 +124,15 @@ class TrainingPanel:
                 self._sentence = _("A training was begun in this folder; 'Open a run…' shows it and how it was begun.")
         self.refresh()
 
+    def _readSets(self) -> None:
+        self._sets = recipe.setsOf(self.parameters)
+        self._key = keyOf(recipe.siteOf(self.parameters)) if self._sets else ""
+
     def hear(self) -> None:
         """The controller has news, which count for more than what was said before."""
         self._sentence = ""
+        if self.controller.state == DONE:
+            self._fill("trainingModelBox")  # what came of it can be trained further
         self.refresh()
 
     def say(self, sentence: str) -> None:
@@ -175,19 +186,22 @@ class TrainingPanel:
         ui.trainingSaveButton.setEnabled(bool(self._sets))
         ui.trainingLookButton.setEnabled(free and self.ready and bool(self._sets))
         usable = found is not None and found.get("usable", True)
-        # A finished run goes on only where more steps are wanted, or a model that it has not become.
-        over = controller.state == DONE and self.parameters.steps <= controller.record["steps"]
+        # A finished run goes on only where more is wanted of it, or a model that it has not become.
+        over = controller.state == DONE and words.isOver(controller.record, self.parameters)
         over = over and (self._entry() is not None or not self.parameters.name.strip())
         ui.trainingStartButton.setEnabled(free and self.ready and usable and not over)
-        ui.trainingStartButton.setText(_("Resume") if controller.state in (PAUSED, FAILED, DONE) else _("Start"))
+        ui.trainingStartButton.setText(_("Resume") if controller.resumable else _("Start"))
         ui.trainingPauseButton.setEnabled(controller.state in (WAITING, TRAINING))
-        ui.trainingCancelButton.setEnabled(controller.busy or controller.state in (PAUSED, FAILED))
+        ui.trainingCancelButton.setEnabled(controller.busy or controller.deletable)
         ui.trainingPlotsButton.setEnabled(controller.plots.chart is not None)
         ui.trainingUseButton.setEnabled(controller.state == DONE and self._entry() is not None)
         self._showChoices()
         self._showProgress()
-        self._showExamples()
-        ui.trainingStatusLabel.setText(self._sentence or words.statusText(controller))
+        self.picture.show(controller.folder, controller.pictured)
+        advice = words.overText(controller.record) if over else ""
+        if controller.state == IDLE and self.ready:
+            advice = words.nextText(self._sets, found, self.parameters)
+        ui.trainingStatusLabel.setText(self._sentence or words.statusText(controller, advice))
 
     def _fill(self, name: str) -> None:
         box, (parameter, items) = getattr(self.ui, name), CHOICES[name]
@@ -196,13 +210,13 @@ class TrainingPanel:
         for value, text in items():
             box.addItem(text, value)
         if self.parameters is not None:
-            _select(box, getattr(self.parameters, parameter))
+            choose(box, getattr(self.parameters, parameter))
         box.blockSignals(wasBlocked)
 
     def _showChoices(self) -> None:
         for box, (name, _items) in CHOICES.items():
-            _select(getattr(self.ui, box), getattr(self.parameters, name))
-        _select(self.ui.trainingDeviceBox, self.parameters.device)
+            choose(getattr(self.ui, box), getattr(self.parameters, name))
+        choose(self.ui.trainingDeviceBox, self.parameters.device)
         edit = self.ui.trainingFolderEdit
         if edit.currentPath != self.parameters.folder:
             wasBlocked = edit.blockSignals(True)
@@ -215,24 +229,7 @@ class TrainingPanel:
         if controller.busy:
             bar.setRange(0, controller.of)
             bar.setValue(controller.done)
-            bar.setFormat(words.progressText(controller))
-
-    def _showExamples(self) -> None:
-        """The picture of the last validation, read again where there was another one."""
-        controller, label = self.controller, self.ui.trainingExamplesLabel
-        which = (controller.folder, controller.pictured)
-        if which == self._pictured:
-            return
-        self._pictured = which
-        path = controller.folder / runfolder.EXAMPLES if controller.folder is not None else None
-        there = path is not None and controller.pictured and path.is_file()
-        label.setVisible(bool(there))
-        if there:
-            picture = qt.QPixmap(str(path))
-            if picture.width() > PICTURE_PX:
-                picture = picture.scaledToWidth(PICTURE_PX, qt.Qt.SmoothTransformation)
-            label.setPixmap(picture)
-            label.setMinimumHeight(picture.height())  # else a longer sentence above would cut it
+            bar.setFormat(barText(words.progressText(controller)))
 
     def _showDevices(self, answer: Mapping) -> None:
         if self.controller.closed:
@@ -243,7 +240,7 @@ class TrainingPanel:
         box.addItem(_("Automatic"), "auto")
         for device in answer["devices"]:
             box.addItem(device["title"], device["name"])
-        _select(box, self.parameters.device if self.parameters is not None else "auto")
+        choose(box, self.parameters.device if self.parameters is not None else "auto")
         box.blockSignals(wasBlocked)
 
     # What a person does
@@ -339,9 +336,12 @@ class TrainingPanel:
             return
         self.ui.trainingFolderEdit.addCurrentPathToHistory()
         chosen = self.parameters
-        site, settings = recipe.siteOf(chosen), recipe.settingsOf(chosen)
-        request = TrainOnSite(site, str(folder), settings, chosen.device, chosen.name.strip())
-        self._tried(lambda: self.controller.start(request))
+
+        def starting() -> None:
+            site, settings = recipe.siteOf(chosen), recipe.settingsOf(chosen)
+            self.controller.start(TrainOnSite(site, str(folder), settings, chosen.device, chosen.name.strip()))
+
+        self._tried(starting)
 
     def onPause(self) -> None:
         self.controller.pause()
@@ -349,7 +349,7 @@ class TrainingPanel:
     def onCancel(self) -> None:
         """Ask what becomes of what the run wrote, if it wrote something."""
         controller = self.controller
-        if controller.state not in (*ACTIVE, PAUSED, FAILED):
+        if not controller.deletable:
             controller.cancel(delete=False)
             return
         box = qt.QMessageBox
@@ -399,7 +399,9 @@ class TrainingPanel:
         """The entry of the catalogue that holds the weights of the run."""
         record = self.controller.record
         wanted = record.get("weights_sha256") if record else None
-        return next((entry.name for entry in list_entries() if wanted and entry.weights.sha256 == wanted), None)
+        names = [entry.name for entry in list_entries() if wanted and entry.weights.sha256 == wanted]
+        just = record["model"]["name"] if record and "model" in record else None  # the same run may have several names
+        return just if just in names else next(iter(names), None)
 
     def _dropped(self, paths: Sequence[str]) -> None:
         for path in paths:
@@ -440,11 +442,3 @@ class TrainingPanel:
         except (InputError, OSError, json.JSONDecodeError) as error:
             self.say(str(error))
             return False
-
-
-def _select(box: qt.QComboBox, value) -> None:
-    index = box.findData(value)
-    if index >= 0 and box.currentIndex != index:
-        wasBlocked = box.blockSignals(True)
-        box.setCurrentIndex(index)
-        box.blockSignals(wasBlocked)

@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.colour import COLOURS
 
-STEP, LOSS, SHARE, MEAN, ALL = "step", "loss", "loss, 1 at first", "its mean", "mean Dice"
+STEP, LOSS, SHARE, MEAN, ALL = "step", "loss", "loss, first = 1", "loss, averaged", "mean Dice"
 MOST_TASKS = 6  # with a curve of their own; of more only the mean can be told apart
 WINDOW = 25  # steps over which the loss is averaged
 ROWS_AT_ONCE = 200
@@ -83,7 +83,7 @@ class TrainingPlots:
         self.chart = self._node("vtkMRMLPlotChartNode", _("Training"))
         self.chart.SetTitle(_("Training: loss, and Dice of validation patients"))
         self.chart.SetXAxisTitle(_("step"))
-        self.chart.SetYAxisTitle(_("share of the first loss; Dice"))
+        self.chart.SetYAxisTitle(_("Dice; loss as a share of the first"))
         self.chart.SetYAxisRangeAuto(True)
 
     def _addDice(self, step: int, dice: Mapping[str, float]) -> None:

@@ -62,8 +62,17 @@ def balanceChoices() -> list[tuple[str, str]]:
 
 
 def setsOf(parameters: Any) -> tuple[DataSet, ...]:
-    """The data sets in the list."""
-    return tuple(from_mapping(DataSet, each, _("data set")) for each in json.loads(parameters.datasets))
+    """The data sets in the list.
+
+    Raises:
+        InputError: if a scene holds a list that cannot be read.
+    """
+    try:
+        return tuple(from_mapping(DataSet, each, _("data set")) for each in json.loads(parameters.datasets))
+    except (InputError, ValueError, TypeError) as error:
+        raise InputError(
+            _("The list of data sets in this scene cannot be read ({error}); add them again.").format(error=error)
+        ) from error
 
 
 def textOfSets(sets: Sequence[DataSet]) -> str:
@@ -100,20 +109,31 @@ def isSricl(model: str) -> bool:
 
 
 def takeOver(parameters: Any, site: Site, settings: Mapping[str, Any]) -> None:
-    """Show the choices that a run was begun with."""
-    parameters.site, parameters.datasets = site.name, textOfSets(site.datasets)
-    parameters.validationShare, parameters.splitSeed = site.validation_share, site.seed
+    """Show the choices that a run was begun with.
+
+    Raises:
+        InputError: if one of them is beyond what can be chosen here; nothing has changed then.
+    """
     training = dict(settings.get("training", {}))
-    for own, name in TOP.items():
-        if name in settings:
-            setattr(parameters, own, settings[name])
-    for own, name in TRAINING.items():
-        if name in training:
-            setattr(parameters, own, training[name])
-    parameters.loss = training.get("loss", "auto")
+    new = {"site": site.name, "datasets": textOfSets(site.datasets)}
+    new |= {"validationShare": site.validation_share, "splitSeed": site.seed}
+    new |= {own: settings[name] for own, name in TOP.items() if name in settings}
+    new |= {own: training[name] for own, name in TRAINING.items() if name in training}
     rest = {name: value for name, value in settings.items() if name not in TOP.values() and name != "training"}
     inner = {name: value for name, value in training.items() if name not in TRAINING.values() and name != "loss"}
-    parameters.more = json.dumps({**rest, "training": inner})
+    new |= {"loss": training.get("loss", "auto"), "more": json.dumps({**rest, "training": inner})}
+    before = {own: getattr(parameters, own) for own in new}
+    try:
+        for own, value in new.items():
+            setattr(parameters, own, value)
+    except (ValueError, TypeError) as error:
+        for name, value in before.items():
+            setattr(parameters, name, value)
+        raise InputError(
+            _(
+                "{name} is {value}, beyond what can be chosen here; 'incontextseg train-site' takes it. ({error})"
+            ).format(name={**TOP, **TRAINING}.get(own, own), value=new[own], error=error)
+        ) from error
 
 
 def namesText(names: Mapping[str, str]) -> str:

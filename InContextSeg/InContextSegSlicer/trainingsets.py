@@ -34,11 +34,11 @@ class DataSetTable:
         self._sets: tuple[DataSet, ...] = ()
         self._filling, self._shown = False, None
         widget.setColumnCount(4)
-        widget.setHorizontalHeaderLabels([_("Data set"), _("Labels"), _("Patient"), _("Usable")])
+        widget.setHorizontalHeaderLabels([_("Data set"), _("Labels"), _("Patient in name"), _("Usable")])
         widget.verticalHeader().setVisible(False)
         widget.verticalHeader().setDefaultSectionSize(ROWS_PX)
         widget.horizontalHeader().setSectionResizeMode(LABELS, qt.QHeaderView.Stretch)
-        for column, width in ((NAME, 130), (PATIENT, 100), (FOUND, 90)):
+        for column, width in ((NAME, 130), (PATIENT, 110), (FOUND, 80)):
             widget.setColumnWidth(column, width)
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
 

@@ -3,7 +3,7 @@
 Drawn with Pillow, which Slicer's Python brings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +48,22 @@ def draw_examples(path: Path, shown: Sequence[Shown], step: int) -> None:
     for place, each in enumerate(shown):
         left, top = _GAP + place % columns * across, _LEGEND + _GAP + place // columns * down
         sheet.paste(Image.fromarray(_tile(each)), (left, top))
-        name = each.name if len(each.name) <= _LETTERS - 5 else f"…{each.name[5 - _LETTERS + 1 :]}"
-        pen.text((left, top + _TILE + 1), f"{name} {each.dice:.2f}", fill=_INK, font=font)
+        caption = f"{_short(each.name, {other.name for other in shown})} {each.dice:.2f}"
+        pen.text((left, top + _TILE + 1), caption, fill=_INK, font=font)
     pen.text((_GAP, 4), f"step {step:,}: ", fill=_INK, font=font)
     beside = _GAP + pen.textlength(f"step {step:,}: ", font=font)
-    pen.text((beside, 4), "label", fill=LABEL, font=font)
-    pen.text((beside + pen.textlength("label  ", font=font), 4), "answer (with Dice)", fill=ANSWER, font=font)
+    pen.text((beside, 4), "label (dashed)", fill=LABEL, font=font)
+    pen.text((beside + pen.textlength("label (dashed)  ", font=font), 4), "answer (with Dice)", fill=ANSWER, font=font)
     with whole_file(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def _short(name: str, names: Collection[str]) -> str:
+    """A task's name "set/label" in `_LETTERS` with a Dice: whole, or the label if that tells it apart, or its end."""
+    label = name.rsplit("/", 1)[-1]
+    alone = sum(other.rsplit("/", 1)[-1] == label for other in names) == 1
+    best = name if len(name) <= _LETTERS - 5 or not alone else label
+    return best if len(best) <= _LETTERS - 5 else f"…{best[5 - _LETTERS + 1 :]}"
 
 
 def _tile(each: Shown) -> np.ndarray:

@@ -86,9 +86,23 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     return _read(folder / RECORD)
 
 
+def survey_of(folder: Path) -> dict[str, Any] | None:
+    """What was found when the run began, as `Survey.from_mapping` takes it; None: it was not looked yet.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    return _read(folder / SURVEY)
+
+
 def is_run(folder: Path) -> bool:
     """Whether a run was begun there."""
     return (folder / SITE).is_file() and (folder / SETTINGS).is_file()
+
+
+def holds_any(folder: Path) -> bool:
+    """Whether a run has written anything there, or something has such a name."""
+    return any((folder / name).exists() for name in WRITTEN)
 
 
 def delete(folder: Path) -> None:

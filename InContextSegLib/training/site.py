@@ -24,7 +24,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, dice_of, suiting
 from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import Ranks
-from InContextSegLib.training.runfolder import BEGUN, CURVES, LOG, RECORD, SURVEY, WEIGHTS, open_run
+from InContextSegLib.training.runfolder import BEGUN, CURVES, LOG, RECORD, SURVEY, WEIGHTS, open_run, survey_of
 from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler
 from InContextSegLib.training.sitecurves import draw_training
 from InContextSegLib.training.splits import TRAIN, VALIDATION
@@ -307,14 +307,13 @@ def _sha256(path: Path) -> str:
 
 def _surveyed(site: Site, where: Where, report: Report) -> Survey:
     """What was found when the run began: a case that breaks meanwhile must not move others to another side."""
-    path = where.run / SURVEY
-    if path.exists():
-        return Survey.from_mapping(json.loads(path.read_text(encoding="utf-8")))
+    if (before := survey_of(where.run)) is not None:
+        return Survey.from_mapping(before)
     found = where.found or survey(site, report)
     found.require_tasks()
     for problem in found.problems:
         log.warning("%s: %s", problem.data_set, problem.sentence)
-    write_text(path, json_text(found.to_mapping(), indent=2) + "\n")
+    write_text(where.run / SURVEY, json_text(found.to_mapping(), indent=2) + "\n")
     return found
 
 

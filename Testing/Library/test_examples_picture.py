@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from InContextSegLib.errors import OutputError
-from InContextSegLib.training.examples import ANSWER, LABEL, Shown, draw_examples
+from InContextSegLib.training.examples import ANSWER, LABEL, Shown, _short, draw_examples
 
 
 def shown(label, answer, name="a/organ"):
@@ -48,3 +48,11 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(OutputError, match="could not be written"):
         draw_examples(tmp_path / "no folder" / "examples.png", [shown(4, 4)], step=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_name_gives_way_to_its_label_where_that_tells_the_tasks_apart():
+    long, other = "fetal heads of a clinic/head", "kidneys in MR of a clinic/kidney"
+    assert _short("short/head", {"short/head"}) == "short/head"
+    assert _short(long, {long, other}) == "head"
+    assert _short(long, {long, "others/head"}).startswith("…") and _short(long, {long, "others/head"}).endswith("/head")
+    assert len(_short(f"set/{'x' * 40}", {f"set/{'x' * 40}"})) <= 17

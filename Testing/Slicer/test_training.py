@@ -10,6 +10,8 @@ import slicer
 import torch
 
 from InContextSegLib.models.weights import load_weights
+from InContextSegLib.training.datasets import DataSet, Site
+from InContextSegLib.training.runfolder import open_run
 from Testing.Library.site_data import volume
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist
@@ -193,6 +195,25 @@ def test_without_a_folder_or_a_run_in_it_a_sentence_says_so(trainee, data, tmp_p
     app.answers.give("QFileDialog.getExistingDirectory", str(tmp_path / "run"))
     trainee.press("Open")
     assert "site.toml: name: this key is missing" in trainee.status and trainee.controller.state == "idle"
+
+
+@pytest.mark.slow
+def test_another_run_in_the_folder_is_refused_and_cannot_be_deleted_by_cancelling(trainee, data, tmp_path):
+    run = tmp_path / "run"
+    looked(trainee, data, run)
+    open_run(run, Site("another", (DataSet("a", images=str(data / "images"), labels=str(data / "labels")),)), {})
+    (run / "weights.safetensors").write_bytes(b"a week's work")
+    trainee.press("Start")
+    trainee.press("Cancel")  # asks nothing: nobody knows yet whose run that is
+    assert trainee.wait() == "paused", trainee.status
+    assert not trainee.ui.trainingCancelButton.enabled
+    assert trainee.train() == "failed" and "holds a run on other data sets" in trainee.status
+    assert not trainee.ui.trainingCancelButton.enabled
+    trainee.controller.cancel(delete=True)
+    assert (run / "weights.safetensors").read_bytes() == b"a week's work"
+    trainee.parameters.folder = str(tmp_path / "new")
+    trainee.parameters.name = "default"
+    assert trainee.train() == "failed" and trainee.ui.trainingStartButton.text == "Start", "nothing was begun"
 
 
 @pytest.mark.slow

@@ -1,12 +1,16 @@
 """The training module before anything is trained: data sets, what is found in them, and what a run is asked with."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import slicer
 
 from InContextSegLib.files import write_volume
-from InContextSegLib.training.datasets import read_site
+from InContextSegLib.training.datasets import DataSet, Site, read_site
+from InContextSegLib.training.runfolder import open_run
 from InContextSegLib.volume import Kind, Volume
+from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
 from Testing.Library.site_data import grid, labels_of, volume
 from Testing.Slicer.harness import app
 from Testing.Slicer.trainee import Trainee, small
@@ -56,7 +60,7 @@ def test_bad_data_are_named_before_the_start_and_the_rest_can_be_trained_on(trai
         (found,) = [text for text, _colour in said if name in text]
         assert what in found or what == "damaged" or "voxels" in found, found
     assert {colour for _text, colour in said} == {"#c0392b"}
-    assert "3 problems. What is red is left out" in trainee.ui.trainingFoundLabel.text
+    assert "Tasks: 2. Usable cases: 2. Problems: 3. What is red is left out" in trainee.ui.trainingFoundLabel.text
     assert trainee.ui.trainingSetsTable.item(0, 3).text() == "2 of 4"
     assert trainee.ui.trainingStartButton.enabled
 
@@ -137,3 +141,112 @@ def test_every_choice_reaches_the_request_and_comes_back_with_the_run(trainee, d
     trainee.parameters.loss = "auto"
     assert recipe.settingsOf(trainee.parameters)["training"]["loss"] == "auto"
     assert not trainee.ui.trainingWeakBox.enabled
+
+
+def test_what_cannot_be_chosen_here_is_said_and_changes_nothing(trainee, data, tmp_path):
+    trainee.addFolder(data)
+    (tmp_path / "site.toml").write_text(
+        f'name = "other"\nvalidation_share = 0.95\n[[datasets]]\nname = "x"\nimages = "{data}"\nlabels = "{data}"\n',
+        encoding="utf-8",
+    )
+    app.answers.give("QFileDialog.getOpenFileName", str(tmp_path / "site.toml"))
+    trainee.press("Read")
+    assert "validationShare is 0.95, beyond what can be chosen here" in trainee.status
+    assert trainee.ui.trainingSetsTable.item(0, 0).text() == "clinic" and trainee.parameters.site == "our data"
+    trainee.parameters.model = "a-model-that-is-gone"
+    assert trainee.ui.trainingModelBox.currentIndex == -1, "any can be chosen, the first as well"
+    trainee.parameters.datasets = '[{"name": "x", "of a later version": 1}]'
+    assert "The list of data sets in this scene cannot be read" in trainee.status
+    assert trainee.ui.trainingSetsTable.rowCount == 0 and not trainee.ui.trainingLookButton.enabled
+    trainee.addFolder(data)
+    assert trainee.ui.trainingSetsTable.rowCount == 1 and trainee.ui.trainingLookButton.enabled
+
+
+def test_a_scene_that_names_a_model_of_another_computer_is_opened_with_one_sentence(trainee):
+    trainee.parameters.model = "theirs"
+    trainee.panel.setParameterNode(trainee.parameters)
+    assert "The scene asks for model 'theirs', which is not known here" in trainee.status
+    assert trainee.parameters.model == "sricl" and trainee.ui.trainingModelBox.currentIndex == 0
+
+
+def test_what_came_of_a_run_can_be_used_and_trained_further_at_once_by_its_name(trainee, tmp_path, monkeypatch):
+    monkeypatch.setattr(slicer.util, "selectModule", lambda _name: None)
+    from Testing.Slicer.test_own_models import kept
+
+    for name in ("a-earlier", "b-now"):
+        entry = kept(tmp_path, name)
+    record = {"steps": 9, "settings": {"training": {"steps": 9, "patience": 9}}, "dice": {}, "weights": "w"}
+    record |= {"weights_sha256": entry.weights.sha256, "model": {"name": "b-now"}}
+    trainee.controller.record, trainee.controller.state = record, "done"
+    trainee.controller.changed()
+    assert trainee.ui.trainingModelBox.findData("b-now") > 0
+    trainee.press("Use")
+    assert InContextSegParameterNode(parameterNode(slicer.mrmlScene)).model == "b-now"
+
+
+def test_the_panel_says_what_to_do_next_until_it_can_start(trainee, data, tmp_path):
+    assert "Next: add data sets" in trainee.status
+    trainee.addFolder(data)
+    assert "Next: press 'Look at the data'" in trainee.status
+    trainee.look()
+    assert "Looked at in" in trainee.status and "Next: choose a new folder" in trainee.status
+    trainee.parameters.folder = str(tmp_path / "run")
+    assert "only with a name" in trainee.status
+    trainee.parameters.name = "ours"
+    assert "Everything is ready to start" in trainee.status
+
+
+def test_a_run_that_ended_early_says_so_and_goes_on_only_with_more_patience():
+    from InContextSegSlicer import trainingwords as words
+
+    chosen = SimpleNamespace(steps=2000, patience=10)
+    record = {"steps": 800, "settings": {"training": {"steps": 2000, "patience": 10}}}
+    record |= {"mean_dice": 0.7, "best_step": 300, "weights": "w"}
+    assert "after 800 of 2000 steps, as validation found no gain" in words.resultText(record)
+    assert words.isOver(record, chosen) and "A later end" in words.overText(record)
+    chosen.patience = 20
+    assert not words.isOver(record, chosen)
+    record["settings"]["training"]["steps"] = 800
+    assert "after 800 steps." in words.resultText(record) and "More steps" in words.overText(record)
+    assert not words.isOver(record, chosen)
+    chosen.steps = 800
+    assert words.isOver(record, chosen)
+
+
+def test_a_run_whose_files_are_damaged_is_not_shown_and_said(trainee, data, tmp_path):
+    run = tmp_path / "run"
+    open_run(run, Site("s", (DataSet("a", images=str(data / "images"), labels=str(data / "labels")),)), {})
+    (run / "survey.json").write_text('{"tasks": ', encoding="utf-8")
+    app.answers.give("QFileDialog.getExistingDirectory", str(run))
+    trainee.press("Open")
+    assert "survey.json is damaged or cannot be read" in trainee.status
+    assert trainee.controller.state == "idle" and trainee.controller.folder != run
+    (run / "survey.json").unlink()
+    app.answers.give("QFileDialog.getExistingDirectory", str(run))
+    trainee.press("Open")
+    assert trainee.controller.state == "paused" and trainee.ui.trainingSetsTable.item(0, 0).text() == "a"
+
+
+def test_dice_of_a_task_that_nobody_validates_is_in_brackets_and_says_so(trainee, data):
+    (data / "labels/patient3.nii.gz").rename(data / "labels/other.nii.gz")
+    for number in (1, 2):
+        (data / f"labels/patient{number}.nii.gz").unlink()
+    trainee.addFolder(data)
+    trainee.look()
+    assert [row[2] for row in trainee.tasks()] == ["0 pat., 0 sl."] * 2, trainee.status
+    trainee.controller.dice = {"clinic/label 1": 0.934}
+    trainee.panel.refresh()
+    cell = trainee.ui.trainingTasksTable.item(0, 4)
+    assert cell.text() == "(0.93)" and "nobody to validate with" in cell.toolTip()
+
+
+def test_a_progress_bar_shows_names_with_a_percent_sign_as_they_are():
+    from InContextSegSlicer.items import barText
+
+    bar = app.qt.QProgressBar()
+    bar.setRange(0, 8)
+    bar.setValue(4)
+    bar.setFormat("50%mild")
+    assert bar.text == "508ild", "as Qt has it"
+    bar.setFormat(barText("50%mild"))
+    assert bar.text.replace("\u2060", "") == "50%mild"
