@@ -236,7 +236,8 @@ def finished(run: Path, settings: SiteTraining) -> dict | None:
             return None
         for scores in record["dice"].values():
             scores |= {name: math.nan if scores[name] is None else scores[name] for name in ("dice", "iou")}
-        return record | {"mean_dice": math.nan if record["mean_dice"] is None else record["mean_dice"]}
+        known = {"weights": str(run / WEIGHTS)}  # the folder may have been moved, or named from elsewhere
+        return record | known | {"mean_dice": math.nan if record["mean_dice"] is None else record["mean_dice"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

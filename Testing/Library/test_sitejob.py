@@ -111,6 +111,14 @@ def test_a_run_that_was_finished_before_becomes_a_model_without_the_data(job, tm
     assert find("ours").weights.sha256 == record["weights_sha256"]
 
 
+def test_a_finished_run_becomes_a_model_wherever_its_folder_is_now(job, tmp_path):
+    run_site(replace(job, name=""), Report())
+    (tmp_path / "run").rename(tmp_path / "moved")
+    record = run_site(replace(job, where=Where(tmp_path / "moved", tmp_path / "store")), Report())
+    assert record["weights"] == str(tmp_path / "moved" / "weights.safetensors")
+    assert record["model"]["name"] == find("ours").name
+
+
 def test_a_name_that_is_taken_is_refused_before_anything_is_read(job, tmp_path):
     with pytest.raises(InputError, match="belongs to a model that comes with the software"):
         run_site(replace(job, name="default"), Report())
