@@ -24,11 +24,11 @@ from InContextSegLib.progress import Report
 from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, dice_of, suiting
 from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import Ranks
-from InContextSegLib.training.runfolder import BEGUN, CURVES, LOG, RECORD, SURVEY, WEIGHTS, open_run
+from InContextSegLib.training.runfolder import BEGUN, CURVES, LOG, RECORD, SURVEY, WEIGHTS, has_learnt, open_run
 from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler
 from InContextSegLib.training.sitecurves import draw_training
 from InContextSegLib.training.splits import TRAIN, VALIDATION
-from InContextSegLib.training.store import SliceStore, StoreSettings
+from InContextSegLib.training.store import SMALLEST, SliceStore, StoreSettings
 from InContextSegLib.training.survey import Survey
 from InContextSegLib.training.surveying import survey
 from InContextSegLib.weak import KINDS, weakened
@@ -72,6 +72,8 @@ class SiteTraining:
         for name in ("references", "queries", "validated", "draws"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+        if self.size < SMALLEST:
+            raise InputError(f"size: asked for slices of at least {SMALLEST} pixels, got {self.size}.")
         if self.weak not in (*KINDS, MIXED):
             raise InputError(f"weak: asked for one of {', '.join(KINDS)} and {MIXED}, got {self.weak!r}.")
 
@@ -264,7 +266,7 @@ def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> Non
     """Note in the folder what a run begins with, and refuse to go on with one that began with something else."""
     path, told = run / BEGUN, {"began_from": start.began_from, "size": settings.size, "weak": settings.weak}
     told |= {"network": _described(start.network)}
-    if path.exists():
+    if path.exists() and has_learnt(run):
         begun = json.loads(path.read_text(encoding="utf-8"))
         other = [BEGINNING[name] for name in told if begun.get(name) != json.loads(json_text(told[name]))]
         if other:
