@@ -91,6 +91,13 @@ def test_the_card_says_what_was_measured_on_whom_and_what_is_not_known(job):
     assert "nan" not in card and "None" not in card
 
 
+def test_a_bar_or_a_line_in_a_name_does_not_break_the_tables_of_the_card(job):
+    record = run_site(replace(job, name=""), Report())
+    for each in ("tasks", "dice"):
+        record[each] = {name.replace("organ", "left | right\norgan"): found for name, found in record[each].items()}
+    assert "| a/left \\| right organ | 3, " in written_card("ours", record)
+
+
 def test_without_patients_to_validate_with_nothing_is_claimed(job):
     record = run_site(replace(job, name=""), Report())
     unknown = record | {
