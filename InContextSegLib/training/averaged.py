@@ -103,6 +103,8 @@ class Settings:
         for name in ("steps", "warmup_steps", "checkpoint_every", "validate_every", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+        if abs(self.seed) >= 2**31:  # the streams of steps and tasks are numbered from it
+            raise InputError(f"seed: asked for a number of less than 2147483648, got {self.seed}.")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"learning_rate: asked for a number between 0 and 1, got {self.learning_rate}.")
         if not 0 <= self.average_decay < 1:
@@ -194,6 +196,8 @@ class AveragedTrainer:
             make_folder(folder)
         if self._checkpoint.exists():
             self._resume()
+        elif ranks.first:  # somebody was killed before the first checkpoint
+            forget_after(folder / LOG, 0)
 
     @property
     def finished(self) -> bool:

@@ -133,7 +133,10 @@ def _unknown(record: dict[str, Any]) -> Iterable[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows))
+    # Names are the site's own, and a line or a bar in one would break the table.
+    lines = [[" ".join(cell.split()).replace("|", "\\|") for cell in cells] for cells in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _many(count: int, what: str) -> str:

@@ -28,6 +28,8 @@ _CHUNK_BYTES = 1 << 14
 def open_run(folder: Path, site: Site, settings: Mapping[str, Any], write: bool = True) -> None:
     """Note in the folder what is trained on and how; of a run that was begun there, see that it is the same.
 
+    One that came to no checkpoint, as where the data were found wanting, gives way to any other.
+
     Args:
         settings: all of `SiteTraining`, as a mapping.
         write: only one of several processes does.
@@ -38,9 +40,13 @@ def open_run(folder: Path, site: Site, settings: Mapping[str, Any], write: bool 
     """
     make_folder(folder)
     site = resolved(site)
+    learnt = has_learnt(folder)
     if (folder / SITE).exists() and read_site(folder / SITE) != site:
-        raise InputError(f"{folder} holds a run on other data sets, or on another split; choose another folder.")
-    before = kept_settings(folder)
+        if learnt:
+            raise InputError(f"{folder} holds a run on other data sets, or on another split; choose another folder.")
+        # Whichever process sees it, before the new site is written: none must take the patients of the old one.
+        (folder / SURVEY).unlink(missing_ok=True)
+    before = kept_settings(folder) if learnt else None
     if before is not None:
         known, wanted = _flat(before), _flat(settings)
         changed = sorted(name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name))
@@ -93,6 +99,11 @@ def survey_of(folder: Path) -> dict[str, Any] | None:
         InputError: if the file cannot be read.
     """
     return _read(folder / SURVEY)
+
+
+def has_learnt(folder: Path) -> bool:
+    """Whether a run there came as far as a checkpoint."""
+    return (folder / CHECKPOINT).exists() or (folder / RECORD).exists()
 
 
 def is_run(folder: Path) -> bool:

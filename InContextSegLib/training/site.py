@@ -24,11 +24,21 @@ from InContextSegLib.progress import Report
 from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, dice_of, suiting
 from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import Ranks
-from InContextSegLib.training.runfolder import BEGUN, CURVES, LOG, RECORD, SURVEY, WEIGHTS, open_run, survey_of
+from InContextSegLib.training.runfolder import (
+    BEGUN,
+    CURVES,
+    LOG,
+    RECORD,
+    SURVEY,
+    WEIGHTS,
+    has_learnt,
+    open_run,
+    survey_of,
+)
 from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler
 from InContextSegLib.training.sitecurves import draw_training
 from InContextSegLib.training.splits import TRAIN, VALIDATION
-from InContextSegLib.training.store import SliceStore, StoreSettings
+from InContextSegLib.training.store import SMALLEST, SliceStore, StoreSettings
 from InContextSegLib.training.survey import Survey
 from InContextSegLib.training.surveying import survey
 from InContextSegLib.weak import KINDS, weakened
@@ -72,6 +82,8 @@ class SiteTraining:
         for name in ("references", "queries", "validated", "draws"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+        if self.size < SMALLEST:
+            raise InputError(f"size: asked for slices of at least {SMALLEST} pixels, got {self.size}.")
         if self.weak not in (*KINDS, MIXED):
             raise InputError(f"weak: asked for one of {', '.join(KINDS)} and {MIXED}, got {self.weak!r}.")
 
@@ -236,7 +248,8 @@ def finished(run: Path, settings: SiteTraining) -> dict | None:
             return None
         for scores in record["dice"].values():
             scores |= {name: math.nan if scores[name] is None else scores[name] for name in ("dice", "iou")}
-        return record | {"mean_dice": math.nan if record["mean_dice"] is None else record["mean_dice"]}
+        known = {"weights": str(run / WEIGHTS)}  # the folder may have been moved, or named from elsewhere
+        return record | known | {"mean_dice": math.nan if record["mean_dice"] is None else record["mean_dice"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -263,7 +276,7 @@ def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> Non
     """Note in the folder what a run begins with, and refuse to go on with one that began with something else."""
     path, told = run / BEGUN, {"began_from": start.began_from, "size": settings.size, "weak": settings.weak}
     told |= {"network": _described(start.network)}
-    if path.exists():
+    if path.exists() and has_learnt(run):
         begun = json.loads(path.read_text(encoding="utf-8"))
         other = [BEGINNING[name] for name in told if begun.get(name) != json.loads(json_text(told[name]))]
         if other:

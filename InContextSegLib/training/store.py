@@ -24,6 +24,7 @@ from InContextSegLib.training.survey import Survey, SurveyedCase, SurveyedTask
 log = logging.getLogger(__name__)
 
 FOLDER = "slices"  # below the cache folder
+SMALLEST = 16  # pixels of a slice across
 _MAPPED_FILES = 32
 _YOUNG_S = 24 * 3600.0  # a file used so lately may be in use by another run
 
@@ -42,8 +43,8 @@ class StoreSettings:
     budget_bytes: int = 20 << 30
 
     def __post_init__(self):
-        if self.size < 16:
-            raise InputError(f"size: asked for slices of at least 16 pixels, got {self.size}.")
+        if self.size < SMALLEST:
+            raise InputError(f"size: asked for slices of at least {SMALLEST} pixels, got {self.size}.")
         if self.budget_bytes < 1:
             raise InputError(f"budget_bytes: asked for at least 1, got {self.budget_bytes}.")
 

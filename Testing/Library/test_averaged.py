@@ -146,6 +146,12 @@ def test_a_run_that_was_killed_between_checkpoints_goes_on_bit_for_bit(tmp_path)
     assert [line["step"] for line in lines_of(tmp_path / "killed")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_with_an_empty_log(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo', encoding="utf-8")
+    AveragedTrainer(small(), tasks(1), settings(steps=2), tmp_path, CPU).run(Report())
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2] and lines_of(tmp_path)[0]["loss"] != 9.0
+
+
 def test_a_folder_of_another_run_is_left_alone(tmp_path):
     AveragedTrainer(small(), tasks(), settings(steps=1), tmp_path, CPU).run(Report())
     with pytest.raises(InputError, match=r"holds a run with seed 0 on task 0, .* choose another folder"):
@@ -192,7 +198,10 @@ def test_tasks_that_lag_weigh_more_and_the_mean_weight_is_one(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"learning_rate": 0.0}, {"average_decay": 1.0}, {"gradient_clip": 0.0}, {"loss": "nothing"}],
+    [
+        *({"steps": 0}, {"learning_rate": 0.0}, {"average_decay": 1.0}, {"gradient_clip": 0.0}, {"loss": "nothing"}),
+        {"seed": 2**31},
+    ],
 )
 def test_settings_refuse_nonsense_by_name(changes):
     with pytest.raises(InputError, match=next(iter(changes))):

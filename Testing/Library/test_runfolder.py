@@ -28,6 +28,7 @@ def test_a_run_is_begun_once_and_goes_on_with_the_same_data_and_settings(site, t
     assert not is_run(run) and kept_settings(run) is None
     open_run(run, site, settings())
     assert is_run(run) and read_site(run / "site.toml") == site and kept_settings(run) == settings()
+    (run / "checkpoint.pt").touch()
     open_run(run, site, settings(steps=99, patience=3))
     assert kept_settings(run)["training"]["steps"] == 99
     with pytest.raises(InputError, match=r"a run with training\.learning_rate 0\.0001, but 0\.01 is asked for"):
@@ -35,6 +36,15 @@ def test_a_run_is_begun_once_and_goes_on_with_the_same_data_and_settings(site, t
     with pytest.raises(InputError, match="holds a run on other data sets, or on another split"):
         open_run(run, replace(site, seed=1), settings())
     assert kept_settings(run)["training"]["steps"] == 99
+
+
+def test_a_run_that_has_learnt_nothing_yet_gives_way_to_another(site, tmp_path):
+    open_run(tmp_path, site, settings())
+    (tmp_path / "survey.json").write_text("{}", encoding="utf-8")
+    open_run(tmp_path, site, settings(learning_rate=0.01))
+    assert (tmp_path / "survey.json").exists() and kept_settings(tmp_path)["training"]["learning_rate"] == 0.01
+    open_run(tmp_path, replace(site, seed=1), settings())
+    assert read_site(tmp_path / "site.toml").seed == 1 and not (tmp_path / "survey.json").exists()
 
 
 def test_a_damaged_note_of_a_run_is_named(site, tmp_path):

@@ -64,6 +64,13 @@ def test_the_same_seed_gives_the_same_weights_and_a_cancelled_run_goes_on_to_the
     assert again["weights_sha256"] == whole["weights_sha256"] and again["dice"] == whole["dice"]
 
 
+def test_after_a_beginning_that_came_to_nothing_the_folder_takes_what_was_mended(site, tmp_path):
+    lost = replace(site, datasets=(replace(site.datasets[0], images=str(tmp_path / "mistyped")),))
+    with pytest.raises(InputError, match="no usable case"):
+        train_on_site(lost, replace(settings(), size=64), where(tmp_path), small(), CPU, Report())
+    assert train_on_site(site, settings(), where(tmp_path), small(), CPU, Report())["steps"] == 4
+
+
 @pytest.mark.parametrize("weak", ["box", "points", "contour", "scribble"])
 def test_references_may_be_drawn_hastily(site, tmp_path, weak):
     record = train_on_site(site, replace(settings(steps=1), weak=weak), where(tmp_path), small(), CPU, Report())
@@ -90,6 +97,9 @@ def test_nonsense_is_refused_by_name():
         SiteTraining(queries=0)
     with pytest.raises(InputError, match="weak: asked for one of full, box"):
         SiteTraining(weak="circle")
+    for size in (-5, 0):
+        with pytest.raises(InputError, match="size: asked for slices of at least 16 pixels"):
+            SiteTraining(size=size)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_the_card_says_what_was_measured_on_whom_and_what_is_not_known(job):
     assert "nan" not in card and "None" not in card
 
 
+def test_a_bar_or_a_line_in_a_name_does_not_break_the_tables_of_the_card(job):
+    record = run_site(replace(job, name=""), Report())
+    for each in ("tasks", "dice"):
+        record[each] = {name.replace("organ", "left | right\norgan"): found for name, found in record[each].items()}
+    assert "| a/left \\| right organ | 3, " in written_card("ours", record)
+
+
 def test_without_patients_to_validate_with_nothing_is_claimed(job):
     record = run_site(replace(job, name=""), Report())
     unknown = record | {
@@ -109,6 +116,14 @@ def test_a_run_that_was_finished_before_becomes_a_model_without_the_data(job, tm
     monkeypatch.setattr(site_module.SliceStore, "open", lambda *_: pytest.fail("read again"))
     record = run_site(job, Report())
     assert find("ours").weights.sha256 == record["weights_sha256"]
+
+
+def test_a_finished_run_becomes_a_model_wherever_its_folder_is_now(job, tmp_path):
+    run_site(replace(job, name=""), Report())
+    (tmp_path / "run").rename(tmp_path / "moved")
+    record = run_site(replace(job, where=Where(tmp_path / "moved", tmp_path / "store")), Report())
+    assert record["weights"] == str(tmp_path / "moved" / "weights.safetensors")
+    assert record["model"]["name"] == find("ours").name
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_read(job, tmp_path):
