@@ -7,7 +7,8 @@
 * `longer`: the same going on to twice the steps;
 * `single-TASK`: a network of the same size on each of them, the same number of steps of the same batches;
 * `weak`: unified, trained further with references drawn by chance as masks, boxes, points, contours or scribbles;
-* `default`: the default weights as they come; `tuned`: trained further on every other set.
+* `default`: the default weights as they come; `tuned`: trained further on every other set; `tuned-50`,
+  `tuned-30`: so many hundredths of the change.
 
 What is judged are the averaged weights after the last step, so that nothing is chosen by the patients that judge. Every
 task has the same slices (at most 30) and the same five draws of 12 references for all networks. A run that was stopped
@@ -42,6 +43,7 @@ SITE = Path(__file__).parents[2] / "Resources" / "Studies" / "site.toml"
 SIZE, REFERENCES, QUERIES, DRAWS = 128, 12, 4, 5
 FEWEST_PATIENTS, MOST_SLICES = 5, 30
 AT_ONCE = 6
+PARTS = {"tuned-50": 0.5, "tuned-30": 0.3}
 JUDGED = "judged.json"
 
 
@@ -76,7 +78,7 @@ class Study:
         self.tuned = [task for task in self.tasks if set_of(task) in sets[::2]]
         self.others = [task for task in store.tasks if store.slices(task, VALIDATION) and set_of(task) not in sets[::2]]
         single = [f"single-{task.replace('/', '-')}" for task in self.tasks]
-        self.runs = ["unified", "longer", *single, "weak", "default", "tuned"]
+        self.runs = ["unified", "longer", *single, "weak", "default", "tuned", *PARTS]
 
     def do(self, name):
         """Train, if it is not done, and judge."""
@@ -84,15 +86,19 @@ class Study:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        learnt = {"unified": self.tasks, "longer": self.tasks, "weak": self.tasks, "default": (), "tuned": self.tuned}
-        learnt = learnt.get(name) or [task for task in self.tasks if name == f"single-{task.replace('/', '-')}"]
+        default = name in ("default", "tuned", *PARTS)
+        learnt = {"unified": self.tasks, "longer": self.tasks, "weak": self.tasks}
+        single = [task for task in self.tasks if name == f"single-{task.replace('/', '-')}"]
+        learnt = self.tuned if default else learnt.get(name, single)
         torch.manual_seed(0)
-        network = load_model(Model())[0] if name in ("default", "tuned") else SRICL()
+        network = load_model(Model())[0] if default else SRICL()
         if name == "weak":
             network.load_state_dict(self.averaged("unified"))
-        if name != "default":
+        if name in PARTS:
+            network.load_state_dict(between(network.state_dict(), self.averaged("tuned"), PARTS[name]))
+        elif name != "default":
             self.train(name, network, learnt)
-        judged = [*self.tuned, *self.others] if name in ("default", "tuned") else learnt
+        judged = [*self.tuned, *self.others] if default else learnt
         kinds = KINDS if name in ("unified", "longer", "weak") else ("full",)
         result = {task: {kind: self.judge(network, task, kind) for kind in kinds} for task in judged}
         path.write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -172,7 +178,7 @@ class Study:
             if name in results:
                 parts.append(weakly(name, results[name]))
         if "tuned" in results and "default" in results:
-            pair = {"default": results["default"], "tuned": results["tuned"]}
+            pair = {name: results[name] for name in ("default", "tuned", *PARTS) if name in results}
             parts += [f"Trained further on these:\n\n{compared(self.tuned, pair)}"]
             parts += [f"Other sets:\n\n{compared(self.others, pair)}"]
         return "\n\n".join(parts) + "\n"
@@ -211,6 +217,11 @@ def weakly(name, result):
         lost = {task: differences(values[kind], values["full"]) for task, values in result.items()}
         lines.append(f"| {kind} | {of_means(dice)} | {of_means(lost, sign='+') if kind != 'full' else ''} |")
     return "\n".join(lines)
+
+
+def between(first, second, share):
+    """Weights that went a share of the way from the first to the second."""
+    return {name: first[name] + share * (second[name] - first[name]) for name in first}
 
 
 def set_of(task):
