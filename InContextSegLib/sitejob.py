@@ -1,12 +1,16 @@
 """A training on a site's data from beginning to end: what it begins with, the run, and the model it becomes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from InContextSegLib.catalog import check_new_name, find
-from InContextSegLib.errors import InputError
-from InContextSegLib.files import json_text
+from InContextSegLib.errors import InputError, OutputError
+from InContextSegLib.files import json_text, make_folder
 from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.modelentry import PROMPTS, Capability, CatalogEntry, Weights
 from InContextSegLib.ownmodels import CARD, keep
@@ -14,6 +18,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.training.card import card_of, description_of, figures_of, licence_of
 from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import device_of_rank, joined
+from InContextSegLib.training.runfolder import LOCK
 from InContextSegLib.training.site import CURVES, NEW, RECORD, SiteTraining, Start, Where, train_on_site
 
 CITATIONS = {
@@ -46,19 +51,42 @@ def run_site(job: SiteJob, report: Report) -> dict[str, Any]:
         the record (`train_on_site`), with the name and the folder of the model; empty for ranks other than the first.
 
     Raises:
-        InputError: before anything is read, if the name is taken, or the model to begin with does not suit.
+        InputError: before anything is read, if the name is taken, another process trains in the folder, or the model
+            to begin with does not suit.
         WeightsError: if its weights are not on this computer.
         OutputError, Cancelled, TrainingError: the run can be resumed.
     """
     if job.name:
         check_new_name(job.name, job.replacing)
     device, start = device_of_rank(choose_device(job.device)), start_of(job.settings.model)
-    with joined(device) as ranks:
+    with joined(device) as ranks, alone_in(job.where.run) if ranks.first else nullcontext():
         record = train_on_site(job.site, job.settings, job.where, start, device, report, ranks)
     if record and job.name:
         entry = keep_run(job.where.run, record, job.name, job.replacing)
         record = record | {"model": {"name": entry.name, "folder": str(Path(entry.weights.path).parent)}}
     return record
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Hold the folder of a run; the system lets go of it when this process ends, however it ends.
+
+    Raises:
+        InputError: if another process trains there.
+        OutputError: if the folder cannot be written to.
+    """
+    make_folder(run)
+    lock = FileLock(run / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"Another process trains in {run}; wait for its end, or choose another folder.") from error
+    except OSError as error:
+        raise OutputError(f"{run} cannot be written to ({error.strerror or error}).") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def start_of(model: str) -> Start | None:

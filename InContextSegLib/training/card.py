@@ -98,10 +98,16 @@ def _training(record: dict[str, Any]) -> str:
     if not math.isnan(record["mean_dice"]):
         every = training["validate_every"]
         kept = f"step {record['best_step']}, whose mean Dice was the best of the validations every {every} steps"
+    change = ""
+    if record["began_from"] and chosen["change"] < 1:
+        change = (
+            f" Of the change from the weights it began with {chosen['change']:.0%} is kept, so that less is forgotten "
+            "of what these data do not show; the curves are of the whole change."
+        )
     return (
         f"{record['steps']} steps, each of all tasks, with {chosen['queries']} queries and {chosen['references']} "
         f"references {masks} of every task; loss `{training['loss']}`, learning rate {training['learning_rate']:g}, "
-        f"balance `{training['balance']}`, seed {training['seed']}. Kept are the averaged weights of {kept}."
+        f"balance `{training['balance']}`, seed {training['seed']}. Kept are the averaged weights of {kept}.{change}"
     )
 
 

@@ -18,9 +18,10 @@ from InContextSegLib.training.sitefile import text_of
 SITE, SETTINGS, SURVEY = "site.toml", "settings.json", "survey.json"
 LOG, CHECKPOINT, EXAMPLES = "log.jsonl", "checkpoint.pt", "examples.png"
 WEIGHTS, RECORD, BEGUN, CURVES = "weights.safetensors", "training.json", "begun.json", "curves.png"
+LOCK = ".lock"  # held while somebody trains; left there, as removing it could take it from another
 WRITTEN = (SITE, SETTINGS, BEGUN, SURVEY, LOG, CHECKPOINT, EXAMPLES, WEIGHTS, CURVES, RECORD)
 # How long a run goes on and how it is watched may change on the way; the rest decides what is learnt.
-MAY_CHANGE = {"validated", "draws", "training.steps", "training.patience", "training.checkpointing"}
+MAY_CHANGE = {"validated", "draws", "change", "training.steps", "training.patience", "training.checkpointing"}
 MAY_CHANGE |= {"training.checkpoint_every", "training.validate_every"}
 _CHUNK_BYTES = 1 << 14
 
@@ -122,7 +123,7 @@ def delete(folder: Path) -> None:
     Raises:
         OutputError: if a file cannot be removed.
     """
-    for name in WRITTEN:
+    for name in (*WRITTEN, LOCK):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

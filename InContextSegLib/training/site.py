@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 BEGINNING = {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"}
 MIXED = "mixed"
+CHANGE = 1.0
 NEW = "sricl"  # what to train where no model is trained further
 JUDGED_STREAM = 7_919  # of the random choices of the last judgement, apart from those of training
 
@@ -63,6 +64,8 @@ class SiteTraining:
             keep their full masks.
         validated: queries of every task in a validation.
         draws: of references in the last judgement, over which Dice is averaged.
+        change: where a model is trained further, how much of the change of its weights stays, from 0 to 1 (WiSE-FT,
+            Wortsman et al., CVPR 2022): less change, less forgotten of what the site does not show.
 
     Raises:
         InputError: if a number makes no sense, by name.
@@ -75,6 +78,7 @@ class SiteTraining:
     weak: str = "full"
     validated: int = 24
     draws: int = 5
+    change: float = CHANGE
     sampling: Sampling = field(default_factory=Sampling)
     training: Settings = field(default_factory=Settings)
 
@@ -82,6 +86,8 @@ class SiteTraining:
         for name in ("references", "queries", "validated", "draws"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+        if not 0 < self.change <= 1:
+            raise InputError(f"change: asked for a number above 0, up to 1, got {self.change}.")
         if self.size < SMALLEST:
             raise InputError(f"size: asked for slices of at least {SMALLEST} pixels, got {self.size}.")
         if self.weak not in (*KINDS, MIXED):
@@ -188,10 +194,13 @@ def train_on_site(
     begin = ranks.rank / ranks.size
     with closing(SliceStore.open(site, found, StoreSettings(settings.size, where.store), report, begin)) as store:
         tasks = [SiteTask(store, task.name, settings) for task in found.tasks]
+        before = {name: value.clone() for name, value in start.network.state_dict().items()}
         trainer = AveragedTrainer(start.network, tasks, settings.training, where.run, device, ranks)
         best = trainer.run(report)
         if not ranks.first:
             return {}
+        if start.entry:
+            best.load_state_dict(part_way(before, best.state_dict(), settings.change))
         scores = judged(best, tasks, settings, device, report)
     path = where.run / WEIGHTS
     notes = {"incontextseg": __version__, "site": site.name, "settings": json.dumps(to_mapping(settings))}
@@ -238,6 +247,13 @@ def suited(settings: SiteTraining, start: Start) -> SiteTraining:
     except ValueError as error:
         raise InputError(f"size: {error}") from error
     return replace(settings, training=replace(settings.training, loss=suiting(network, settings.training.loss)))
+
+
+def part_way(
+    first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """Weights that went a share of the way from the first to the second."""
+    return {name: torch.lerp(first[name].to(value), value, share) for name, value in second.items()}
 
 
 def finished(run: Path, settings: SiteTraining) -> dict | None:

@@ -2,9 +2,12 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from InContextSegLib import sitejob
@@ -13,6 +16,7 @@ from InContextSegLib.cli import main
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.loading import Model, load_model
 from InContextSegLib.models.sricl import SRICL
+from InContextSegLib.models.weights import load_weights
 from InContextSegLib.ownmodels import card_of
 from InContextSegLib.progress import Report
 from InContextSegLib.sitejob import SiteJob, keep_run, run_site, start_of
@@ -21,6 +25,7 @@ from InContextSegLib.training import store
 from InContextSegLib.training.averaged import Settings
 from InContextSegLib.training.card import card_of as written_card
 from InContextSegLib.training.card import description_of
+from InContextSegLib.training.runfolder import LOCK
 from InContextSegLib.training.site import SiteTraining, Where
 from Testing.Library.site_data import set_of, site_of, volume
 
@@ -234,3 +239,42 @@ def test_of_several_processes_only_the_first_speaks(job, tmp_path, monkeypatch, 
     words = ["train-site", str(tmp_path / "site.toml"), "--output", str(tmp_path / "run")]
     assert main(words) == main([*words, "--json"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_part_of_the_change_stays_where_a_model_is_trained_further(job):
+    before = start_of("default").network.state_dict()
+    weights = {}
+    for change in (1.0, 0.25):
+        chosen = replace(job.settings, model="default", change=change, training=replace(FEW, steps=1))
+        # The second call only judges other weights of the same run.
+        record = run_site(replace(job, settings=chosen, name=f"ours-{change}"), Report())
+        weights[change] = load_weights(record["weights"])
+    assert ("25% is kept" in card_of(find("ours-0.25"))) and ("is kept, so that" not in card_of(find("ours-1.0")))
+    moved = [name for name in before if not torch.equal(before[name], weights[1.0][name])]
+    assert moved
+    for name in moved:
+        torch.testing.assert_close(weights[0.25][name], 0.75 * before[name] + 0.25 * weights[1.0][name])
+
+
+@pytest.mark.parametrize("change", [0, -0.5, 1.5, math.nan])
+def test_a_change_that_makes_no_sense_is_refused(change):
+    with pytest.raises(InputError, match=r"^change: asked for a number above 0, up to 1"):
+        SiteTraining(change=change)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_and_left_alone(job):
+    code = f"""
+import time
+from InContextSegLib.sitejob import alone_in
+from pathlib import Path
+with alone_in(Path({str(job.where.run)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"^Another process trains in .*run; wait for its end"):
+            run_site(job, Report())
+        assert [path.name for path in job.where.run.iterdir()] == [LOCK]
+        other.kill()
+    assert run_site(job, Report())["model"]["name"] == "ours"
