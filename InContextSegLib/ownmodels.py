@@ -112,6 +112,9 @@ def check_name(name: str, taken: Collection[str], replacing: bool = False) -> No
         raise InputError(f'You have a model "{same[0]}", which differs from "{name}" in capitals only; choose another.')
     if same and not replacing:
         raise InputError(f'You have a model "{name}" already; choose another name, or ask to replace it.')
+    place = models_folder() / name
+    if place.exists() and not place.is_dir():
+        raise InputError(f'A model cannot be called "{name}", as {place} is a file; choose another name, or move it.')
 
 
 def keep(entry: CatalogEntry, beside: Mapping[str, str | Path], replacing: bool = False) -> CatalogEntry:
@@ -257,12 +260,16 @@ def _carry(before: Path, place: Path) -> None:
 
 
 def _clear(place: Path) -> None:
-    """Delete what was written with a model, its entry first, and the folder if nothing else is in it."""
-    written: tuple[str, ...] = ()
-    with suppress(InputError, FileNotFoundError):
-        written = _kept(place).files
-    for name in (ENTRY, WEIGHTS, *written):
-        (place / name).unlink(missing_ok=True)
+    """Delete what was written with a model, its entry first, and the folder if nothing else is in it.
+
+    Without an entry nothing there is known to be ours.
+    """
+    if (place / ENTRY).is_file():
+        written: tuple[str, ...] = ()
+        with suppress(InputError, FileNotFoundError):
+            written = _kept(place).files
+        for name in (ENTRY, WEIGHTS, *written):
+            (place / name).unlink(missing_ok=True)
     if not any(place.iterdir()):
         place.rmdir()
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_a_model_that_was_just_kept_is_found_with_its_weights_card_and_figures(t
     assert card_of(kept) == "# Livers\n"
     assert files_in(own_models / "livers") == ["card.md", "curves.png", "entry.json", "weights.safetensors"]
     assert files_in(own_models) == ["livers"] and str(tmp_path) not in (own_models / "livers/entry.json").read_text()
+
+
+def test_what_somebody_else_put_under_that_name_stays(tmp_path, own_models):
+    (own_models / "livers").mkdir(parents=True)
+    (own_models / "livers" / "weights.safetensors").write_bytes(b"of somebody else")
+    keep(trained(tmp_path), {})
+    assert (own_models / "livers" / "weights.safetensors").read_bytes() == CONTENT
+    assert (own_models / "livers" / "earlier-weights.safetensors").read_bytes() == b"of somebody else"
+    (own_models / "notes").write_text("mine")
+    with pytest.raises(InputError, match=r'cannot be called "notes", as .*notes is a file; choose another name'):
+        keep(replace(find("livers"), name="notes"), {})
+    assert (own_models / "notes").read_text() == "mine"
 
 
 def test_changed_weights_are_not_used(tmp_path, own_models):
