@@ -202,17 +202,12 @@ def train_on_site(
         if start.entry:
             best.load_state_dict(part_way(before, best.state_dict(), settings.change))
         scores = judged(best, tasks, settings, device, report)
-    path = where.run / WEIGHTS
-    notes = {"incontextseg": __version__, "site": site.name, "settings": json.dumps(to_mapping(settings))}
-    save_weights(path, best.state_dict(), notes)
     draw_training(where.run / LOG, site.name, where.run / CURVES)
     record = {
         "site": site.name,
         "version": __version__,
-        "weights": str(path),
-        "weights_sha256": _sha256(path),
-        "began_from": start.began_from,
-        "network": _described(start.network),
+        **_saved(where.run / WEIGHTS, best, site, settings),
+        **_told(start),
         "steps": trainer.step,
         "best_step": trainer.best.step,
         "dice": scores,
@@ -290,8 +285,7 @@ def judged(
 
 def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> None:
     """Note in the folder what a run begins with, and refuse to go on with one that began with something else."""
-    path, told = run / BEGUN, {"began_from": start.began_from, "size": settings.size, "weak": settings.weak}
-    told |= {"network": _described(start.network)}
+    path, told = run / BEGUN, {**_told(start), "size": settings.size, "weak": settings.weak}
     if path.exists() and has_learnt(run):
         begun = json.loads(path.read_text(encoding="utf-8"))
         other = [BEGINNING[name] for name in told if begun.get(name) != json.loads(json_text(told[name]))]
@@ -303,6 +297,16 @@ def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> Non
     elif ranks.first:
         make_folder(run)
         write_text(path, json_text(told, indent=2) + "\n")
+
+
+def _saved(path: Path, network: nn.Module, site: Site, settings: SiteTraining) -> dict:
+    notes = {"incontextseg": __version__, "site": site.name, "settings": json.dumps(to_mapping(settings))}
+    save_weights(path, network.state_dict(), notes)
+    return {"weights": str(path), "weights_sha256": _sha256(path)}
+
+
+def _told(start: Start) -> dict:
+    return {"began_from": start.began_from, "network": _described(start.network)}
 
 
 def _described(network: SliceSegmenter) -> dict:
