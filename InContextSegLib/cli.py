@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _progress(options) as report:
             result, text = commands[options.command](options, report)
-        if text:  # of several processes the first one speaks
+        if result or text:  # of several processes the first one speaks
             print(json_text(result) if options.json else text)
         return EXIT_CODES[InputError] if result.get("failed") else 0
     except (Exception, KeyboardInterrupt) as error:
