@@ -103,8 +103,8 @@ def survey_of(folder: Path) -> dict[str, Any] | None:
 
 
 def has_learnt(folder: Path) -> bool:
-    """Whether a run there came as far as a checkpoint."""
-    return (folder / CHECKPOINT).exists() or (folder / RECORD).exists()
+    """Whether a run there came as far as a checkpoint, or weights of whatever run would be lost."""
+    return any((folder / name).exists() for name in (CHECKPOINT, RECORD, WEIGHTS))
 
 
 def is_run(folder: Path) -> bool:
