@@ -33,7 +33,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.training.averaged import CHECKPOINT, LOG, AveragedTrainer, Batch, Settings, answered, dice_of
 from InContextSegLib.training.datasets import read_site
 from InContextSegLib.training.sampling import AS_THEY_ARE, TaskSampler
-from InContextSegLib.training.site import SiteTask, SiteTraining
+from InContextSegLib.training.site import SiteTask, SiteTraining, part_way
 from InContextSegLib.training.splits import TRAIN, VALIDATION
 from InContextSegLib.training.store import SliceStore, StoreSettings
 from InContextSegLib.training.surveying import survey
@@ -95,7 +95,7 @@ class Study:
         if name == "weak":
             network.load_state_dict(self.averaged("unified"))
         if name in PARTS:
-            network.load_state_dict(between(network.state_dict(), self.averaged("tuned"), PARTS[name]))
+            network.load_state_dict(part_way(network.state_dict(), self.averaged("tuned"), PARTS[name]))
         elif name != "default":
             self.train(name, network, learnt)
         judged = [*self.tuned, *self.others] if default else learnt
@@ -217,11 +217,6 @@ def weakly(name, result):
         lost = {task: differences(values[kind], values["full"]) for task, values in result.items()}
         lines.append(f"| {kind} | {of_means(dice)} | {of_means(lost, sign='+') if kind != 'full' else ''} |")
     return "\n".join(lines)
-
-
-def between(first, second, share):
-    """Weights that went a share of the way from the first to the second."""
-    return {name: first[name] + share * (second[name] - first[name]) for name in first}
 
 
 def set_of(task):
