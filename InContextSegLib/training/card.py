@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-SIDES = ("train", "validation")
+from InContextSegLib.training.splits import SIDES
+
 UNKNOWN = (
     "How good it is on whole volumes, on other scanners and sites, on structures that it was not trained on, and on "
     "patients who took no part in choosing the best step. With examples of patients it was trained on, the Dice "

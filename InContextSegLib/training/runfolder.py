@@ -13,7 +13,7 @@ from typing import Any
 from InContextSegLib.errors import InputError
 from InContextSegLib.files import json_text, make_folder, write_text
 from InContextSegLib.training.datasets import Site, read_site
-from InContextSegLib.training.sitefile import text_of
+from InContextSegLib.training.sitefile import write_site
 
 SITE, SETTINGS, SURVEY = "site.toml", "settings.json", "survey.json"
 LOG, CHECKPOINT, EXAMPLES = "log.jsonl", "checkpoint.pt", "examples.png"
@@ -58,7 +58,7 @@ def open_run(folder: Path, site: Site, settings: Mapping[str, Any], write: bool 
                     "another folder, or what the run was begun with."
                 )
     if write:
-        write_text(folder / SITE, text_of(site))
+        write_site(folder / SITE, site)
         write_text(folder / SETTINGS, json_text(dict(settings), indent=2) + "\n")
 
 

@@ -89,3 +89,30 @@ def sliceView(scene):
         return widget
 
     return make
+
+
+@pytest.fixture
+def ownFolders(tmp_path, monkeypatch):
+    """Where slices and models of the user's own are kept; the worker inherits both."""
+    monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("INCONTEXTSEG_MODELS", str(tmp_path / "models"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four patients with an organ and a spot in it."""
+    from Testing.Library.site_data import volume
+
+    for number in range(4):
+        volume(tmp_path / "clinic", f"patient{number}", seed=number)
+    return tmp_path / "clinic"
+
+
+@pytest.fixture
+def trainee(scene, ownFolders):
+    """A person before the training module."""
+    from Testing.Slicer.trainee import Trainee
+
+    trainee = Trainee()
+    yield trainee
+    trainee.close()

@@ -11,33 +11,11 @@ from InContextSegLib.training.datasets import DataSet, Site, read_site
 from InContextSegLib.training.runfolder import open_run
 from InContextSegLib.volume import Kind, Volume
 from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
-from Testing.Library.site_data import grid, labels_of, volume
+from Testing.Library.site_data import grid, labels_of
 from Testing.Slicer.harness import app
-from Testing.Slicer.trainee import Trainee, small
+from Testing.Slicer.trainee import small
 
-pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Of the slices, and the models of the user's own; the worker inherits both."""
-    monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("INCONTEXTSEG_MODELS", str(tmp_path / "models"))
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Four patients with an organ and a spot in it."""
-    for number in range(4):
-        volume(tmp_path / "clinic", f"patient{number}", seed=number)
-    return tmp_path / "clinic"
-
-
-@pytest.fixture
-def trainee(scene):
-    trainee = Trainee()
-    yield trainee
-    trainee.close()
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ownFolders")]
 
 
 def spoil(data):

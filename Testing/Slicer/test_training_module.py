@@ -12,36 +12,13 @@ import torch
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.training.datasets import DataSet, Site
 from InContextSegLib.training.runfolder import open_run
-from Testing.Library.site_data import volume
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist
 from Testing.Slicer.trainee import Trainee, columns, log_of, looked, small
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ownFolders")]
 qt = app.qt
 ASKED = "QMessageBox.question"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Of the slices, and the models of the user's own; the worker inherits both."""
-    monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("INCONTEXTSEG_MODELS", str(tmp_path / "models"))
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Four patients with an organ and a spot in it."""
-    for number in range(4):
-        volume(tmp_path / "clinic", f"patient{number}", seed=number)
-    return tmp_path / "clinic"
-
-
-@pytest.fixture
-def trainee(scene):
-    trainee = Trainee()
-    yield trainee
-    trainee.close()
 
 
 def weights_of(folder):

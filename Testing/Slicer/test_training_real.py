@@ -16,10 +16,8 @@ NOTICED_S = 0.1
 
 
 @pytest.fixture
-def few(data_folder, tmp_path, monkeypatch):
+def few(data_folder, tmp_path, ownFolders):
     """Some patients of a real data set."""
-    monkeypatch.setenv("INCONTEXTSEG_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path / "cache"))
     folder = data_folder / "msd_hippocampus"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
