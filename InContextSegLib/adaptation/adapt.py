@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from InContextSegLib.adaptation.calibration import FEWEST, Rehearsal
+from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.expectation import Expected, Trial, expected, in_turns, scores_of, to_try, tried
+from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, shift_of, units
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.expectation import Expected, Trial, expected, in_turns, scores_of, to_try, tried
-from InContextSegLib.inference.leave_out import LeaveOut, best_threshold, shift_of, units
-from InContextSegLib.inference.lessons import Lessons
-from InContextSegLib.inference.rehearsal import FEWEST, Rehearsal
 from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
 from InContextSegLib.progress import Report
 

@@ -13,15 +13,15 @@ import safetensors
 import torch
 from safetensors import SafetensorError
 
+from InContextSegLib.adaptation.adapt import Adaptation
+from InContextSegLib.adaptation.calibration import Rehearsal
+from InContextSegLib.adaptation.expectation import Expected, Trial
+from InContextSegLib.adaptation.leave_out import units
 from InContextSegLib.errors import OutputError, WeightsError
-from InContextSegLib.files import make_folder
-from InContextSegLib.inference.adapt import Adaptation
-from InContextSegLib.inference.expectation import Expected, Trial
-from InContextSegLib.inference.leave_out import units
-from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.weights import load_weights, save_weights
-from InContextSegLib.support import SupportSet
+from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.leave_out import (
+from InContextSegLib.adaptation.leave_out import (
     LeaveOut,
     best_threshold,
     dice,
@@ -21,10 +20,11 @@ from InContextSegLib.inference.leave_out import (
     shift_of,
     spread_evenly,
 )
+from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.support import SupportSet
-from InContextSegLib.volume import Geometry
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes.geometry import Geometry
 
 FEWER = (8, 4, 2)  # examples shown: more of them dilute those that resemble the slice
 SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without

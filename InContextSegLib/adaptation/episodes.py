@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from InContextSegLib.augment import moved, scanner_shift, uniform
-from InContextSegLib.inference.leave_out import LeaveOut
-from InContextSegLib.losses import dice_and_cross_entropy
+from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
+from InContextSegLib.training.augment import moved, scanner_shift, uniform
+from InContextSegLib.training.losses import dice_and_cross_entropy
 
 EPISODES, SHOWN, CANDIDATES = 4, 4, 16
 SHOWING = 0.6  # of the queries show the label for certain

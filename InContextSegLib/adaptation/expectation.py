@@ -9,8 +9,8 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Float
 
+from InContextSegLib.adaptation.leave_out import LeaveOut, dice, threshold_of
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.leave_out import LeaveOut, dice, threshold_of
 from InContextSegLib.progress import Report
 
 AT_MOST = 16  # pictures or slices tried for every label, unless told otherwise

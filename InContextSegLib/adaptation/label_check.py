@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from InContextSegLib.inference.expectation import Trial
-from InContextSegLib.inference.leave_out import dice, threshold_of
-from InContextSegLib.inference.rehearsal import Rehearsal
-from InContextSegLib.support import Example
+from InContextSegLib.adaptation.calibration import Rehearsal
+from InContextSegLib.adaptation.expectation import Trial
+from InContextSegLib.adaptation.leave_out import dice, threshold_of
+from InContextSegLib.examples.support import Example
 
 FEWEST = 5  # with fewer examples of a label none can be told from the usual spread
 # Robust standard deviations by which an example falls behind the others, in the mean of both witnesses. With this one

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import interpolate
 
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.support import Example, SupportSet
 
 THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.7)
 # Of Dice, or a share of what is missing to 1: what departs from the usual costs time or is a guess.

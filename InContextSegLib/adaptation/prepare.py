@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from InContextSegLib.inference.adapt import Adaptation, adapt, foresee
-from InContextSegLib.inference.adapted import key_of, remembered
+from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
+from InContextSegLib.adaptation.cache import key_of, remembered
+from InContextSegLib.adaptation.calibration import Rehearsal, rehearse
+from InContextSegLib.adaptation.expectation import Expected
+from InContextSegLib.adaptation.label_check import Doubt, doubtful
+from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.doubt import Doubt, doubtful
-from InContextSegLib.inference.expectation import Expected
-from InContextSegLib.inference.rehearsal import Rehearsal, rehearse
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.progress import Report
-from InContextSegLib.support import SupportSet
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from InContextSegLib.augment import another_scanner
+from InContextSegLib.adaptation.calibration import left_out
+from InContextSegLib.adaptation.leave_out import dice_of, gains, origin
+from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.leave_out import dice_of, gains, origin
-from InContextSegLib.inference.rehearsal import left_out
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import SupportSet
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.training.augment import another_scanner
 
 # Frequencies are whole waves per picture, which spans the whole slice at any size, so the number does not grow with it.
 # The paper's 1 % of 128 pixels is 1, the mean alone, which mends contrast and light less (docs/benchmarks.md).

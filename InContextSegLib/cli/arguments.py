@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from InContextSegLib import __version__
-from InContextSegLib.cases import FORMATS
-from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import ADAPT_SECONDS, MOST_SECONDS
-from InContextSegLib.records import TABLE
-from InContextSegLib.slicing import AXES, WINDOWS, Intensities
-from InContextSegLib.support import Label
+from InContextSegLib.jobs.cases import FORMATS
+from InContextSegLib.jobs.records import TABLE
+from InContextSegLib.slices.plan import AXES, WINDOWS, Intensities
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 
 EXAMPLES = """\
 examples:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.batchrun import BatchRun
-from InContextSegLib.cases import Case, CaseStatus
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.exampleset import taught_in
-from InContextSegLib.files import read_segments, read_volume
+from InContextSegLib.examples.saved import taught_in
+from InContextSegLib.examples.support import paired_files
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.jobs.cases import Case, CaseStatus
+from InContextSegLib.jobs.records import check_table
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ExampleRef, FileRef, TaskSpec
-from InContextSegLib.records import check_table
-from InContextSegLib.support import paired_files
-from InContextSegLib.transport import SubprocessTransport
-from InContextSegLib.volume import Kind
+from InContextSegLib.volumes.files import read_segments, read_volume
+from InContextSegLib.volumes.geometry import Kind
+from InContextSegLib.worker.batch_run import BatchRun
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ExampleRef, FileRef, TaskSpec
+from InContextSegLib.worker.transport import SubprocessTransport
 
 _PAUSE_S = 0.02
 _KINDS = {kind.__name__: kind for kind in (InputError, OutputError, WeightsError)}

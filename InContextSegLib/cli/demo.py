@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from InContextSegLib.cli.phantom import LABEL_NAMES, phantom
 from InContextSegLib.evaluation.metrics import evaluate_labels
-from InContextSegLib.files import make_folder, read_volume, write_volume
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import SegmentJob, Source, run
-from InContextSegLib.phantom import LABEL_NAMES, phantom
+from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import Label
-from InContextSegLib.volume import Kind
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.files import make_folder, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Kind
 
 LABELLED_PATIENTS = (1, 2, 3)
 NEW_PATIENT = 7

@@ -12,19 +12,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from InContextSegLib.arguments import parser
-from InContextSegLib.cases import CaseStatus, cases_of, listed_in
-from InContextSegLib.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
-from InContextSegLib.colour import LUMINANCE
+from InContextSegLib.cli.arguments import parser
 from InContextSegLib.config import from_mapping, read_toml, to_mapping, with_overrides
 from InContextSegLib.errors import Cancelled, InputError, OutputError, TrainingError, WeightsError, sentence_of
-from InContextSegLib.files import json_text
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
+from InContextSegLib.jobs.cases import CaseStatus, cases_of, listed_in
+from InContextSegLib.jobs.records import TABLE
 from InContextSegLib.memory import keep_freed_memory
-from InContextSegLib.modelentry import CatalogEntry
-from InContextSegLib.ownmodels import card_of
+from InContextSegLib.models.catalog import cache_folder, ensure, find, list_entries, pinned_sha256, remove
+from InContextSegLib.models.entry import CatalogEntry
+from InContextSegLib.models.own import card_of
 from InContextSegLib.progress import Report
-from InContextSegLib.records import TABLE
+from InContextSegLib.volumes.colour import LUMINANCE
+from InContextSegLib.volumes.files import json_text
 
 EXIT_CODES = {InputError: 2, OutputError: 3, WeightsError: 4, TrainingError: 5, Cancelled: 130}
 BUG = 1
@@ -111,7 +111,7 @@ def _progress(options: argparse.Namespace):
 
 def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     # torch takes seconds to import, so only the commands that compute do.
-    from InContextSegLib.jobs import run  # noqa: PLC0415
+    from InContextSegLib.jobs.segment import run  # noqa: PLC0415
 
     record = run(_job(options), report)
     lines = [
@@ -130,7 +130,7 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 def _batch(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     # A worker computes: an image that brings it down does not bring down the rest.
-    from InContextSegLib.batchcommand import run_in_worker, task_of  # noqa: PLC0415
+    from InContextSegLib.cli.batch import run_in_worker, task_of  # noqa: PLC0415
 
     listed = [each for path in options.images for each in listed_in(path.absolute())]
     cases = cases_of(listed, options.output_dir.absolute(), options.format)
@@ -193,8 +193,8 @@ def _settings(options: argparse.Namespace) -> InferenceSettings:
 
 
 def _job(options: argparse.Namespace):
-    from InContextSegLib.jobs import SegmentJob, Source  # noqa: PLC0415
-    from InContextSegLib.loading import Model  # noqa: PLC0415
+    from InContextSegLib.jobs.segment import SegmentJob, Source  # noqa: PLC0415
+    from InContextSegLib.models.loading import Model  # noqa: PLC0415
 
     return SegmentJob(
         image=options.image,
@@ -216,7 +216,7 @@ def _job(options: argparse.Namespace):
 
 
 def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.loading import choose_device  # noqa: PLC0415
+    from InContextSegLib.models.loading import choose_device  # noqa: PLC0415
     from InContextSegLib.training.recipe import Recipe  # noqa: PLC0415
     from InContextSegLib.training.trainer import train  # noqa: PLC0415
 
@@ -227,10 +227,10 @@ def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 
 def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.adaptation_study import run_adaptation_study  # noqa: PLC0415
-    from InContextSegLib.interactive_study import run_interactive_study  # noqa: PLC0415
-    from InContextSegLib.loading import Model  # noqa: PLC0415
-    from InContextSegLib.study import Run, Study, chosen_sets, run_study  # noqa: PLC0415
+    from InContextSegLib.evaluation.adaptation_study import run_adaptation_study  # noqa: PLC0415
+    from InContextSegLib.evaluation.interactive_study import run_interactive_study  # noqa: PLC0415
+    from InContextSegLib.evaluation.study import Run, Study, chosen_sets, run_study  # noqa: PLC0415
+    from InContextSegLib.models.loading import Model  # noqa: PLC0415
 
     study = chosen_sets(from_mapping(Study, read_toml(options.study), str(options.study)), options.sets)
     if options.supports:
@@ -249,19 +249,19 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 
 def _datasets(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.training.datasets import read_site  # noqa: PLC0415
-    from InContextSegLib.training.survey import text_of  # noqa: PLC0415
-    from InContextSegLib.training.surveying import survey  # noqa: PLC0415
+    from InContextSegLib.training.site.datasets import read_site  # noqa: PLC0415
+    from InContextSegLib.training.site.survey import text_of  # noqa: PLC0415
+    from InContextSegLib.training.site.surveying import survey  # noqa: PLC0415
 
     found = survey(read_site(options.site, options.data), report)
     return found.to_mapping() | {"failed": not found.usable}, text_of(found)
 
 
 def _train_site(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.sitejob import SiteJob, run_site  # noqa: PLC0415
-    from InContextSegLib.training.datasets import read_site  # noqa: PLC0415
     from InContextSegLib.training.runfolder import kept_settings  # noqa: PLC0415
-    from InContextSegLib.training.site import SiteTraining, Where  # noqa: PLC0415
+    from InContextSegLib.training.site.datasets import read_site  # noqa: PLC0415
+    from InContextSegLib.training.site.job import SiteJob, run_site  # noqa: PLC0415
+    from InContextSegLib.training.site.train import SiteTraining, Where  # noqa: PLC0415
 
     # A run that was begun in that folder, here or in Slicer, goes on as it was begun.
     usual = kept_settings(options.output) or to_mapping(SiteTraining())
@@ -311,6 +311,6 @@ def _described(entry: CatalogEntry) -> dict:
 
 
 def _demo(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
-    from InContextSegLib.demo import run_demo  # noqa: PLC0415
+    from InContextSegLib.cli.demo import run_demo  # noqa: PLC0415
 
     return run_demo(options.output, report)

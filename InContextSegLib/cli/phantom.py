@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from InContextSegLib.volume import Geometry, Kind, Volume, reorder
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 
 LIVER, SPLEEN, KIDNEYS, AORTA, VERTEBRA = 1, 2, 3, 4, 5
 LABEL_NAMES = {LIVER: "liver", SPLEEN: "spleen", KIDNEYS: "kidneys", AORTA: "aorta", VERTEBRA: "vertebra"}

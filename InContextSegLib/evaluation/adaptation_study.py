@@ -11,23 +11,23 @@ from functools import partial
 import numpy as np
 from scipy.stats import spearmanr
 
+from InContextSegLib.adaptation.adapt import Adaptation, adapt
+from InContextSegLib.adaptation.calibration import Rehearsal, rehearse, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
-from InContextSegLib.files import json_text, make_folder, write_text
-from InContextSegLib.inference.adapt import Adaptation, adapt
+from InContextSegLib.evaluation.scatter import Dot, draw_expected
+from InContextSegLib.evaluation.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.rehearsal import Rehearsal, rehearse, sizes_for
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
-from InContextSegLib.loading import choose_device, load_model
+from InContextSegLib.jobs.task import across_slices
+from InContextSegLib.models.loading import choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.scatter import Dot, draw_expected
-from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
-from InContextSegLib.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
-from InContextSegLib.support import Label, LabelledVolume, SupportSet
-from InContextSegLib.tasks import across_slices
-from InContextSegLib.volume import Geometry, Kind, Volume, any_along
+from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
+from InContextSegLib.volumes.files import json_text, make_folder, write_text
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
 
 WAYS = ("plain", "before", "after")
 SLICES_IN_ALL = 36  # of the test patients of a set of volumes

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from InContextSegLib.files import whole_file
-from InContextSegLib.montage import COLOURS
+from InContextSegLib.jobs.montage import COLOURS
+from InContextSegLib.volumes.files import whole_file
 
 _ACROSS = 4
 _PANEL_INCH = (2.9, 2.3)

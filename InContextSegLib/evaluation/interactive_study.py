@@ -12,22 +12,22 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.click_curves import Curve, draw_clicks
+from InContextSegLib.adaptation.calibration import Rehearsal, rehearse
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
+from InContextSegLib.evaluation.click_curves import Curve, draw_clicks
 from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
+from InContextSegLib.evaluation.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
 from InContextSegLib.evaluation.user import correcting_click, jittered_box, random_click
-from InContextSegLib.files import json_text, make_folder, write_text
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
-from InContextSegLib.inference.rehearsal import Rehearsal, rehearse
-from InContextSegLib.loading import choose_device, load_model
+from InContextSegLib.jobs.task import across_slices
+from InContextSegLib.models.loading import choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.prompts import BoxPrompt, Point, Position, Prompts
-from InContextSegLib.slicing import Intensities, Scale, SlicePlan, stored_axis
-from InContextSegLib.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
-from InContextSegLib.support import Label
-from InContextSegLib.tasks import across_slices
+from InContextSegLib.slices.plan import Intensities, Scale, SlicePlan, stored_axis
+from InContextSegLib.slices.prompts import BoxPrompt, Point, Position, Prompts
+from InContextSegLib.volumes.files import json_text, make_folder, write_text
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)

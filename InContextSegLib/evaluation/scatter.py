@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from InContextSegLib.files import whole_file
-from InContextSegLib.montage import COLOURS
+from InContextSegLib.jobs.montage import COLOURS
+from InContextSegLib.volumes.files import whole_file
 
 _SIZE_INCH, _DPI = (6.4, 6.0), 120
 _NAMED_FROM = 0.12  # so far from the diagonal a dot gets its name

@@ -10,23 +10,23 @@ from typing import Literal
 
 import numpy as np
 
-from InContextSegLib.colour import LUMINANCE, ColourMix
+from InContextSegLib.adaptation.calibration import rehearse, sizes_for
 from InContextSegLib.config import to_mapping
-from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
-from InContextSegLib.files import ending_of, json_text, make_folder, read_volume, write_text
+from InContextSegLib.examples.discriminant import colour_mix
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.rehearsal import rehearse, sizes_for
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.loading import Model, choose_device, load_model
+from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models import SliceSegmenter
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
-from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
-from InContextSegLib.tasks import across_slices
-from InContextSegLib.volume import Kind, Volume, any_along
+from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
+from InContextSegLib.volumes.files import ending_of, json_text, make_folder, read_volume, write_text
+from InContextSegLib.volumes.geometry import Kind, Volume, any_along
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from InContextSegLib.colour import BLACK, LUMINANCE, ColourMix, white_of
-from InContextSegLib.files import read_colours
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.volume import any_along
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.colour import BLACK, LUMINANCE, ColourMix, white_of
+from InContextSegLib.volumes.files import read_colours
+from InContextSegLib.volumes.geometry import any_along
 
 _PIXELS_PER_CLASS = 4096
 # Added to the scatter within the classes: a share of its mean, and what keeps pictures of flat colours invertible.

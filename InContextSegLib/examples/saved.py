@@ -16,12 +16,20 @@ from pathlib import Path
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import ending_of, json_text, make_folder, read_header, reason_of, write_text, write_volume
+from InContextSegLib.examples.support import LabelledVolume
 from InContextSegLib.progress import Report
-from InContextSegLib.segnrrd import ENDING, Segment
-from InContextSegLib.slicing import SliceChoice
-from InContextSegLib.support import LabelledVolume
-from InContextSegLib.volume import AXES
+from InContextSegLib.slices.plan import SliceChoice
+from InContextSegLib.volumes.files import (
+    ending_of,
+    json_text,
+    make_folder,
+    read_header,
+    reason_of,
+    write_text,
+    write_volume,
+)
+from InContextSegLib.volumes.geometry import AXES
+from InContextSegLib.volumes.segnrrd import ENDING, Segment
 
 IMAGES, LABELS, ABOUT = "images", "labels", "examples.json"
 KEY = "InContextSeg_Slices"

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import READABLE, ending_of
-from InContextSegLib.likeness import Appearance, unlikeness
-from InContextSegLib.slicing import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
-from InContextSegLib.volume import Geometry, Kind, Volume, any_along
+from InContextSegLib.examples.similarity import Appearance, unlikeness
+from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
+from InContextSegLib.volumes.files import READABLE, ending_of
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
 

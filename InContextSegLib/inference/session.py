@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from InContextSegLib import __version__
+from InContextSegLib.adaptation.calibration import Rehearsal
+from InContextSegLib.adaptation.leave_out import spread_evenly, units
+from InContextSegLib.adaptation.prepare import Foresight
+from InContextSegLib.adaptation.style import Outcome, Style, judge
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.similarity import Coverage
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, SlicePrediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
-from InContextSegLib.inference.leave_out import spread_evenly, units
-from InContextSegLib.inference.prepare import Foresight
-from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.inference.style import Outcome, Style, judge
-from InContextSegLib.likeness import Coverage
 from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Box, Intensities, Scale, SlicePlan
-from InContextSegLib.support import Example, SupportSet
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
 Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all

@@ -12,14 +12,10 @@ from typing import Any
 import numpy as np
 
 from InContextSegLib import __version__
-from InContextSegLib.cases import Case, CaseStatus
-from InContextSegLib.catalog import cache_folder, find, pinned_sha256
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import Cancelled, InputError, WeightsError, sentence_of
-from InContextSegLib.files import check_fits, make_folder, write_volume
-from InContextSegLib.progress import Report
-from InContextSegLib.protocol import Batch, FileRef, LabelsRef, SlicesRef, TaskSpec
-from InContextSegLib.records import (
+from InContextSegLib.jobs.cases import Case, CaseStatus
+from InContextSegLib.jobs.records import (
     Traces,
     check_table,
     fingerprint_of,
@@ -28,8 +24,12 @@ from InContextSegLib.records import (
     write_record,
     write_table,
 )
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.volume import Volume
+from InContextSegLib.models.catalog import cache_folder, find, pinned_sha256
+from InContextSegLib.progress import Report
+from InContextSegLib.volumes.files import check_fits, make_folder, write_volume
+from InContextSegLib.volumes.geometry import Volume
+from InContextSegLib.volumes.segnrrd import Segment
+from InContextSegLib.worker.protocol import Batch, FileRef, LabelsRef, SlicesRef, TaskSpec
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from InContextSegLib.colour import COLOURS
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import whole_file
-from InContextSegLib.slicing import WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
-from InContextSegLib.support import Label
-from InContextSegLib.volume import Geometry, Volume
+from InContextSegLib.examples.support import Label
+from InContextSegLib.slices.plan import WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
+from InContextSegLib.volumes.colour import COLOURS
+from InContextSegLib.volumes.files import whole_file
+from InContextSegLib.volumes.geometry import Geometry, Volume
 
 HEAT = "inferno"
 

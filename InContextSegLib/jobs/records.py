@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from InContextSegLib.cases import Case, CaseStatus
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import json_text, write_text
+from InContextSegLib.jobs.cases import Case, CaseStatus
+from InContextSegLib.volumes.files import json_text, write_text
 
 TABLE = "batch.csv"
 

@@ -12,27 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib import segnrrd
-from InContextSegLib.colour import ColourMix
-from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import (
-    WRITABLE,
-    check_fits,
-    ending_of,
-    json_text,
-    read_volume,
-    whole_file,
-    write_text,
-    write_volume,
-)
+from InContextSegLib.examples.discriminant import colour_mix
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import slab
-from InContextSegLib.montage import montage
-from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Box
-from InContextSegLib.support import Label
-from InContextSegLib.tasks import (
+from InContextSegLib.jobs.montage import montage
+from InContextSegLib.jobs.task import (
     Brief,
     Drawn,
     Source,
@@ -44,7 +30,21 @@ from InContextSegLib.tasks import (
     same_volume,
     segments_of,
 )
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import Box
+from InContextSegLib.volumes import segnrrd
+from InContextSegLib.volumes.colour import ColourMix
+from InContextSegLib.volumes.files import (
+    WRITABLE,
+    check_fits,
+    ending_of,
+    json_text,
+    read_volume,
+    whole_file,
+    write_text,
+    write_volume,
+)
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
 

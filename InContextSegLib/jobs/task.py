@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.colour import LUMINANCE, ColourMix, palette
+from InContextSegLib.adaptation.calibration import sizes_for
+from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.errors import InputError
-from InContextSegLib.exampleset import parts_of
-from InContextSegLib.files import read_labels, read_volume
+from InContextSegLib.examples.saved import parts_of
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.prepare import Task, prepare
-from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session, Told, joined
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.loading import Model, choose_device, load_model
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.slicing import AXES, Box, Intensities, SliceChoice, SlicePlan
-from InContextSegLib.support import Label, LabelledVolume, SupportSet, paired_files
-from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
+from InContextSegLib.slices.plan import AXES, Box, Intensities, SliceChoice, SlicePlan
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix, palette
+from InContextSegLib.volumes.files import read_labels, read_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
+from InContextSegLib.volumes.segnrrd import Segment
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError, OutputError, WeightsError
-from InContextSegLib.modelentry import CatalogEntry, is_sha256
-from InContextSegLib.ownmodels import check_name, own_entries, remove_own
+from InContextSegLib.models.entry import CatalogEntry, is_sha256
+from InContextSegLib.models.own import check_name, own_entries, remove_own
 from InContextSegLib.progress import Report
 
-EMBEDDED_FOLDER = Path(__file__).parent / "weights"
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "weights"
 
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
@@ -41,7 +41,7 @@ class _Catalog:
 
 def built_in() -> tuple[CatalogEntry, ...]:
     """The entries that come with the software, in the order of the catalogue."""
-    return _read_catalog(Path(__file__).with_name("catalog.toml"))
+    return _read_catalog(Path(__file__).parents[1] / "catalog.toml")
 
 
 def list_entries() -> tuple[CatalogEntry, ...]:

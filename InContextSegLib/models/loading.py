@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.errors import InputError, WeightsError
-from InContextSegLib.modelentry import CatalogEntry
 from InContextSegLib.models import SliceSegmenter, build, fitting
+from InContextSegLib.models.catalog import cache_folder, ensure, find, pinned_sha256
+from InContextSegLib.models.entry import CatalogEntry
 from InContextSegLib.models.weights import load_weights
 
 

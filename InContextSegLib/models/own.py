@@ -17,8 +17,8 @@ from pathlib import Path, PurePath
 
 from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError, OutputError, WeightsError
-from InContextSegLib.files import json_text, make_folder, reason_of, whole_file, write_text
-from InContextSegLib.modelentry import CatalogEntry
+from InContextSegLib.models.entry import CatalogEntry
+from InContextSegLib.volumes.files import json_text, make_folder, reason_of, whole_file, write_text
 
 ENTRY, WEIGHTS, CARD = "entry.json", "weights.safetensors", "card.md"
 NEW_NETWORKS = ("sricl",)  # words of a training for a network without weights, which no model may be called

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.ruler import Ruler
-from InContextSegLib.volume import AXES, Geometry, Kind, Volume, reorder
+from InContextSegLib.slices.resampling import Ruler
+from InContextSegLib.volumes.geometry import AXES, Geometry, Kind, Volume, reorder
 
 WINDOWS = {"ct-soft": (-160, 240), "ct-bone": (-450, 1050), "ct-lung": (-1000, 400), "ct-brain": (0, 80)}
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import Box, SlicePlan
-from InContextSegLib.volume import Geometry
+from InContextSegLib.slices.plan import Box, SlicePlan
+from InContextSegLib.volumes.geometry import Geometry
 
 # A click marks the pixels whose centres lie this close to the centre of the pixel that was hit, in network pixels.
 CLICK_RADIUS_PX = 2.5

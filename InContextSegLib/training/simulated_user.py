@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn.functional import max_pool2d
 
-from InContextSegLib.augment import chosen, smooth_noise, uniform
-from InContextSegLib.prompts import CLICK_RADIUS_PX
+from InContextSegLib.slices.prompts import CLICK_RADIUS_PX
+from InContextSegLib.training.augment import chosen, smooth_noise, uniform
 
 DEPTHS_PX = (1, 2, 3, 5, 8, 12, 18, 26)  # distances from the border of a region that are told apart
 FIRST_PROMPTS = (("click", 0.5), ("box", 0.25), ("scribble", 0.15), ("click and box", 0.1))

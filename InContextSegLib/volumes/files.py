@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
-from InContextSegLib import nifti, segnrrd
-from InContextSegLib.colour import LUMINANCE, ColourMix
-from InContextSegLib.dicom import is_dicom, read_series
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.pictures import colours_of, grey_values, read_picture
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.volume import Geometry, Kind, Volume, itk_geometry, itk_image, laid_onto
+from InContextSegLib.volumes import nifti, segnrrd
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
+from InContextSegLib.volumes.dicom import is_dicom, read_series
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, itk_geometry, itk_image, laid_onto
+from InContextSegLib.volumes.pictures import colours_of, grey_values, read_picture
+from InContextSegLib.volumes.segnrrd import Segment
 
 _log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
-from InContextSegLib import nifti
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import ending_of, read_volume
-from InContextSegLib.volume import Geometry, itk_geometry
+from InContextSegLib.volumes import nifti
+from InContextSegLib.volumes.files import ending_of, read_volume
+from InContextSegLib.volumes.geometry import Geometry, itk_geometry
 
 _NIFTI = (".nii.gz", ".nii")
 _ITK_VOLUMES = (".nrrd", ".nhdr", ".mha", ".mhd")

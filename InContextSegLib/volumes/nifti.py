@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.volume import Geometry, itk_geometry
+from InContextSegLib.volumes.geometry import Geometry, itk_geometry
 
 _log = logging.getLogger(__name__)
 

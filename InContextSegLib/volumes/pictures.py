@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
-from InContextSegLib.colour import ColourMix
 from InContextSegLib.errors import InputError
-from InContextSegLib.volume import Geometry, Kind, picture_geometry
+from InContextSegLib.volumes.colour import ColourMix
+from InContextSegLib.volumes.geometry import Geometry, Kind, picture_geometry
 
 # Dots per inch that cameras, scanners and office programs write without having measured anything.
 _PRINT_DENSITIES = (72, 75, 96, 100, 120, 144, 150, 180, 200, 220, 240, 300, 350, 360, 400, 600, 720, 1200, 2400, 4800)

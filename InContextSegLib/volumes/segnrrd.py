@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.colour import palette
 from InContextSegLib.errors import InputError
-from InContextSegLib.volume import any_along
+from InContextSegLib.volumes.colour import palette
+from InContextSegLib.volumes.geometry import any_along
 
 ENDING = ".seg.nrrd"
 

@@ -9,22 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from InContextSegLib import __version__, segnrrd
-from InContextSegLib.batch import Result, Way, fingerprint_of_task, inputs_of, told
-from InContextSegLib.catalog import cache_folder, ensure, find, pinned_sha256, remove
-from InContextSegLib.colour import LUMINANCE
-from InContextSegLib.correcting import correct, neighbours, propagate
-from InContextSegLib.desk import Desk
+from InContextSegLib import __version__
+from InContextSegLib.adaptation.leave_out import origin
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.exampleset import Kept, Taught, save, taught_in
-from InContextSegLib.files import read_segments, read_volume
+from InContextSegLib.examples.saved import Kept, Taught, save, taught_in
+from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.leave_out import origin
 from InContextSegLib.inference.session import Session, slab
-from InContextSegLib.loading import choose_device
+from InContextSegLib.jobs.batch import Result, Way, fingerprint_of_task, inputs_of, told
+from InContextSegLib.jobs.task import Source, files_of, findings, foreseen, keep_drawn, segments_of
 from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
+from InContextSegLib.models.catalog import cache_folder, ensure, find, pinned_sha256, remove
+from InContextSegLib.models.loading import choose_device
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import (
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes import segnrrd
+from InContextSegLib.volumes.colour import LUMINANCE
+from InContextSegLib.volumes.files import read_segments, read_volume
+from InContextSegLib.volumes.geometry import Kind, Volume, any_along
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.corrections import correct, neighbours, propagate
+from InContextSegLib.worker.protocol import (
     Batch,
     Correct,
     Describe,
@@ -42,12 +47,8 @@ from InContextSegLib.protocol import (
     VolumeRef,
     Weights,
 )
-from InContextSegLib.siteanswers import look_at_site, train_on_own_data
-from InContextSegLib.siterequests import LookAtSite, TrainOnSite
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.support import Label, LabelledVolume
-from InContextSegLib.tasks import Source, files_of, findings, foreseen, keep_drawn, segments_of
-from InContextSegLib.volume import Kind, Volume, any_along
+from InContextSegLib.worker.site_answers import look_at_site, train_on_own_data
+from InContextSegLib.worker.site_requests import LookAtSite, TrainOnSite
 
 LARGEST_SPREAD = 0.5  # of numbers in [0, 1]
 

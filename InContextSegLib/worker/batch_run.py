@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from InContextSegLib.cases import Case, CaseStatus
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.records import note_failure, write_table
+from InContextSegLib.jobs.cases import Case, CaseStatus
+from InContextSegLib.jobs.records import note_failure, write_table
 
 # A worker may die by chance, but twice with the same case it is the case.
 _DEATHS = 2

@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from InContextSegLib.catalog import cache_folder, find, list_entries
-from InContextSegLib.colour import LUMINANCE, ColourMix
-from InContextSegLib.discriminant import colour_mix
+from InContextSegLib.adaptation.calibration import sizes_for
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import as_intensities, as_labels, ending_of, read_colours, read_volume
+from InContextSegLib.examples.discriminant import colour_mix
+from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.cache import BoundedCache
-from InContextSegLib.inference.rehearsal import sizes_for
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.loading import Model
+from InContextSegLib.jobs.task import Brief, Drawn, axes_for, drawn_axis, open_session, same_volume
 from InContextSegLib.memory import give_back_memory
-from InContextSegLib.pictures import colours_of, grey_values
+from InContextSegLib.models.catalog import cache_folder, find, list_entries
+from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, LabelsRef, SlicesRef, TaskSpec, VolumeRef
-from InContextSegLib.segnrrd import ENDING as SEGMENTATION
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.slicing import Intensities, Scale
-from InContextSegLib.support import Label, LabelledVolume
-from InContextSegLib.tasks import Brief, Drawn, axes_for, drawn_axis, open_session, same_volume
-from InContextSegLib.volume import Geometry, Kind, Volume, laid_onto
+from InContextSegLib.slices.plan import Intensities, Scale
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
+from InContextSegLib.volumes.files import as_intensities, as_labels, ending_of, read_colours, read_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, laid_onto
+from InContextSegLib.volumes.pictures import colours_of, grey_values
+from InContextSegLib.volumes.segnrrd import ENDING as SEGMENTATION
+from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, FileRef, LabelsRef, SlicesRef, TaskSpec, VolumeRef
+from InContextSegLib.worker.shared_arrays import SharedFolder
 
 VOLUME_BYTES = 2 << 30
 SCALES, CLICKED = 256, 1

@@ -12,9 +12,9 @@ import numpy as np
 
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import arrays_of, decode_line, encode_line
-from InContextSegLib.shared import SharedFolder, exhausted, new_name
-from InContextSegLib.transport import Transport
+from InContextSegLib.worker.protocol import arrays_of, decode_line, encode_line
+from InContextSegLib.worker.shared_arrays import SharedFolder, exhausted, new_name
+from InContextSegLib.worker.transport import Transport
 
 GRACE_S = 3.0
 _PAUSE_S = 0.005

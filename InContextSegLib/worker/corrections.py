@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from InContextSegLib.catalog import find
-from InContextSegLib.colour import ColourMix
-from InContextSegLib.desk import Desk, Kept, own_of, stamp_of, stamps_of, weights_of
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.examples.support import LabelledVolume, picture_of, slices_of
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.cached import CachedSegmenter, Interruptible
 from InContextSegLib.inference.interactive import Answer
 from InContextSegLib.inference.loop import Cut, Labelled, Loop, LoopMemory
 from InContextSegLib.inference.propagation import STOP_BELOW, Rule, carried
-from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.memory import give_back_memory
-from InContextSegLib.modelentry import PROMPTS, Capability
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.entry import PROMPTS, Capability
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.prompts import BoxPrompt, Point, Prompts, Scribble
-from InContextSegLib.protocol import (
+from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
+from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
+from InContextSegLib.volumes.colour import ColourMix
+from InContextSegLib.worker.cache import Desk, Kept, own_of, stamp_of, stamps_of, weights_of
+from InContextSegLib.worker.protocol import (
     Correct,
     ExampleRef,
     Neighbours,
@@ -32,8 +34,6 @@ from InContextSegLib.protocol import (
     TaskSpec,
     VolumeRef,
 )
-from InContextSegLib.slicing import Intensities, SlicePlan, stored_axis
-from InContextSegLib.support import LabelledVolume, picture_of, slices_of
 
 SHARE = 0.25  # of the memory that a session may use: some hundred examples, a dozen slices
 LOOPS = 4

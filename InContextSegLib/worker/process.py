@@ -1,4 +1,4 @@
-"""The worker process: `python -m InContextSegLib.worker FOLDER` answers requests on its pipes until they are closed."""
+"""The worker process: `python -m InContextSegLib.worker.process FOLDER` answers until its pipes are closed."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from InContextSegLib import __version__
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.memory import NO_MEMORY, is_exhaustion, keep_freed_memory
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import (
+from InContextSegLib.worker.protocol import (
     BEGUN,
     Cancel,
     Correct,
@@ -26,7 +26,7 @@ from InContextSegLib.protocol import (
     encode_line,
     request_of,
 )
-from InContextSegLib.shared import SharedFolder
+from InContextSegLib.worker.shared_arrays import SharedFolder
 
 LINE_BYTES = 16 << 20
 BETWEEN_REPORTS_S = 0.1
@@ -199,8 +199,8 @@ def _failed(kind: str, message: str) -> dict[str, str]:
 
 def _desk(shared: SharedFolder) -> Any:
     # With the first request, as loading torch takes seconds, and it may be what is missing.
-    from InContextSegLib.answers import ANSWERS  # noqa: PLC0415
-    from InContextSegLib.desk import Desk  # noqa: PLC0415
+    from InContextSegLib.worker.answers import ANSWERS  # noqa: PLC0415
+    from InContextSegLib.worker.cache import Desk  # noqa: PLC0415
 
     return Desk(shared, ANSWERS)
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import json_text
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.siterequests import LookAtSite, TrainOnSite
-from InContextSegLib.slicing import SliceChoice
-from InContextSegLib.volume import Geometry, Kind
+from InContextSegLib.slices.plan import SliceChoice
+from InContextSegLib.volumes.files import json_text
+from InContextSegLib.volumes.geometry import Geometry, Kind
+from InContextSegLib.worker.site_requests import LookAtSite, TrainOnSite
 
 BEGUN = "begun"  # the message of the first progress of a request
 Row = tuple[float, float, float, float]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import reason_of
+from InContextSegLib.volumes.files import reason_of
 
 _CHUNK_BYTES = 2 << 20  # written between two pauses: some milliseconds
 _SPARE_BYTES = 64 << 20  # of the disk are left to others

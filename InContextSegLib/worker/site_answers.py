@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from InContextSegLib.catalog import check_new_name
 from InContextSegLib.config import from_mapping, to_mapping
-from InContextSegLib.desk import Desk, Kept
+from InContextSegLib.models.catalog import check_new_name
 from InContextSegLib.progress import Report
-from InContextSegLib.sitejob import SiteJob, run_site
-from InContextSegLib.siterequests import LookAtSite, Told, TrainOnSite
-from InContextSegLib.training.datasets import Site, listed_in
 from InContextSegLib.training.runfolder import SURVEY
-from InContextSegLib.training.site import SiteTraining, Where
-from InContextSegLib.training.survey import Survey
-from InContextSegLib.training.surveying import survey
+from InContextSegLib.training.site.datasets import Site, listed_in
+from InContextSegLib.training.site.job import SiteJob, run_site
+from InContextSegLib.training.site.survey import Survey
+from InContextSegLib.training.site.surveying import survey
+from InContextSegLib.training.site.train import SiteTraining, Where
+from InContextSegLib.worker.cache import Desk, Kept
+from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
 
 
 def look_at_site(desk: Desk, request: LookAtSite, report: Report) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import json_text
-from InContextSegLib.training.datasets import Site
+from InContextSegLib.training.site.datasets import Site
+from InContextSegLib.volumes.files import json_text
 
 
 @dataclass(frozen=True)

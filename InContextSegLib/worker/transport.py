@@ -40,7 +40,7 @@ class Transport(Protocol):
 
 def command(folder: Path, python: str = sys.executable) -> list[str]:
     """The command line of a worker for that folder."""
-    return [python, "-m", "InContextSegLib.worker", str(folder)]
+    return [python, "-m", "InContextSegLib.worker.process", str(folder)]
 
 
 def environment() -> dict[str, str]:
@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
 
     The threads of numpy's products would wait for those of torch, and for the panel: a preview took twice as long.
     """
-    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
     return found | {"OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1")}
 

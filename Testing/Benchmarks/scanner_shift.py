@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from InContextSegLib.augment import SHIFTS, another_scanner
-from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.metrics import dice, summarise
-from InContextSegLib.files import read_volume
+from InContextSegLib.evaluation.study import DataSet, Study, cell, chosen_sets, wanted_labels
+from InContextSegLib.examples.support import LabelledVolume, SupportSet, paired_files
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.loading import Model, choose_device, load_model
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities, SlicePlan
-from InContextSegLib.study import DataSet, Study, cell, chosen_sets, wanted_labels
-from InContextSegLib.support import LabelledVolume, SupportSet, paired_files
-from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
+from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.training.augment import SHIFTS, another_scanner
+from InContextSegLib.volumes.colour import LUMINANCE
+from InContextSegLib.volumes.files import read_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
 
 STUDY = Path("Resources/Studies/development.toml")
 # Patients passed over, in one group of tests, groups of tests, and patients to learn from at most. The first eight

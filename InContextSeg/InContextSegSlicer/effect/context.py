@@ -7,20 +7,20 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import find
 from InContextSegLib.errors import InputError
-from InContextSegLib.modelentry import Capability
-from InContextSegLib.protocol import SaveExamples, TaskSpec
-from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.examples import ExampleList, ExampleRow
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.keeping import savingExamples
-from InContextSegSlicer.labelmaps import labelmapOf, segmentOf
-from InContextSegSlicer.order import Order, Wanted, namesIn, settingsOf, spokenIn, taskOf
-from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
-from InContextSegSlicer.prompting import Place
-from InContextSegSlicer.reading import gridOfVolume
-from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, appliedByName, mark, marksIn
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.entry import Capability
+from InContextSegLib.worker.protocol import SaveExamples, TaskSpec
+from InContextSegSlicer.effect.prompting import Place
+from InContextSegSlicer.panel.examples import ExampleList, ExampleRow
+from InContextSegSlicer.panel.keeping import savingExamples
+from InContextSegSlicer.panel.order import Order, Wanted, namesIn, settingsOf, spokenIn, taskOf
+from InContextSegSlicer.panel.parameters import InContextSegParameterNode, parameterNode
+from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.scene.labelmaps import labelmapOf, segmentOf
+from InContextSegSlicer.scene.reading import gridOfVolume
+from InContextSegSlicer.scene.slicemarks import APPLIED, SliceMarks, appliedByName, mark, marksIn
 
 
 @dataclass

@@ -6,22 +6,22 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.context import Context
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.keeping import saved
-from InContextSegSlicer.lookahead import LookAhead
-from InContextSegSlicer.outcome import waitingText
-from InContextSegSlicer.plane import Cuts, stateOf, written
-from InContextSegSlicer.preview import SlicePreview
-from InContextSegSlicer.prompting import Mark, Place, Position, Step, saidOn
-from InContextSegSlicer.propagation import Nodes, Propagation, Wish, nodesOf
-from InContextSegSlicer.session import Answer, Session
-from InContextSegSlicer.voxelsets import cropped
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegSlicer.effect.context import Context
+from InContextSegSlicer.effect.lookahead import LookAhead
+from InContextSegSlicer.effect.prompting import Mark, Place, Position, Step, saidOn
+from InContextSegSlicer.effect.propagation import Nodes, Propagation, Wish, nodesOf
+from InContextSegSlicer.effect.session import Answer, Session
+from InContextSegSlicer.panel.keeping import saved
+from InContextSegSlicer.panel.outcome import waitingText
+from InContextSegSlicer.panel.preview import SlicePreview
+from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.scene.plane import Cuts, stateOf, written
+from InContextSegSlicer.scene.voxelsets import cropped
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
 LANE = "correct"
 CANCELLED = "Cancelled"

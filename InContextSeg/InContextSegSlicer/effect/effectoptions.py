@@ -6,10 +6,10 @@ import ctk
 import qt
 from slicer.i18n import tr as _
 
-from InContextSegLib.modelentry import Capability
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.prompting import BOX, POINT, SCRIBBLE
-from InContextSegSlicer.propagationoptions import PropagationOptions
+from InContextSegLib.models.entry import Capability
+from InContextSegSlicer.effect.prompting import BOX, POINT, SCRIBBLE
+from InContextSegSlicer.effect.propagationoptions import PropagationOptions
+from InContextSegSlicer.panel.examples import ExampleRow
 
 KEY = 256  # Qt.UserRole
 KINDS = {POINT: "click", BOX: "box", SCRIBBLE: "scribble"}  # as the catalogue calls them

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Generator
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.context import Context
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.prompting import Place
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegSlicer.effect.context import Context
+from InContextSegSlicer.effect.prompting import Place
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
 LANE = "ahead"
 CANCELLED = "Cancelled"

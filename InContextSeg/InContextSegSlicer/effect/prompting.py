@@ -10,12 +10,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.volume import AXES
-from InContextSegSlicer import bridge
-from InContextSegSlicer.lattice import Grid, Passage, arrayOfMatrix
-from InContextSegSlicer.plane import Plane, planeIn
-from InContextSegSlicer.reading import gridOfVolume, isSheared
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes.geometry import AXES
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.grid_mapping import Grid, Passage, arrayOfMatrix
+from InContextSegSlicer.scene.plane import Plane, planeIn
+from InContextSegSlicer.scene.reading import gridOfVolume, isSheared
 
 POINT, BOX, SCRIBBLE = "point", "box", "scribble"
 # A view may show a plane between two slices, and be turned by so little that nobody sees it: in slices.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import slicer
 import vtk
 
-from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, Position, outline
+from InContextSegSlicer.effect.prompting import BOX, POINT, Mark, Place, Position, outline
 
 RADIUS_PX = 6
 CORNERS = 16

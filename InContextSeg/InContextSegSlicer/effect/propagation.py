@@ -8,15 +8,15 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import BEGUN, Propagate
-from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.context import Context
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.prompting import Place
-from InContextSegSlicer.slicemarks import PROPAGATED, SliceMarks, mark, marksIn
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import BEGUN, Propagate
+from InContextSegSlicer.effect.context import Context
+from InContextSegSlicer.effect.prompting import Place
+from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.scene.slicemarks import PROPAGATED, SliceMarks, mark, marksIn
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
 CANCELLED = "Cancelled"
 NOTHING = np.zeros((1, 1, 1), np.uint8)

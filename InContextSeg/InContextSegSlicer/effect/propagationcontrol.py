@@ -5,11 +5,11 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegSlicer import bridge
-from InContextSegSlicer.prompting import Place, sliceIn
-from InContextSegSlicer.propagation import Wish
-from InContextSegSlicer.propagationoptions import PropagationOptions
-from InContextSegSlicer.sliceviews import SliceViews
+from InContextSegSlicer.effect.prompting import Place, sliceIn
+from InContextSegSlicer.effect.propagation import Wish
+from InContextSegSlicer.effect.propagationoptions import PropagationOptions
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.sliceviews import SliceViews
 
 
 class PropagationControl:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import qt
 from slicer.i18n import tr as _
 
-from InContextSegSlicer.slicemarks import SliceMarks
+from InContextSegSlicer.scene.slicemarks import SliceMarks
 
 KEY = 256  # Qt.UserRole
 REACHES = (1, 5, 10, 20)

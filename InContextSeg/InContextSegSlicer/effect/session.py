@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from InContextSegLib.client import WorkerClient
-from InContextSegSlicer.prompting import History, Step
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegSlicer.effect.prompting import History, Step
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,8 +27,8 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegSlicer.install import canonical
-from InContextSegSlicer.process import PythonProcess
+from InContextSegSlicer.install.install import canonical
+from InContextSegSlicer.worker.process import PythonProcess
 
 EXTENSION = "PyTorch"
 # Without these pip tries for minutes before it admits that there is no network, and may wait for an answer.

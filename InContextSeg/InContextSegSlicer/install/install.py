@@ -16,9 +16,9 @@ from typing import Protocol
 
 from slicer.i18n import tr as _
 
-from InContextSegSlicer.diagnosis import Failure, explain
+from InContextSegSlicer.install.diagnosis import Failure, explain
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "InContextSegRequirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "InContextSegRequirements.txt"
 TORCH = "torch>=2.3"
 # What the extension PyTorch uses to find the build of torch that fits the graphics card.
 TORCH_FINDER = "light-the-torch>=0.5"

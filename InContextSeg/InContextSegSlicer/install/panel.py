@@ -10,9 +10,9 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from InContextSegSlicer.install import Installer, inUnits
+from InContextSegSlicer.install.install import Installer, inUnits
 
-_UI = Path(__file__).resolve().parents[1] / "Resources" / "UI" / "InContextSegInstall.ui"
+_UI = Path(__file__).resolve().parents[2] / "Resources" / "UI" / "InContextSegInstall.ui"
 _POLL_MS = 100
 
 

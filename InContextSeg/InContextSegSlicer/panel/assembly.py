@@ -2,15 +2,15 @@
 
 import slicer
 
-from InContextSegSlicer.batchtab import BatchTab
-from InContextSegSlicer.controller import Controller
-from InContextSegSlicer.install import Installer
-from InContextSegSlicer.installpanel import InstallPanel
-from InContextSegSlicer.outside import SlicerOutside
-from InContextSegSlicer.panel import Panel
-from InContextSegSlicer.review import looksOf, openCase
-from InContextSegSlicer.sharedworker import SharedWorker
-from InContextSegSlicer.sliceviews import SliceViews
+from InContextSegSlicer.install.environment import SlicerOutside
+from InContextSegSlicer.install.install import Installer
+from InContextSegSlicer.install.panel import InstallPanel
+from InContextSegSlicer.panel.batchtab import BatchTab
+from InContextSegSlicer.panel.controller import Controller
+from InContextSegSlicer.panel.panel import Panel
+from InContextSegSlicer.panel.review import looksOf, openCase
+from InContextSegSlicer.scene.sliceviews import SliceViews
+from InContextSegSlicer.worker.shared import SharedWorker
 
 
 def assemble(ui) -> Panel:

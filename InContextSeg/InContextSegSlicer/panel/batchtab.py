@@ -11,14 +11,14 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from InContextSegLib.batchrun import BatchRun
-from InContextSegLib.cases import CaseStatus, Listed, images_in, naming, rows_of
 from InContextSegLib.errors import InputError, OutputError, sentence_of
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.filedrop import FileDrop
-from InContextSegSlicer.items import barText
+from InContextSegLib.jobs.cases import CaseStatus, Listed, images_in, naming, rows_of
+from InContextSegLib.worker.batch_run import BatchRun
+from InContextSegSlicer.widgets.filedrop import FileDrop
+from InContextSegSlicer.widgets.items import barText
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
-UI = Path(__file__).parent.parent / "Resources" / "UI" / "InContextSegBatch.ui"
+UI = Path(__file__).resolve().parents[2] / "Resources" / "UI" / "InContextSegBatch.ui"
 VOLUME, STATUS = range(2)
 TICK_MS = 15
 ROWS_AT_ONCE = 20

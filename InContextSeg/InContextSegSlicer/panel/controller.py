@@ -10,17 +10,17 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import BEGUN, Prepare, Preview, Segment
-from InContextSegSlicer import bridge
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.destination import ensureLike, regionOf
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.keeping import saved, savingExamples
-from InContextSegSlicer.order import Order, taskOf
-from InContextSegSlicer.outcome import Outcome, Progress, summary, waitingText
-from InContextSegSlicer.preview import SlicePreview, removeShown
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import BEGUN, Prepare, Preview, Segment
+from InContextSegSlicer.panel.keeping import saved, savingExamples
+from InContextSegSlicer.panel.order import Order, taskOf
+from InContextSegSlicer.panel.outcome import Outcome, Progress, summary, waitingText
+from InContextSegSlicer.panel.preview import SlicePreview, removeShown
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.destination import ensureLike, regionOf
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
 CANCELLED = "Cancelled"

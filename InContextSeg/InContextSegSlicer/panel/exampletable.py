@@ -9,12 +9,12 @@ import qt
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.examples import ExampleList, ExampleRow
-from InContextSegSlicer.items import itemOf
-from InContextSegSlicer.order import namesIn, spokenIn
-from InContextSegSlicer.pixmap import pixmapOf
+from InContextSegSlicer.panel.examples import ExampleList, ExampleRow
+from InContextSegSlicer.panel.order import namesIn, spokenIn
+from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.widgets.items import itemOf
+from InContextSegSlicer.widgets.pixmap import pixmapOf
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
 log = logging.getLogger(__name__)
 NAME, LABELS, SLICES, AGREEMENT = range(4)

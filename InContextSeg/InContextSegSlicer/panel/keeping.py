@@ -5,12 +5,12 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
-from InContextSegLib.cases import stem_of
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import Look, SaveExamples
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.order import Order, taskOf
-from InContextSegSlicer.review import looksOf
+from InContextSegLib.jobs.cases import stem_of
+from InContextSegLib.worker.protocol import Look, SaveExamples
+from InContextSegSlicer.panel.order import Order, taskOf
+from InContextSegSlicer.panel.review import looksOf
+from InContextSegSlicer.scene.handover import Handover
 
 IMAGES, LABELS = "images", "labels"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import cache_folder, list_entries
-from InContextSegLib.modelentry import CatalogEntry
-from InContextSegSlicer.controller import Controller
+from InContextSegLib.models.catalog import cache_folder, list_entries
+from InContextSegLib.models.entry import CatalogEntry
+from InContextSegSlicer.panel.controller import Controller
 
 MEGABYTE = 1e6
 USUAL = "default"

@@ -8,13 +8,13 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
-from InContextSegLib.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.volume import Kind
-from InContextSegSlicer import bridge
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.slicemarks import spokenByName
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes.geometry import Kind
+from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.scene.slicemarks import spokenByName
 
 # The role under which a segmentation refers to the volume it was drawn on.
 DRAWN_ON = "referenceImageGeometryRef"

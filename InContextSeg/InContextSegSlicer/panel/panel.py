@@ -10,18 +10,18 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.controller import BUSY, FAILED, Controller
-from InContextSegSlicer.examples import ExampleList
-from InContextSegSlicer.exampletable import ExampleTable
-from InContextSegSlicer.installpanel import InstallPanel, describeDevice
-from InContextSegSlicer.items import barText
-from InContextSegSlicer.modelchoice import ModelChoice
-from InContextSegSlicer.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
-from InContextSegSlicer.outcome import Outcome, Progress
-from InContextSegSlicer.segmenttable import SegmentTable
-from InContextSegSlicer.sliceviews import SliceViews, notDisplayed
-from InContextSegSlicer.teaching import Teaching
+from InContextSegSlicer.install.panel import InstallPanel, describeDevice
+from InContextSegSlicer.panel.controller import BUSY, FAILED, Controller
+from InContextSegSlicer.panel.examples import ExampleList
+from InContextSegSlicer.panel.exampletable import ExampleTable
+from InContextSegSlicer.panel.modelchoice import ModelChoice
+from InContextSegSlicer.panel.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
+from InContextSegSlicer.panel.outcome import Outcome, Progress
+from InContextSegSlicer.panel.segmenttable import SegmentTable
+from InContextSegSlicer.panel.teaching import Teaching
+from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.sliceviews import SliceViews, notDisplayed
+from InContextSegSlicer.widgets.items import barText
 
 LOOK_EVERY_S = 1.0
 # A choice has to stand this long before the preview follows it, so that three quick clicks are one change.

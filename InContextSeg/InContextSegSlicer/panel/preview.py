@@ -7,7 +7,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from InContextSegSlicer.order import Order
+from InContextSegSlicer.panel.order import Order
 
 NAME = "InContextSeg preview"
 _FILL, _OUTLINE = 0.35, 1.0

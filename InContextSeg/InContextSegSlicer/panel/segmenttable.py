@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 import qt
 from slicer.i18n import tr as _
 
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.items import itemOf
-from InContextSegSlicer.order import Wanted
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.panel.order import Wanted
+from InContextSegSlicer.widgets.items import itemOf
 
 NAME, INTO, EXPECTED = range(3)
 

@@ -10,13 +10,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import grid
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.filedrop import FileDrop
-from InContextSegSlicer.keeping import foldersOf, requireNew
-from InContextSegSlicer.order import DRAWN_ON
-from InContextSegSlicer.slicemarks import chooseWhole
-from InContextSegSlicer.sliceviews import notDisplayed
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.panel.keeping import foldersOf, requireNew
+from InContextSegSlicer.panel.order import DRAWN_ON
+from InContextSegSlicer.scene import grid
+from InContextSegSlicer.scene.slicemarks import chooseWhole
+from InContextSegSlicer.scene.sliceviews import notDisplayed
+from InContextSegSlicer.widgets.filedrop import FileDrop
 
 LABELS_NAME = re.compile(r"label|mask|seg", re.IGNORECASE)
 

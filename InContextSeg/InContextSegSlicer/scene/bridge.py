@@ -1,7 +1,7 @@
 """The bridge between the scene and arrays: what the rest of the extension uses of it, under one name."""
 
-from InContextSegSlicer.display import displayedIndex, jumpTo, showUncertainty, thumbnail, uncertaintyOf
-from InContextSegSlicer.reading import (
+from InContextSegSlicer.scene.display import displayedIndex, jumpTo, showUncertainty, thumbnail, uncertaintyOf
+from InContextSegSlicer.scene.reading import (
     arrayOf,
     copySegmentLook,
     ensureSegment,
@@ -12,7 +12,7 @@ from InContextSegSlicer.reading import (
     segmentNames,
     terminologyOf,
 )
-from InContextSegSlicer.writing import Region, SegmentWriter
+from InContextSegSlicer.scene.writing import Region, SegmentWriter
 
 __all__ = [
     "Region",

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import slicer
 
-from InContextSegSlicer import bridge, grid
-from InContextSegSlicer.order import Order
-from InContextSegSlicer.slicemarks import spokenByName
+from InContextSegSlicer.panel.order import Order
+from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.slicemarks import spokenByName
 
 
 def regionOf(

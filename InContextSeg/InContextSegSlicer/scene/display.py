@@ -9,10 +9,10 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.volume import Geometry
-from InContextSegSlicer.labelmaps import Reading, segmentOf
-from InContextSegSlicer.lattice import Chore, Grid, Passage, inPieces, matrixOfArray
-from InContextSegSlicer.reading import arrayOf, gridOfVolume
+from InContextSegLib.volumes.geometry import Geometry
+from InContextSegSlicer.scene.grid_mapping import Chore, Grid, Passage, inPieces, matrixOfArray
+from InContextSegSlicer.scene.labelmaps import Reading, segmentOf
+from InContextSegSlicer.scene.reading import arrayOf, gridOfVolume
 
 _HEAT = "vtkMRMLColorTableNodeIron"
 UNCERTAINTY_OF = "InContextSegUncertaintyOf"  # the role under which such a volume refers to the one it is about

@@ -9,9 +9,9 @@ import vtk
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.volume import across_slices
-from InContextSegSlicer import bridge
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes.geometry import across_slices
+from InContextSegSlicer.scene import bridge
 
 
 def arrayAxis(volume: slicer.vtkMRMLScalarVolumeNode, axis: str) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import slicer
 
-from InContextSegLib.client import WorkerClient
-from InContextSegLib.protocol import ArrayRef, SlicesRef
-from InContextSegLib.volume import Kind
-from InContextSegSlicer import bridge
-from InContextSegSlicer.labelmaps import gridOf, labelmapOf
-from InContextSegSlicer.reading import gridOfVolume
+from InContextSegLib.volumes.geometry import Kind
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef, SlicesRef
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.labelmaps import gridOf, labelmapOf
+from InContextSegSlicer.scene.reading import gridOfVolume
 
 # On the disk for temporary files; a large CT is 100 MB, its labels half of it.
 KEPT_BYTES = 4 << 30

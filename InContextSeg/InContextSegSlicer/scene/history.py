@@ -8,7 +8,18 @@ import numpy as np
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.labelmaps import (
+from InContextSegSlicer.scene.grid_mapping import (
+    Box,
+    Chore,
+    Grid,
+    Passage,
+    fewer,
+    inPieces,
+    intersection,
+    sampled,
+    union,
+)
+from InContextSegSlicer.scene.labelmaps import (
     Layers,
     announce,
     giveOwnLabelmap,
@@ -19,8 +30,7 @@ from InContextSegSlicer.labelmaps import (
     rasterOf,
     segmentOf,
 )
-from InContextSegSlicer.lattice import Box, Chore, Grid, Passage, fewer, inPieces, intersection, sampled, union
-from InContextSegSlicer.voxelsets import MADE_TAG, VoxelSet, setTag, tagOf, tightBox
+from InContextSegSlicer.scene.voxelsets import MADE_TAG, VoxelSet, setTag, tagOf, tightBox
 
 Masks = dict[str, np.ndarray]  # segment: (k, j, i) bool
 

@@ -13,7 +13,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.lattice import (
+from InContextSegSlicer.scene.grid_mapping import (
     Box,
     Chore,
     Grid,

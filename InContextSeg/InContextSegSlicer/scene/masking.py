@@ -7,8 +7,8 @@ import numpy as np
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.labelmaps import Reading
-from InContextSegSlicer.lattice import Box, Grid
+from InContextSegSlicer.scene.grid_mapping import Box, Grid
+from InContextSegSlicer.scene.labelmaps import Reading
 
 
 @dataclass(frozen=True)

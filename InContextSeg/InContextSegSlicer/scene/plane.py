@@ -9,11 +9,11 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import ArrayRef
-from InContextSegLib.volume import AXES, Geometry
-from InContextSegSlicer.lattice import (
+from InContextSegLib.volumes.geometry import AXES, Geometry
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef
+from InContextSegSlicer.scene.grid_mapping import (
     Chore,
     Grid,
     Passage,
@@ -24,9 +24,9 @@ from InContextSegSlicer.lattice import (
     matrixOfArray,
     sampled,
 )
-from InContextSegSlicer.reading import arrayOf, geometryOf, gridOfVolume
-from InContextSegSlicer.voxelsets import tightBox
-from InContextSegSlicer.writing import EVERYWHERE, Region, SegmentWriter, gridOfSegment
+from InContextSegSlicer.scene.reading import arrayOf, geometryOf, gridOfVolume
+from InContextSegSlicer.scene.voxelsets import tightBox
+from InContextSegSlicer.scene.writing import EVERYWHERE, Region, SegmentWriter, gridOfSegment
 
 # A cut is as fine as the finest edge of a voxel, but has no more pixels along a side than this: 4 MB of a CT.
 LARGEST = 1024

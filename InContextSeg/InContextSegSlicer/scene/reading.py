@@ -9,9 +9,9 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.volume import Geometry
-from InContextSegSlicer.labelmaps import Reading, segmentOf
-from InContextSegSlicer.lattice import Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
+from InContextSegLib.volumes.geometry import Geometry
+from InContextSegSlicer.scene.grid_mapping import Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
+from InContextSegSlicer.scene.labelmaps import Reading, segmentOf
 
 # Largest cosine between two axes of a grid; at this one a row of 500 voxels is half a voxel off.
 _SHEAR = 1e-3

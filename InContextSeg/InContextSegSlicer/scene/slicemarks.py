@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import slicer
 
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.lattice import Grid
-from InContextSegSlicer.reading import gridOfVolume
-from InContextSegSlicer.voxelsets import setTag, tagOf
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene.grid_mapping import Grid
+from InContextSegSlicer.scene.reading import gridOfVolume
+from InContextSegSlicer.scene.voxelsets import setTag, tagOf
 
 PROPAGATED, APPLIED = "InContextSeg.Propagated", "InContextSeg.Applied"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import slicer
 from slicer.i18n import tr as _
 
-from InContextSegSlicer import bridge
-from InContextSegSlicer.grid import arrayAxis
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.grid import arrayAxis
 
 OVERLAY_OPACITY = 0.5
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import vtk
 
-from InContextSegSlicer.lattice import Box, Chore, Grid, union
+from InContextSegSlicer.scene.grid_mapping import Box, Chore, Grid, union
 
 MADE_TAG = "InContextSeg.Made"
 _LEVEL = 6

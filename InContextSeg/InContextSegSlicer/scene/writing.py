@@ -14,9 +14,7 @@ import numpy as np
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.history import Masks, Step, exchange, valuesIn, windowOf
-from InContextSegSlicer.labelmaps import LABELMAP, Layers, gridOf, isEmpty, labelmapOf, rasterOf, segmentOf
-from InContextSegSlicer.lattice import (
+from InContextSegSlicer.scene.grid_mapping import (
     Box,
     Chore,
     Grid,
@@ -29,9 +27,11 @@ from InContextSegSlicer.lattice import (
     sampled,
     union,
 )
-from InContextSegSlicer.masking import Bounds, Rules
-from InContextSegSlicer.reading import arrayOf, gridOfVolume
-from InContextSegSlicer.voxelsets import MADE_TAG, VoxelSet, tagOf
+from InContextSegSlicer.scene.history import Masks, Step, exchange, valuesIn, windowOf
+from InContextSegSlicer.scene.labelmaps import LABELMAP, Layers, gridOf, isEmpty, labelmapOf, rasterOf, segmentOf
+from InContextSegSlicer.scene.masking import Bounds, Rules
+from InContextSegSlicer.scene.reading import arrayOf, gridOfVolume
+from InContextSegSlicer.scene.voxelsets import MADE_TAG, VoxelSet, tagOf
 
 _STATES = 10
 _GEOMETRY = "Reference image geometry"

@@ -11,17 +11,17 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import BEGUN, SaveExamples
-from InContextSegLib.siterequests import LookAtSite, Told, TrainOnSite
 from InContextSegLib.training import runfolder
-from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.runfolder import LogTail
-from InContextSegSlicer.chores import ChoreQueue
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.trainingplots import TrainingPlots
+from InContextSegLib.training.site.datasets import Site
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import BEGUN, SaveExamples
+from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.training.plots import TrainingPlots
+from InContextSegSlicer.worker.task_queue import ChoreQueue
 
 IDLE, LOOKING, WRITING, WAITING, TRAINING, STOPPING = "idle", "looking", "writing", "waiting", "training", "stopping"
 PAUSED, FAILED, DONE = "paused", "failed", "done"

@@ -7,9 +7,9 @@ import qt
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.training.datasets import DataSet
-from InContextSegSlicer.items import itemOf
-from InContextSegSlicer.trainingrecipe import changed, namesOf, namesText
+from InContextSegLib.training.site.datasets import DataSet
+from InContextSegSlicer.training.recipe import changed, namesOf, namesText
+from InContextSegSlicer.widgets.items import itemOf
 
 NAME, LABELS, PATIENT, FOUND = range(4)
 ROWS_PX = 22

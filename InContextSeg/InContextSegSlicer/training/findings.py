@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from InContextSegLib.training import runfolder
-from InContextSegSlicer.items import itemOf
+from InContextSegSlicer.widgets.items import itemOf
 
 TASK, LEARN, VALIDATE, SPACING, DICE = range(5)
 LEFT_OUT, REMARK = "#c0392b", "#8a6d00"

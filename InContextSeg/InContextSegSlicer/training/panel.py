@@ -11,22 +11,19 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import list_entries
 from InContextSegLib.errors import InputError
-from InContextSegLib.siterequests import TrainOnSite
+from InContextSegLib.models.catalog import list_entries
 from InContextSegLib.training import runfolder
-from InContextSegLib.training.datasets import DataSet, read_site
-from InContextSegLib.training.sitefile import write_site
-from InContextSegSlicer import trainingrecipe as recipe
-from InContextSegSlicer import trainingscene
-from InContextSegSlicer import trainingwords as words
-from InContextSegSlicer.filedrop import FileDrop
-from InContextSegSlicer.install import Installer
-from InContextSegSlicer.items import barText, choose
-from InContextSegSlicer.keeping import foldersOf
-from InContextSegSlicer.outside import SlicerOutside
-from InContextSegSlicer.sharedworker import SharedWorker
-from InContextSegSlicer.trainingcontroller import (
+from InContextSegLib.training.site.datasets import DataSet, read_site
+from InContextSegLib.training.site.file import write_site
+from InContextSegLib.worker.site_requests import TrainOnSite
+from InContextSegSlicer.install.environment import SlicerOutside
+from InContextSegSlicer.install.install import Installer
+from InContextSegSlicer.panel.keeping import foldersOf
+from InContextSegSlicer.training import recipe
+from InContextSegSlicer.training import scene as trainingscene
+from InContextSegSlicer.training import status as words
+from InContextSegSlicer.training.controller import (
     ACTIVE,
     DONE,
     IDLE,
@@ -35,9 +32,12 @@ from InContextSegSlicer.trainingcontroller import (
     TrainingController,
     keyOf,
 )
-from InContextSegSlicer.trainingfindings import ExamplesPicture, Findings, summaryOf
-from InContextSegSlicer.trainingplots import TrainingPlots
-from InContextSegSlicer.trainingsets import DataSetTable
+from InContextSegSlicer.training.datasets import DataSetTable
+from InContextSegSlicer.training.findings import ExamplesPicture, Findings, summaryOf
+from InContextSegSlicer.training.plots import TrainingPlots
+from InContextSegSlicer.widgets.filedrop import FileDrop
+from InContextSegSlicer.widgets.items import barText, choose
+from InContextSegSlicer.worker.shared import SharedWorker
 
 # By the combo box: the parameter, and its values with their words.
 CHOICES = {
@@ -373,7 +373,7 @@ class TrainingPanel:
 
     def onUse(self) -> None:
         """Choose the model in the panel, and go there."""
-        from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode  # noqa: PLC0415
+        from InContextSegSlicer.panel.parameters import InContextSegParameterNode, parameterNode  # noqa: PLC0415
 
         InContextSegParameterNode(parameterNode(slicer.mrmlScene)).model = self._entry()
         slicer.util.selectModule("InContextSeg")

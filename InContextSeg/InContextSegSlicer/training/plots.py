@@ -7,7 +7,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from InContextSegLib.colour import COLOURS
+from InContextSegLib.volumes.colour import COLOURS
 
 STEP, LOSS, SHARE, MEAN, ALL = "step", "loss", "loss, first = 1", "loss, averaged", "mean Dice"
 MOST_TASKS = 6  # with a curve of their own; of more only the mean can be told apart

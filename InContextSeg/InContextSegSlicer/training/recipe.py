@@ -8,12 +8,12 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from InContextSegLib.catalog import list_entries
 from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.modelentry import CatalogEntry
-from InContextSegLib.training.datasets import ANY, DataSet, Site
-from InContextSegLib.weak import KINDS
+from InContextSegLib.examples.weak import KINDS
+from InContextSegLib.models.catalog import list_entries
+from InContextSegLib.models.entry import CatalogEntry
+from InContextSegLib.training.site.datasets import ANY, DataSet, Site
 
 NEW, MIXED = "sricl", "mixed"
 # In SiteTraining and its Settings, the library's words for the module's; a test compares them with the library.

@@ -7,12 +7,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import SaveExamples
-from InContextSegSlicer import bridge
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.keeping import savingExamples
-from InContextSegSlicer.order import DRAWN_ON, Order, wantedSegments
+from InContextSegLib.worker.protocol import SaveExamples
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.panel.keeping import savingExamples
+from InContextSegSlicer.panel.order import DRAWN_ON, Order, wantedSegments
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.handover import Handover
 
 MOST_BYTES = 3 << 30  # the worker holds all of them while it writes
 FOLDER = "scene"

@@ -5,9 +5,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from InContextSegLib.training.datasets import DataSet
-from InContextSegSlicer.batchtab import timeText
-from InContextSegSlicer.trainingcontroller import (
+from InContextSegLib.training.site.datasets import DataSet
+from InContextSegSlicer.panel.batchtab import timeText
+from InContextSegSlicer.training.controller import (
     DONE,
     FAILED,
     PAUSED,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import qt
 
-from InContextSegLib import transport
+from InContextSegLib.worker import transport
 
 # How long the window may wait for a process that was ended by force to be gone; it takes a few milliseconds.
 _GONE_MS = 2000
@@ -109,7 +109,7 @@ class PythonProcess:
 
 
 class QProcessTransport(PythonProcess):
-    """The worker's pipes for `InContextSegLib.client.WorkerClient`.
+    """The worker's pipes for `InContextSegLib.worker.client.WorkerClient`.
 
     If Slicer dies, its end of the worker's stdin closes, and the worker leaves at the end of its input.
 

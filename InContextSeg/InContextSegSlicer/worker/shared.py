@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from InContextSegLib.client import WorkerClient
-from InContextSegSlicer.handover import Handover
-from InContextSegSlicer.process import QProcessTransport
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegSlicer.scene.handover import Handover
+from InContextSegSlicer.worker.process import QProcessTransport
 
 
 @dataclass(frozen=True, eq=False)

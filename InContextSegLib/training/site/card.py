@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from InContextSegLib.training.splits import SIDES
+from InContextSegLib.training.site.splits import SIDES
 
 UNKNOWN = (
     "How good it is on whole volumes, on other scanners and sites, on structures that it was not trained on, and on "

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from InContextSegLib.files import whole_file
+from InContextSegLib.volumes.files import whole_file
 
 WINDOW = 100  # steps over which the loss is averaged, at most
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#882255")  # told apart by all

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from InContextSegLib.colour import LUMINANCE, ColourMix
-from InContextSegLib.discriminant import colour_mix
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.exampleset import parts_of
-from InContextSegLib.files import read_colours, read_labels, read_volume
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import Example, LabelledVolume, picture_of, slices_of
-from InContextSegLib.training.datasets import DataSet
-from InContextSegLib.training.slicefile import (
+from InContextSegLib.examples.discriminant import colour_mix
+from InContextSegLib.examples.saved import parts_of
+from InContextSegLib.examples.support import Example, LabelledVolume, picture_of, slices_of
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.training.site.datasets import DataSet
+from InContextSegLib.training.site.slicefile import (
     ENDING,
     LEVELS,
     VERSION,
@@ -29,9 +27,11 @@ from InContextSegLib.training.slicefile import (
     checked,
     write_slices,
 )
-from InContextSegLib.training.splits import TRAIN
-from InContextSegLib.training.survey import SurveyedCase
-from InContextSegLib.volume import Kind
+from InContextSegLib.training.site.splits import TRAIN
+from InContextSegLib.training.site.survey import SurveyedCase
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
+from InContextSegLib.volumes.files import read_colours, read_labels, read_volume
+from InContextSegLib.volumes.geometry import Kind
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import READABLE, ending_of
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.tables import rows_in
-from InContextSegLib.training.splits import SIDES, Side
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.training.site.splits import SIDES, Side
+from InContextSegLib.volumes.files import READABLE, ending_of
+from InContextSegLib.volumes.tables import rows_in
 
 ANY = "any"
 DATA_FOLDER = "INCONTEXTSEG_DATA"

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from InContextSegLib.colour import COLOURS
-from InContextSegLib.files import whole_file
+from InContextSegLib.volumes.colour import COLOURS
+from InContextSegLib.volumes.files import whole_file
 
 MOST, COLUMNS = 6, 3
 ANSWER, LABEL = COLOURS[:2]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from InContextSegLib.files import write_text
-from InContextSegLib.training.datasets import DataSet, Site
+from InContextSegLib.training.site.datasets import DataSet, Site
+from InContextSegLib.volumes.files import write_text
 
 
 def write_site(path: str | Path, site: Site) -> None:

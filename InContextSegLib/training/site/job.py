@@ -8,18 +8,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from InContextSegLib.catalog import check_new_name, find
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import json_text, make_folder
-from InContextSegLib.loading import Model, choose_device, load_model
-from InContextSegLib.modelentry import PROMPTS, Capability, CatalogEntry, Weights
-from InContextSegLib.ownmodels import CARD, keep
+from InContextSegLib.models.catalog import check_new_name, find
+from InContextSegLib.models.entry import PROMPTS, Capability, CatalogEntry, Weights
+from InContextSegLib.models.loading import Model, choose_device, load_model
+from InContextSegLib.models.own import CARD, keep
 from InContextSegLib.progress import Report
-from InContextSegLib.training.card import card_of, description_of, figures_of, licence_of
-from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import device_of_rank, joined
 from InContextSegLib.training.runfolder import LOCK
-from InContextSegLib.training.site import CURVES, NEW, RECORD, SiteTraining, Start, Where, train_on_site
+from InContextSegLib.training.site.card import card_of, description_of, figures_of, licence_of
+from InContextSegLib.training.site.datasets import Site
+from InContextSegLib.training.site.train import CURVES, NEW, RECORD, SiteTraining, Start, Where, train_on_site
+from InContextSegLib.volumes.files import json_text, make_folder
 
 CITATIONS = {
     "sricl": "Unified Medical Lesion Segmentation via Self-referring Indicator. CVPR 2025 (the method).",

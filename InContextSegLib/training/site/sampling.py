@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from InContextSegLib.augment import moved, scanner_shift, uniform
 from InContextSegLib.errors import InputError
-from InContextSegLib.training.splits import TRAIN, Side
-from InContextSegLib.training.store import SliceStore
+from InContextSegLib.training.augment import moved, scanner_shift, uniform
+from InContextSegLib.training.site.splits import TRAIN, Side
+from InContextSegLib.training.site.store import SliceStore
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
 

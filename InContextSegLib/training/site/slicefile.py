@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import whole_file
+from InContextSegLib.volumes.files import whole_file
 
 ENDING = ".slices"
 VERSION = 1

@@ -11,15 +11,15 @@ from threading import Lock
 
 import numpy as np
 
-from InContextSegLib.catalog import cache_folder
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import make_folder
+from InContextSegLib.models.catalog import cache_folder
 from InContextSegLib.progress import Report
-from InContextSegLib.training.cutting import file_name, kept, mix_of_set, recipe_of, touch
-from InContextSegLib.training.datasets import Problem, Site
-from InContextSegLib.training.slicefile import ENDING, LEVELS, SliceFile, Slices
-from InContextSegLib.training.splits import TRAIN, Side
-from InContextSegLib.training.survey import Survey, SurveyedCase, SurveyedTask
+from InContextSegLib.training.site.cutting import file_name, kept, mix_of_set, recipe_of, touch
+from InContextSegLib.training.site.datasets import Problem, Site
+from InContextSegLib.training.site.slicefile import ENDING, LEVELS, SliceFile, Slices
+from InContextSegLib.training.site.splits import TRAIN, Side
+from InContextSegLib.training.site.survey import Survey, SurveyedCase, SurveyedTask
+from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.training.datasets import Problem
-from InContextSegLib.training.splits import Side
+from InContextSegLib.training.site.datasets import Problem
+from InContextSegLib.training.site.splits import Side
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from itertools import count
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.exampleset import taught_in
-from InContextSegLib.files import read_labels, read_segments
-from InContextSegLib.headers import read_grid
+from InContextSegLib.examples.saved import taught_in
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import SlicePlan, same_grid, stored_axis
-from InContextSegLib.training.datasets import ANY, DataSet, Listed, Problem, Site, listed_in
-from InContextSegLib.training.splits import SIDES, TRAIN, VALIDATION, Side, divided
-from InContextSegLib.training.survey import Amount, Survey, SurveyedCase, SurveyedSet, SurveyedTask
-from InContextSegLib.volume import AXES, Geometry, across_slices
+from InContextSegLib.slices.plan import SlicePlan, same_grid, stored_axis
+from InContextSegLib.training.site.datasets import ANY, DataSet, Listed, Problem, Site, listed_in
+from InContextSegLib.training.site.splits import SIDES, TRAIN, VALIDATION, Side, divided
+from InContextSegLib.training.site.survey import Amount, Survey, SurveyedCase, SurveyedSet, SurveyedTask
+from InContextSegLib.volumes.files import read_labels, read_segments
+from InContextSegLib.volumes.geometry import AXES, Geometry, across_slices
+from InContextSegLib.volumes.headers import read_grid
 
 _NAMED_AT_MOST = 5
 

@@ -16,13 +16,12 @@ from torch import nn
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import json_text, make_folder, write_text
+from InContextSegLib.examples.weak import KINDS, weakened
 from InContextSegLib.models import SliceSegmenter, name_of
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.training.averaged import AveragedTrainer, Batch, Settings, answered, dice_of, suiting
-from InContextSegLib.training.datasets import Site
 from InContextSegLib.training.ranks import Ranks
 from InContextSegLib.training.runfolder import (
     BEGUN,
@@ -35,13 +34,14 @@ from InContextSegLib.training.runfolder import (
     open_run,
     survey_of,
 )
-from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler
-from InContextSegLib.training.sitecurves import draw_training
-from InContextSegLib.training.splits import TRAIN, VALIDATION
-from InContextSegLib.training.store import SMALLEST, SliceStore, StoreSettings
-from InContextSegLib.training.survey import Survey
-from InContextSegLib.training.surveying import survey
-from InContextSegLib.weak import KINDS, weakened
+from InContextSegLib.training.site.curves import draw_training
+from InContextSegLib.training.site.datasets import Site
+from InContextSegLib.training.site.sampling import AS_THEY_ARE, Sampling, TaskSampler
+from InContextSegLib.training.site.splits import TRAIN, VALIDATION
+from InContextSegLib.training.site.store import SMALLEST, SliceStore, StoreSettings
+from InContextSegLib.training.site.survey import Survey
+from InContextSegLib.training.site.surveying import survey
+from InContextSegLib.volumes.files import json_text, make_folder, write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from InContextSegLib.augment import blurred, chosen, scanner_shift, smooth_noise, stretched, uniform
-from InContextSegLib.training.scenes import FIRST_OBJECT, LABELS, OBJECTS, OUTSIDE, Layout, Scene
+from InContextSegLib.training.augment import blurred, chosen, scanner_shift, smooth_noise, stretched, uniform
+from InContextSegLib.training.synthetic.scenes import FIRST_OBJECT, LABELS, OBJECTS, OUTSIDE, Layout, Scene
 
 TEXTURES = 3  # fine, coarse, blotchy
 STREAK_PX = 7

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from InContextSegLib.augment import chosen
+from InContextSegLib.training.augment import chosen
 from InContextSegLib.training.recipe import Recipe
-from InContextSegLib.training.synthetic import synthetic_tasks
+from InContextSegLib.training.synthetic.tasks import synthetic_tasks
 
 
 @dataclass(frozen=True, eq=False)

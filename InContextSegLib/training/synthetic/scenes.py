@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 
-from InContextSegLib.augment import chosen, enlarged, smooth_noise, uniform
+from InContextSegLib.training.augment import chosen, enlarged, smooth_noise, uniform
 
 REGIONS = 8  # labels made of smooth noise
 OBJECTS = 6  # ellipse-like labels

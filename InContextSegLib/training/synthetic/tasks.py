@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from InContextSegLib.augment import chosen, uniform
-from InContextSegLib.training.appearance import draw_images
-from InContextSegLib.training.scenes import (
+from InContextSegLib.training.augment import chosen, uniform
+from InContextSegLib.training.synthetic.appearance import draw_images
+from InContextSegLib.training.synthetic.scenes import (
     CELL,
     FIRST_OBJECT,
     LABELS,

@@ -7,20 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import LABEL, Learner, Spoilt, Threshold, square, squares
 
+from InContextSegLib.adaptation import adapt as adapt_module
+from InContextSegLib.adaptation import episodes as lessons_module
+from InContextSegLib.adaptation.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
+from InContextSegLib.adaptation.calibration import Rehearsal
+from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.expectation import Expected
+from InContextSegLib.adaptation.leave_out import LeaveOut, dice, units
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.inference import adapt as adapt_module
-from InContextSegLib.inference import lessons as lessons_module
-from InContextSegLib.inference.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
-from InContextSegLib.inference.expectation import Expected
-from InContextSegLib.inference.leave_out import LeaveOut, dice, units
-from InContextSegLib.inference.lessons import Lessons
-from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.settings import STEPS_PER_SECOND, AdaptSettings, InferenceSettings
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.progress import Report
-from InContextSegLib.support import Example, SupportSet
+from Testing.Library.fake_segmenter import LABEL, Learner, Spoilt, Threshold, square, squares
 
 CPU = torch.device("cpu")
 

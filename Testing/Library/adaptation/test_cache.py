@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_segmenter import Learner, Spoilt, square, squares
 
+from InContextSegLib.adaptation.adapt import adapt
+from InContextSegLib.adaptation.cache import key_of, load_adaptation, remembered, save_adaptation
+from InContextSegLib.adaptation.calibration import Rehearsal
 from InContextSegLib.errors import WeightsError
-from InContextSegLib.inference.adapt import adapt
-from InContextSegLib.inference.adapted import key_of, load_adaptation, remembered, save_adaptation
-from InContextSegLib.inference.rehearsal import Rehearsal
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
+from Testing.Library.fake_segmenter import Learner, Spoilt, square, squares
 
 CPU = torch.device("cpu")
 SUPPORT = squares(6)

@@ -5,18 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import BRIGHT, SIZE, Threshold, grid
 
+from InContextSegLib.adaptation.calibration import EMPTY, SHOWING, rehearse, sizes_for
+from InContextSegLib.adaptation.leave_out import gains
 from InContextSegLib.errors import Cancelled
+from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.leave_out import gains
-from InContextSegLib.inference.rehearsal import EMPTY, SHOWING, rehearse, sizes_for
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import Example, Label, SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import BRIGHT, SIZE, Threshold, grid
 
 CPU = torch.device("cpu")
 THING = Label(1, "thing")

@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 import torch
-from fake_segmenter import LABEL, Learner, square, squares
 
-from InContextSegLib.augment import moved
-from InContextSegLib.inference.leave_out import LeaveOut, units
-from InContextSegLib.inference.lessons import CROP_PX, EPISODES, SHOWN, Lessons
+from InContextSegLib.adaptation.episodes import CROP_PX, EPISODES, SHOWN, Lessons
+from InContextSegLib.adaptation.leave_out import LeaveOut, units
+from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
-from InContextSegLib.support import SupportSet
+from InContextSegLib.training.augment import moved
+from Testing.Library.fake_segmenter import LABEL, Learner, square, squares
 
 CPU = torch.device("cpu")
 

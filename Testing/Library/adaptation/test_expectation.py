@@ -5,11 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import LABEL, Learner, square, squares
 
-from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.expectation import SLICES, Trial, expected, in_turns, scores_of, to_try, tried
-from InContextSegLib.inference.leave_out import (
+from InContextSegLib.adaptation.expectation import SLICES, Trial, expected, in_turns, scores_of, to_try, tried
+from InContextSegLib.adaptation.leave_out import (
     THRESHOLDS,
     LeaveOut,
     best_threshold,
@@ -19,8 +17,10 @@ from InContextSegLib.inference.leave_out import (
     threshold_of,
     units,
 )
+from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.support import SupportSet
+from Testing.Library.fake_segmenter import LABEL, Learner, square, squares
 
 
 def leaving(support):

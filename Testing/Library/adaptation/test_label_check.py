@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from fake_segmenter import LABEL, Learner, square
 
-from InContextSegLib.inference.adapt import foresee
-from InContextSegLib.inference.doubt import FEWEST, doubtful
-from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.adaptation.adapt import foresee
+from InContextSegLib.adaptation.calibration import Rehearsal
+from InContextSegLib.adaptation.label_check import FEWEST, doubtful
+from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.progress import Report
-from InContextSegLib.support import SupportSet
+from Testing.Library.fake_segmenter import LABEL, Learner, square
 
 
 def judged(examples):

@@ -5,20 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import BRIGHT, SIZE, Threshold, grid
 
-from InContextSegLib import cli
-from InContextSegLib.arguments import parser
+from InContextSegLib.adaptation import style
+from InContextSegLib.adaptation.style import Style, judge, low_amplitudes, prompted
+from InContextSegLib.cli import main as cli
+from InContextSegLib.cli.arguments import parser
 from InContextSegLib.errors import Cancelled
-from InContextSegLib.inference import style
+from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.inference.style import Style, judge, low_amplitudes, prompted
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import Example, Label, SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import BRIGHT, SIZE, Threshold, grid
 
 CPU = torch.device("cpu")
 THING = Label(1, "thing")

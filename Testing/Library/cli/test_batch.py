@@ -11,31 +11,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_segmenter import Threshold, grid, saved, scan, use
 
-from InContextSegLib import answers, batchcommand, jobs
-from InContextSegLib import desk as desk_module
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.arguments import parser
-from InContextSegLib.batchrun import BatchRun
-from InContextSegLib.cases import Case
-from InContextSegLib.cli import main
-from InContextSegLib.client import WorkerClient
-from InContextSegLib.desk import Desk
+from InContextSegLib.cli import batch as batchcommand
+from InContextSegLib.cli.arguments import parser
+from InContextSegLib.cli.main import main
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.evaluation.metrics import dice
-from InContextSegLib.files import read_segments, read_volume, write_volume
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import SegmentJob, Source
+from InContextSegLib.jobs import segment as jobs
+from InContextSegLib.jobs.cases import Case
+from InContextSegLib.jobs.segment import SegmentJob, Source
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ArrayRef, Batch, CaseRef, ExampleRef, FileRef, Look, TaskSpec
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.support import Label
-from InContextSegLib.transport import SubprocessTransport
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegLib.volumes.segnrrd import Segment
+from InContextSegLib.worker import answers
+from InContextSegLib.worker import cache as desk_module
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.batch_run import BatchRun
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef, Batch, CaseRef, ExampleRef, FileRef, Look, TaskSpec
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from InContextSegLib.worker.transport import SubprocessTransport
+from Testing.Library.fake_segmenter import Threshold, grid, saved, scan, use
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("--supports", "2", "--draws", "1", "--no-rehearsal", "--device", "cpu", "--json", "--quiet")
 
 

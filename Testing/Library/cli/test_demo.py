@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from fake_segmenter import SIZE, Threshold, use
 
-from InContextSegLib import demo
-from InContextSegLib.cli import main
-from InContextSegLib.phantom import LABEL_NAMES, phantom
+from InContextSegLib.cli import demo
+from InContextSegLib.cli.main import main
+from InContextSegLib.cli.phantom import LABEL_NAMES, phantom
 from InContextSegLib.progress import Report
+from Testing.Library.fake_segmenter import SIZE, Threshold, use
 
 
 @pytest.fixture(autouse=True)

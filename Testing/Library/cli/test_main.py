@@ -14,19 +14,22 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Threshold, grid, saved, scan, use
 from PIL import Image
 
-from InContextSegLib import catalog, cli, files, jobs, loading, tasks
-from InContextSegLib.arguments import parser
-from InContextSegLib.catalog import find
-from InContextSegLib.cli import main
-from InContextSegLib.modelentry import CatalogEntry, Weights
-from InContextSegLib.models import build
+from InContextSegLib.cli import main as cli
+from InContextSegLib.cli.arguments import parser
+from InContextSegLib.cli.main import main
+from InContextSegLib.jobs import segment as jobs
+from InContextSegLib.jobs import task as tasks
+from InContextSegLib.models import build, catalog, loading
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.entry import CatalogEntry, Weights
 from InContextSegLib.models.weights import save_weights
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.volumes import files
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import SIZE, Threshold, grid, saved, scan, use
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -341,9 +344,10 @@ def test_an_impatient_ctrl_c_is_one_sentence_too(folder, capfd, monkeypatch):
 SLOW = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from fake_segmenter import Threshold
-from InContextSegLib import loading, tasks
-from InContextSegLib.cli import main
+from Testing.Library.fake_segmenter import Threshold
+from InContextSegLib.models import loading
+from InContextSegLib.jobs import task as tasks
+from InContextSegLib.cli.main import main
 
 class Slow(Threshold):
     def encode(self, images):
@@ -375,7 +379,7 @@ def test_ctrl_c_half_way_stops_with_one_sentence_and_no_output(folder):
 
 
 def test_a_missing_file_in_a_process_of_its_own_is_one_sentence(folder):
-    script = "import sys; from InContextSegLib.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from InContextSegLib.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = [sys.executable, "-c", script, *words(folder, image="missing.nii.gz")]
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
@@ -406,7 +410,7 @@ def test_the_other_commands_refuse_in_one_sentence(folder, network, capfd, monke
     (folder / "Resources").symlink_to(ROOT / "Resources")
     (folder / "study.toml").write_text('name = "s"\nsupports = [1]\n[[sets]]\nname = "a"\nlabels = { x = 1 }\n')
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("InContextSegLib.study.load_model", tasks.load_model, raising=False)
+    monkeypatch.setattr("InContextSegLib.evaluation.study.load_model", tasks.load_model, raising=False)
     refused(capfd, folder, arguments, code, sentence)
 
 
@@ -441,6 +445,6 @@ def test_on_a_busy_machine_threads_wait_without_spinning(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["incontextseg", "weights", "list"])
     assert main() == 0
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    script = "import sys, InContextSegLib.cli; print('torch' in sys.modules)"  # it would be too late then
+    script = "import sys, InContextSegLib.cli.main; print('torch' in sys.modules)"  # it would be too late then
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from InContextSegLib import phantom as phantom_file
+from InContextSegLib.cli import phantom as phantom_file
+from InContextSegLib.cli.phantom import AORTA, KIDNEYS, LABEL_NAMES, LIVER, SPLEEN, VERTEBRA, phantom
 from InContextSegLib.errors import InputError
-from InContextSegLib.phantom import AORTA, KIDNEYS, LABEL_NAMES, LIVER, SPLEEN, VERTEBRA, phantom
-from InContextSegLib.volume import Kind, resample
+from InContextSegLib.volumes.geometry import Kind, resample
 
 SMALL = {"shape": (20, 72, 72), "spacing_mm": (9.6, 4.9, 4.9)}
 RIGHT, ANTERIOR, SUPERIOR = range(3)

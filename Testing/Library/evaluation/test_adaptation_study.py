@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from fake_segmenter import SIZE, Brush, Learner, Threshold, scan
 from PIL import Image
-from test_study import GROUPS, pictures, volumes
 
-from InContextSegLib import adaptation_study as module
-from InContextSegLib.adaptation_study import run_adaptation_study, slices_of
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.loading import Model
+from InContextSegLib.evaluation import adaptation_study as module
+from InContextSegLib.evaluation.adaptation_study import run_adaptation_study, slices_of
+from InContextSegLib.evaluation.study import DataSet, Run, Study
+from InContextSegLib.examples.support import LabelledVolume
+from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
-from InContextSegLib.study import DataSet, Run, Study
-from InContextSegLib.support import LabelledVolume
+from Testing.Library.evaluation.test_study import GROUPS, pictures, volumes
+from Testing.Library.fake_segmenter import SIZE, Brush, Learner, Threshold, scan
 
 sessions = module._sessions
 FILES = ["adaptation.json", "cases.jsonl", "expected.png", "table.md"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from InContextSegLib import click_curves as module
-from InContextSegLib.click_curves import Curve, draw_clicks
 from InContextSegLib.errors import OutputError
+from InContextSegLib.evaluation import click_curves as module
+from InContextSegLib.evaluation.click_curves import Curve, draw_clicks
 
 
 def curve(name="0 examples", start=0.2):

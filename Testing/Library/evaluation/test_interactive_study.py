@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Brush, Threshold, grid
 from PIL import Image
-from test_study import GROUPS, pictures, volumes
 
-from InContextSegLib import interactive_study as module
-from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.interactive_study import run_interactive_study
-from InContextSegLib.loading import Model
+from InContextSegLib.evaluation import interactive_study as module
+from InContextSegLib.evaluation.interactive_study import run_interactive_study
+from InContextSegLib.evaluation.study import DataSet, Run, Study
+from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
-from InContextSegLib.study import DataSet, Run, Study
+from InContextSegLib.volumes.colour import LUMINANCE
+from Testing.Library.evaluation.test_study import GROUPS, pictures, volumes
+from Testing.Library.fake_segmenter import SIZE, Brush, Threshold, grid
 
 FILES = ["cases.jsonl", "curves.png", "interactive.json", "table.md"]
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from InContextSegLib.errors import OutputError
-from InContextSegLib.scatter import Dot, draw_expected
+from InContextSegLib.evaluation.scatter import Dot, draw_expected
 
 DOTS = [Dot("a: head", 4, 0.8, 0.75), Dot("a: head", 16, 0.85, 0.86), Dot("b: $vessel", 16, 0.3, 0.7)]
 

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_segmenter import SIZE, Echo, Threshold, grid, scan
 from PIL import Image
 
-from InContextSegLib import study as study_module
-from InContextSegLib.colour import LUMINANCE
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import Cancelled, InputError, OutputError
-from InContextSegLib.files import write_volume
-from InContextSegLib.loading import Model
+from InContextSegLib.evaluation import study as study_module
+from InContextSegLib.evaluation.study import DataSet, Run, Study, chosen_sets, own_slices, run_study
+from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
-from InContextSegLib.study import DataSet, Run, Study, chosen_sets, own_slices, run_study
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.volumes.colour import LUMINANCE
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import SIZE, Echo, Threshold, grid, scan
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GROUPS = "^([^_]+)_"
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from InContextSegLib import discriminant
-from InContextSegLib.colour import LUMINANCE
-from InContextSegLib.discriminant import colour_mix, mix_of
-from InContextSegLib.files import read_volume
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.volume import Kind
+from InContextSegLib.examples import discriminant
+from InContextSegLib.examples.discriminant import colour_mix, mix_of
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.colour import LUMINANCE
+from InContextSegLib.volumes.files import read_volume
+from InContextSegLib.volumes.geometry import Kind
 
 SIZE = 48
 # Both have the luminance 100: only their hue differs.

@@ -5,23 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Echo, grid, squares, use
 
-from InContextSegLib import correcting
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.batch import fingerprint_of_task
-from InContextSegLib.catalog import find
-from InContextSegLib.desk import Desk
+from InContextSegLib.adaptation.calibration import left_out
+from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.expectation import to_try
+from InContextSegLib.adaptation.leave_out import LeaveOut, units
+from InContextSegLib.adaptation.style import _Trial
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.expectation import to_try
-from InContextSegLib.inference.leave_out import LeaveOut, units
-from InContextSegLib.inference.lessons import Lessons
-from InContextSegLib.inference.rehearsal import left_out
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.inference.style import _Trial
+from InContextSegLib.jobs.batch import fingerprint_of_task
+from InContextSegLib.jobs.task import Drawn
+from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import (
+from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegLib.worker import corrections as correcting
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.protocol import (
     ArrayRef,
     Batch,
     Correct,
@@ -32,10 +34,8 @@ from InContextSegLib.protocol import (
     TaskSpec,
     request_of,
 )
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.support import Label, LabelledVolume
-from InContextSegLib.tasks import Drawn
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from Testing.Library.fake_segmenter import SIZE, Echo, grid, squares, use
 
 ONE, TWO = 1, 2
 LABELS = ((ONE, "one"), (TWO, "two"))

@@ -7,21 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from InContextSegLib import arguments
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.batchcommand import task_of
-from InContextSegLib.desk import Desk
+from InContextSegLib.cli import arguments
+from InContextSegLib.cli.batch import task_of
 from InContextSegLib.errors import Cancelled, InputError, OutputError
-from InContextSegLib.exampleset import KEY, Kept, Taught, save, taught_in
-from InContextSegLib.files import read_segments, read_volume, write_volume
+from InContextSegLib.examples.saved import KEY, Kept, Taught, save, taught_in
+from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.jobs.task import Brief, Source, cut, drawn_axis, read_pairs
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ArrayRef, Describe, ExampleRef, FileRef, Look, SaveExamples, TaskSpec
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.support import LabelledVolume, SupportSet
-from InContextSegLib.tasks import Brief, Source, cut, drawn_axis, read_pairs
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.segnrrd import Segment
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.protocol import ArrayRef, Describe, ExampleRef, FileRef, Look, SaveExamples, TaskSpec
+from InContextSegLib.worker.shared_arrays import SharedFolder
 
 SHAPE = (9, 20, 24)
 AFFINE = np.array([[0, -0.8, 0.1, 7], [0.9, 0, 0, -3], [0, 0.1, 2.5, 11], [0, 0, 0, 1.0]])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from InContextSegLib.likeness import Appearance, Coverage, unlikeness
+from InContextSegLib.examples.similarity import Appearance, Coverage, unlikeness
 
 SIZE = 32
 

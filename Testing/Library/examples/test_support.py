@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import Example, Label, LabelledVolume, SupportSet, paired_files
-from InContextSegLib.volume import Geometry, Kind, Volume, reorder
+from InContextSegLib.examples.support import Example, Label, LabelledVolume, SupportSet, paired_files
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 
 SIZE = 16
 

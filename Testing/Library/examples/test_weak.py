@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from InContextSegLib.weak import FAR_PX, KINDS, SCALE_PX, box, contour, points, scribble, weakened
+from InContextSegLib.examples.weak import FAR_PX, KINDS, SCALE_PX, box, contour, points, scribble, weakened
 
 
 def mask(*rows):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from fake_segmenter import grid
 
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, fuse, most_worth_labelling
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.support import Label
+from InContextSegLib.slices.plan import SlicePlan
+from Testing.Library.fake_segmenter import grid
 
 GRID = grid((4, 8, 8), (1.0, 1.0, 1.0))
 ONE, TWO, BIG = Label(1, "one"), Label(2, "two"), Label(300, "big")

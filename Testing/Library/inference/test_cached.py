@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Threshold
 
+from InContextSegLib.examples.support import Example
 from InContextSegLib.inference import cached
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.support import Example
+from Testing.Library.fake_segmenter import SIZE, Threshold
 
 CPU = torch.device("cpu")
 

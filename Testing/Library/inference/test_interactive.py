@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Brush, Threshold, grid, scan
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
-from InContextSegLib.prompts import BoxPrompt, Point, Prompts
-from InContextSegLib.slicing import AXES, Intensities, Scale, SlicePlan
-from InContextSegLib.support import LabelledVolume, SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import AXES, Intensities, Scale, SlicePlan
+from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import SIZE, Brush, Threshold, grid, scan
 
 CPU = torch.device("cpu")
 OBLIQUE = grid((20, 26, 30), (2.0, 1.5, 0.8), turned=True, left_handed=True)

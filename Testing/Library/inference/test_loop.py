@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import SIZE, Echo, grid
 
+from InContextSegLib.examples.support import Example
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import OUTLINE, Cut, Labelled, Loop, LoopMemory, extent_of, signed_distance
-from InContextSegLib.prompts import BoxPrompt, Point, Prompts, Scribble
-from InContextSegLib.slicing import Intensities, SlicePlan
-from InContextSegLib.support import Example
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import SIZE, Echo, grid
 
 FINE = grid((20, 96, 128), (3.0, 1.0, 1.0))
 

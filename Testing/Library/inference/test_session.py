@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import CUBE, LABEL, SIZE, Echo, Threshold, grid, scan
 
-from InContextSegLib.catalog import find
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference import cached
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.models import build
+from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Intensities
-from InContextSegLib.support import Label, LabelledVolume, SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import AXES, Intensities
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import CUBE, LABEL, SIZE, Echo, Threshold, grid, scan
 
 CPU = torch.device("cpu")
 

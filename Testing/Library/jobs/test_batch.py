@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from InContextSegLib.batch import Result, Way, run_batch
-from InContextSegLib.cases import Case, cases_of, listed_in
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.files import read_segments, read_volume, write_volume
+from InContextSegLib.jobs.batch import Result, Way, run_batch
+from InContextSegLib.jobs.cases import Case, cases_of, listed_in
+from InContextSegLib.jobs.records import TABLE, fingerprint_of, note_failure, write_table
 from InContextSegLib.progress import Report
-from InContextSegLib.records import TABLE, fingerprint_of, note_failure, write_table
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.segnrrd import Segment
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SEGMENTS = (Segment(1, "bright"),)
 OBLIQUE = np.array([[0.0, -2, 0.5, 10], [1, 0, 0, 20], [0, 0.5, 2, 30], [0, 0, 0, 1]])
 
@@ -265,9 +265,9 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[4:]
-import test_batch
-from InContextSegLib.batch import run_batch
-from InContextSegLib.cases import cases_of, listed_in
+from Testing.Library.jobs import test_batch
+from InContextSegLib.jobs.batch import run_batch
+from InContextSegLib.jobs.cases import cases_of, listed_in
 from InContextSegLib.progress import Report
 
 def slow(path, report):
@@ -304,7 +304,7 @@ def test_a_batch_that_is_killed_at_any_moment_goes_on_where_it_stopped(cases, ge
 
 @pytest.mark.parametrize("after", ["the record begun", "the output"])
 def test_a_batch_killed_while_it_writes_may_write_again(cases, monkeypatch, after):
-    from InContextSegLib import batch  # noqa: PLC0415
+    from InContextSegLib.jobs import batch  # noqa: PLC0415
 
     killed = "write_volume" if after == "the record begun" else "sha256_of"
     with monkeypatch.context() as patch:

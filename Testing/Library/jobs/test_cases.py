@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from InContextSegLib.cases import Case, CaseStatus, Listed, cases_of, images_in, listed_in, rows_of, stem_of
 from InContextSegLib.errors import InputError
+from InContextSegLib.jobs.cases import Case, CaseStatus, Listed, cases_of, images_in, listed_in, rows_of, stem_of
 
 
 def touched(folder, *names):

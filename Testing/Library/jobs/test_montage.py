@@ -5,12 +5,12 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from InContextSegLib.cli.phantom import LABEL_NAMES, phantom
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import read_volume
-from InContextSegLib.montage import COLOURS, montage, montage_figure
-from InContextSegLib.phantom import LABEL_NAMES, phantom
-from InContextSegLib.support import Label
-from InContextSegLib.volume import Geometry, Kind, Volume, picture_geometry
+from InContextSegLib.examples.support import Label
+from InContextSegLib.jobs.montage import COLOURS, montage, montage_figure
+from InContextSegLib.volumes.files import read_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, picture_geometry
 
 CUBE = [Label(1, "cube")]
 # Stored as most scanners do (RAS): columns to the left, rows to the back, slices 4 mm thick upward.

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 import torch
-from fake_segmenter import LABEL, SPACING_MM, Echo, Threshold, grid, saved, scan, use
 from PIL import Image
 
-from InContextSegLib import jobs
-from InContextSegLib.catalog import find
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.files import read_segments, read_volume, write_volume
+from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import SegmentJob, Source, run
-from InContextSegLib.loading import Model, choose_device, load_model
+from InContextSegLib.jobs import segment as jobs
+from InContextSegLib.jobs.segment import SegmentJob, Source, run
+from InContextSegLib.jobs.task import drawn_axis
 from InContextSegLib.models import build
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.support import Label, LabelledVolume
-from InContextSegLib.tasks import drawn_axis
-from InContextSegLib.volume import Kind, Volume, across_slices
+from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume, across_slices
+from Testing.Library.fake_segmenter import LABEL, SPACING_MM, Echo, Threshold, grid, saved, scan, use
 
 FAST = {"supports": 4, "draws": 1}
 

@@ -4,15 +4,15 @@ import re
 
 import numpy as np
 import pytest
-from fake_segmenter import SIZE, Learner, grid, saved, use
 
-from InContextSegLib.cli import _ranges, main
-from InContextSegLib.files import read_volume
+from InContextSegLib.cli.main import _ranges, main
 from InContextSegLib.inference.settings import ADAPT_SECONDS, PRESETS, InferenceSettings
-from InContextSegLib.jobs import SegmentJob, Source, run
+from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.files import read_volume
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import SIZE, Learner, grid, saved, use
 
 WINDOW = (0.0, 100.0)  # 62 becomes 0.62, what a `Learner` just misses
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from fake_segmenter import Threshold, use
 from PIL import Image
 
-from InContextSegLib.colour import LUMINANCE, ColourMix
+from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs import SegmentJob, Source, run
+from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
-from InContextSegLib.support import Label
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
+from Testing.Library.fake_segmenter import Threshold, use
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ from urllib.request import Request
 
 import pytest
 
-from InContextSegLib import catalog
-from InContextSegLib.catalog import (
+from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.models import build, catalog
+from InContextSegLib.models.catalog import (
     cache_folder,
     download,
     ensure,
@@ -21,9 +22,7 @@ from InContextSegLib.catalog import (
     pinned_sha256,
     remove,
 )
-from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.modelentry import Capability, CatalogEntry, Weights
-from InContextSegLib.models import build
+from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
 from InContextSegLib.progress import Report
 
 CONTENT = b"forty-two tensors"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from InContextSegLib.catalog import find
 from InContextSegLib.config import from_mapping, read_toml
-from InContextSegLib.loading import Model
+from InContextSegLib.evaluation.study import Run, Study, chosen_sets, run_study
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
-from InContextSegLib.study import Run, Study, chosen_sets, run_study
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow

@@ -9,25 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from InContextSegLib import catalog
-from InContextSegLib.catalog import find
-from InContextSegLib.cli import main
+from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.leave_out import LeaveOut, units
+from InContextSegLib.cli.main import main
+from InContextSegLib.cli.phantom import phantom
 from InContextSegLib.errors import WeightsError
-from InContextSegLib.files import write_volume
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.leave_out import LeaveOut, units
-from InContextSegLib.inference.lessons import Lessons
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.loading import Model, load_model
-from InContextSegLib.modelentry import Capability, CatalogEntry, Weights
-from InContextSegLib.models import build, fitting
+from InContextSegLib.models import build, catalog, fitting
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
+from InContextSegLib.models.loading import Model, load_model
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
-from InContextSegLib.phantom import phantom
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.files import write_volume
 
 CPU = torch.device("cpu")
 ARGUMENTS = {"widths": (8, 12, 16, 24), "decoder_width": 16, "channels": 32, "attention_width": 16}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from InContextSegLib import ownmodels
-from InContextSegLib.catalog import check_new_name, ensure, find, list_entries, pinned_sha256, remove
 from InContextSegLib.errors import InputError, OutputError, WeightsError
-from InContextSegLib.modelentry import Capability, CatalogEntry, Weights
-from InContextSegLib.ownmodels import card_of, keep, models_folder
+from InContextSegLib.models import own as ownmodels
+from InContextSegLib.models.catalog import check_new_name, ensure, find, list_entries, pinned_sha256, remove
+from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
+from InContextSegLib.models.own import card_of, keep, models_folder
 
 CONTENT = b"forty-two tensors"
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, layer_norm, linear, max_pool2d, relu
 
-from InContextSegLib import weak
-from InContextSegLib.losses import sricl_loss
+from InContextSegLib.examples import weak
 from InContextSegLib.models import SliceSegmenter, sricl
 from InContextSegLib.models.sricl import SRICL, Context
+from InContextSegLib.training.losses import sricl_loss
 
 TINY = {"widths": (4, 6, 8, 12), "decoder_width": 8, "channels": 16, "attention_width": 16}
 

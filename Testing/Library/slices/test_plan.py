@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import AXES, WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
-from InContextSegLib.volume import Geometry, Kind, Volume, reorder
+from InContextSegLib.slices.plan import AXES, WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 
 ORIENTATIONS = [
     (order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from fake_segmenter import grid
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.prompts import BoxPrompt, Point, Prompts, Scribble, rasters
-from InContextSegLib.slicing import AXES, SlicePlan
+from InContextSegLib.slices.plan import AXES, SlicePlan
+from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble, rasters
+from Testing.Library.fake_segmenter import grid
 
 SIZE = 48
 GRIDS = {

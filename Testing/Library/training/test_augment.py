@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from InContextSegLib.augment import (
+from InContextSegLib.training.augment import (
     SHIFTS,
     another_scanner,
     blurred,

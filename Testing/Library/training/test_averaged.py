@@ -226,9 +226,9 @@ def ranked(folder, rank, size, port, extra=""):
     """One process of several, as torchrun would start it."""
     code = f"""
 import sys, torch
-sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
+sys.path.insert(0, {str(Path(__file__).resolve().parents[3])!r})
 from pathlib import Path
-from Testing.Library.test_averaged import *
+from Testing.Library.training.test_averaged import *
 torch.set_num_threads(1)
 with joined(CPU, timeout_s=20) as ranks:
     trainer = AveragedTrainer(small(), tasks(3), settings(), Path({str(folder)!r}), CPU, ranks)

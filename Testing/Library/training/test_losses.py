@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from InContextSegLib.losses import (
+from InContextSegLib.training.losses import (
     LOSSES,
     dice_and_cross_entropy,
     focal_and_dice,

@@ -8,9 +8,9 @@ import pytest
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.training import runfolder
-from InContextSegLib.training.datasets import DataSet, Site, read_site
 from InContextSegLib.training.runfolder import LogTail, delete, is_run, kept_settings, open_run
-from InContextSegLib.training.site import SiteTraining
+from InContextSegLib.training.site.datasets import DataSet, Site, read_site
+from InContextSegLib.training.site.train import SiteTraining
 
 
 @pytest.fixture

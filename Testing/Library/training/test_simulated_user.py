@@ -2,7 +2,7 @@
 
 import torch
 
-from InContextSegLib.simulate import DEPTHS_PX, SimulatedUser, _depth
+from InContextSegLib.training.simulated_user import DEPTHS_PX, SimulatedUser, _depth
 
 POSITIVE, NEGATIVE, BOX, PRIOR = range(4)
 

@@ -9,8 +9,8 @@ from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.episodes import draw_episodes
 from InContextSegLib.training.recipe import Architecture, Recipe, Stage
+from InContextSegLib.training.synthetic.episodes import draw_episodes
 from InContextSegLib.training.trainer import Trainer, train
 
 CPU = torch.device("cpu")

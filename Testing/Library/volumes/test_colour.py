@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from InContextSegLib.colour import LUMINANCE, ColourMix
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import Intensities
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 
 RED_AGAINST_GREEN = ColourMix((0.5, -0.5, 0.0), "asked for")
 

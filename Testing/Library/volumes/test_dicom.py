@@ -5,8 +5,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_colours, read_volume
-from InContextSegLib.volume import Kind
+from InContextSegLib.volumes.files import read_colours, read_volume
+from InContextSegLib.volumes.geometry import Kind
 
 UID = "1.2.826.0.1.3680043.2.1125.7"
 

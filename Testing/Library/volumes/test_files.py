@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_volume, write_volume
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volumes.files import read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 OBLIQUE = np.array([[0.8, -0.5, 0.3], [0.6, 0.7, -0.4], [0.0, 0.5, 0.9]])
-DATA = Path(os.environ.get("INCONTEXTSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("INCONTEXTSEG_DATA", Path(__file__).parents[4] / "shared" / "data"))
 VOLUME_ENDINGS = [".nii.gz", ".nii", ".nrrd", ".mha"]
 
 

@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import ending_of, read_volume, whole_file, write_text, write_volume
-from InContextSegLib.volume import Geometry, Volume, picture_geometry
+from InContextSegLib.volumes.files import ending_of, read_volume, whole_file, write_text, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Volume, picture_geometry
 
 
 def example(dtype=np.int16, shape=(4, 5, 6)):

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.volume import (
+from InContextSegLib.volumes.geometry import (
     Geometry,
     Kind,
     Volume,

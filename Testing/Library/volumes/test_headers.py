@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from InContextSegLib import headers
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_volume, write_volume
-from InContextSegLib.headers import read_grid
-from InContextSegLib.volume import Geometry, Volume
+from InContextSegLib.volumes import headers
+from InContextSegLib.volumes.files import read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Volume
+from InContextSegLib.volumes.headers import read_grid
 
 AFFINE = np.array([[0, -0.8, 0, 7], [0.9, 0, 0, -3], [0, 0, 2.5, 11], [0, 0, 0, 1.0]])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_volume
+from InContextSegLib.volumes.files import read_volume
 
 
 def save(path, array=None, affine=None, image_type=nibabel.Nifti1Image):

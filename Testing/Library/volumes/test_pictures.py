@@ -7,10 +7,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 from PIL import Image
 
-from InContextSegLib.colour import ColourMix
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_colours, read_volume
-from InContextSegLib.volume import Kind, picture_geometry
+from InContextSegLib.volumes.colour import ColourMix
+from InContextSegLib.volumes.files import read_colours, read_volume
+from InContextSegLib.volumes.geometry import Kind, picture_geometry
 
 INDICES = (np.arange(30, dtype=np.uint8).reshape(5, 6)) % 4
 COLOURS = np.random.default_rng(0).integers(0, 255, (5, 6, 3), dtype=np.uint8)

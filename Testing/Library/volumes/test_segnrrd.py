@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
-from InContextSegLib.colour import palette
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import read_labels, read_segments, read_volume, write_volume
-from InContextSegLib.segnrrd import Segment, header_of
-from InContextSegLib.volume import Geometry, Kind, Volume, laid_onto
+from InContextSegLib.volumes.colour import palette
+from InContextSegLib.volumes.files import read_labels, read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, laid_onto
+from InContextSegLib.volumes.segnrrd import Segment, header_of
 
 SHAPE = (3, 4, 5)
 

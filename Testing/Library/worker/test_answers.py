@@ -4,21 +4,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_segmenter import CUBE, SIZE, Threshold, grid, saved, scan, use
 
-from InContextSegLib import desk as desk_module
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.desk import Desk
+from InContextSegLib.adaptation.label_check import Doubt
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.files import write_volume
-from InContextSegLib.inference.doubt import Doubt
 from InContextSegLib.inference.session import QUICK_PICTURES, quick
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ArrayRef, Device, ExampleRef, FileRef, Prepare, Preview, Segment, TaskSpec, Weights
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.slicing import AXES, SlicePlan
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.slices.plan import AXES, SlicePlan
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.worker import cache as desk_module
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.protocol import (
+    ArrayRef,
+    Device,
+    ExampleRef,
+    FileRef,
+    Prepare,
+    Preview,
+    Segment,
+    TaskSpec,
+    Weights,
+)
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from Testing.Library.fake_segmenter import CUBE, SIZE, Threshold, grid, saved, scan, use
 
 OBLIQUE = grid((20, 26, 30), (2.0, 1.5, 0.8), turned=True, left_handed=True)
 

@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_segmenter import SIZE, Brush, Threshold, grid, scan, use
 
-from InContextSegLib import correcting
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.batch import fingerprint_of_task
-from InContextSegLib.catalog import find
-from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.jobs.batch import fingerprint_of_task
+from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import (
+from InContextSegLib.slices.plan import AXES, SlicePlan
+from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegLib.worker import corrections as correcting
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.protocol import (
     ArrayRef,
     Batch,
     Correct,
@@ -25,9 +26,8 @@ from InContextSegLib.protocol import (
     SlicesRef,
     TaskSpec,
 )
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.slicing import AXES, SlicePlan
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from Testing.Library.fake_segmenter import SIZE, Brush, Threshold, grid, scan, use
 
 OBLIQUE = grid((20, 26, 30), (2.0, 1.5, 0.8), turned=True, left_handed=True)
 

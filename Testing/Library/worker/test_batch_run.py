@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from InContextSegLib.batchrun import BatchRun
-from InContextSegLib.cases import Case, CaseStatus
+from InContextSegLib.jobs.cases import Case, CaseStatus
+from InContextSegLib.worker.batch_run import BatchRun
 
 
 class Worker:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.protocol import Cancel, decode_line, encode_line
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import Cancel, decode_line, encode_line
 
 
 class Puppet:

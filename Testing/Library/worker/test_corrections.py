@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_segmenter import SIZE, Brush, Echo, Threshold, grid, scan
 
-from InContextSegLib import correcting
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.catalog import find
-from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.evaluation.metrics import dice
-from InContextSegLib.modelentry import Capability
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.entry import Capability
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, Propagate, TaskSpec
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.slicing import AXES, SlicePlan
-from InContextSegLib.volume import Geometry, Kind, Volume, across_slices
+from InContextSegLib.slices.plan import AXES, SlicePlan
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices
+from InContextSegLib.worker import corrections as correcting
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, Propagate, TaskSpec
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from Testing.Library.fake_segmenter import SIZE, Brush, Echo, Threshold, grid, scan
 
 OBLIQUE = grid((20, 26, 30), (2.0, 1.5, 0.8), turned=True, left_handed=True)
 BOTH = Capability(SIZE, "optional", ("click", "box", "scribble"))

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.catalog import find, remove
-from InContextSegLib.desk import Desk
+from InContextSegLib.cli.phantom import phantom
 from InContextSegLib.errors import InputError, WeightsError
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import Loop
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.loading import Model, load_model
-from InContextSegLib.modelentry import PROMPTS, Capability, CatalogEntry, Weights
+from InContextSegLib.models.catalog import find, remove
+from InContextSegLib.models.entry import PROMPTS, Capability, CatalogEntry, Weights
+from InContextSegLib.models.loading import Model, load_model
+from InContextSegLib.models.own import keep
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
-from InContextSegLib.ownmodels import keep
-from InContextSegLib.phantom import phantom
 from InContextSegLib.progress import Report
-from InContextSegLib.protocol import (
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.protocol import (
     ArrayRef,
     Correct,
     ExampleRef,
@@ -34,8 +34,8 @@ from InContextSegLib.protocol import (
     Segment,
     TaskSpec,
 )
-from InContextSegLib.protocol import Weights as AskWeights
-from InContextSegLib.shared import SharedFolder
+from InContextSegLib.worker.protocol import Weights as AskWeights
+from InContextSegLib.worker.shared_arrays import SharedFolder
 
 SHAPE, SPACING_MM = (6, 48, 48), (30.0, 7.0, 7.0)
 SMALL = {"widths": (8, 12, 16, 24), "decoder_width": 16, "channels": 32, "attention_width": 16}

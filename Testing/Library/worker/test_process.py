@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import odd_worker
 import pytest
-from odd_worker import Odd
 
 from InContextSegLib import __version__
-from InContextSegLib.client import WorkerClient
-from InContextSegLib.protocol import ArrayRef, Correct, Neighbours
-from InContextSegLib.transport import SubprocessTransport, kill_tree
-from InContextSegLib.volume import Geometry
+from InContextSegLib.volumes.geometry import Geometry
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef, Correct, Neighbours
+from InContextSegLib.worker.transport import SubprocessTransport, kill_tree
+from Testing.Library import odd_worker
+from Testing.Library.odd_worker import Odd
 
 SOON_S = 20
 
@@ -235,8 +235,8 @@ def test_a_worker_killed_while_it_writes_leaves_nothing_in_the_folder(client):
 PANEL = """
 import sys, time
 from pathlib import Path
-import odd_worker
-from InContextSegLib.client import WorkerClient
+from Testing.Library import odd_worker
+from InContextSegLib.worker.client import WorkerClient
 client = WorkerClient(odd_worker.transport, Path(sys.argv[1]))
 found = client.wait(client.ask("odd", odd_worker.Odd("pid")))
 client.ask("odd", odd_worker.Odd(sys.argv[2], 3e6))

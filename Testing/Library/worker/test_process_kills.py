@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_segmenter import grid, scan
 
-from InContextSegLib import worker
-from InContextSegLib.client import WorkerClient
+from InContextSegLib.cli.phantom import phantom
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
-from InContextSegLib.phantom import phantom
-from InContextSegLib.protocol import ArrayRef, Device, ExampleRef, Prepare, Preview, Segment, TaskSpec
-from InContextSegLib.transport import SubprocessTransport
+from InContextSegLib.worker import process as worker
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef, Device, ExampleRef, Prepare, Preview, Segment, TaskSpec
+from InContextSegLib.worker.transport import SubprocessTransport
+from Testing.Library.fake_segmenter import grid, scan
 
 KILLS = 50
 SOON_S = 60

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_segmenter import grid
 
 from InContextSegLib.config import from_mapping, to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
-from InContextSegLib.protocol import (
+from InContextSegLib.training.site.datasets import DataSet, Site
+from InContextSegLib.volumes.geometry import Kind
+from InContextSegLib.worker.protocol import (
     ArrayRef,
     Batch,
     Cancel,
@@ -38,9 +39,8 @@ from InContextSegLib.protocol import (
     encode_line,
     request_of,
 )
-from InContextSegLib.siterequests import LookAtSite, TrainOnSite
-from InContextSegLib.training.datasets import DataSet, Site
-from InContextSegLib.volume import Kind
+from InContextSegLib.worker.site_requests import LookAtSite, TrainOnSite
+from Testing.Library.fake_segmenter import grid
 
 GEOMETRY = grid(turned=True, left_handed=True)
 IMAGE = ArrayRef.of("1a.npy", GEOMETRY)
@@ -174,6 +174,6 @@ def test_the_panel_side_imports_without_anything_that_slicer_has_to_install():
     )
     modules = ", ".join(f"InContextSegLib.{name}" for name in (*names, "files", "memory", "inference.settings"))
     script = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {modules}"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

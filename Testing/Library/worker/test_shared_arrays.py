@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from InContextSegLib import shared
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.shared import SharedFolder, exhausted, new_name
+from InContextSegLib.worker import shared_arrays as shared
+from InContextSegLib.worker.shared_arrays import SharedFolder, exhausted, new_name
 
 
 @pytest.fixture

@@ -10,22 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from InContextSegLib import siteanswers
-from InContextSegLib.answers import ANSWERS
-from InContextSegLib.client import WorkerClient
 from InContextSegLib.config import to_mapping
-from InContextSegLib.desk import Desk
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
-from InContextSegLib.shared import SharedFolder
-from InContextSegLib.siterequests import LookAtSite, Told, TrainOnSite
-from InContextSegLib.training import site as site_module
-from InContextSegLib.training import store
-from InContextSegLib.transport import SubprocessTransport
+from InContextSegLib.training.site import store
+from InContextSegLib.training.site import train as site_module
+from InContextSegLib.worker import site_answers as siteanswers
+from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
+from InContextSegLib.worker.transport import SubprocessTransport
 from Testing.Library.site_data import set_of, site_of, volume
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRAINING = {"steps": 4, "validate_every": 2, "checkpoint_every": 2, "warmup_steps": 1, "learning_rate": 1e-3}
 SETTINGS = {"size": 32, "references": 3, "queries": 2, "validated": 3, "draws": 2, "training": TRAINING}
 
@@ -147,7 +147,7 @@ def test_a_data_set_without_a_label_to_learn_is_refused_before_anything_is_cut(s
 def test_a_worker_trains_with_the_packages_that_slicer_has():
     """A picture or a table drawn with another package would end every training there."""
     absent = ("matplotlib", "tqdm", "nibabel", "skimage", "pandas", "torchvision")
-    script = f"import sys; sys.modules.update(dict.fromkeys({absent})); import InContextSegLib.siteanswers"
+    script = f"import sys; sys.modules.update(dict.fromkeys({absent})); import InContextSegLib.worker.site_answers"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegLib import catalog
-from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
-from InContextSegSlicer.prompting import indexOf
+from InContextSegLib.models import catalog
+from InContextSegSlicer.effect.prompting import indexOf
+from InContextSegSlicer.panel.parameters import InContextSegParameterNode, parameterNode
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import GEOMETRIES, addSegmentation, addVolume, affineOf, put, somewhere

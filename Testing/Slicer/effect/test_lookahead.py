@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from InContextSegSlicer import bridge
-from InContextSegSlicer.labelmaps import labelmapOf
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.labelmaps import labelmapOf
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import addSegmentation, addVolume, affineOf, draw

@@ -4,11 +4,11 @@ import pytest
 import qt
 from PySide6.QtTest import QTest
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.effect.test_effect import volumeOf
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import somewhere
-from Testing.Slicer.test_effect import volumeOf
 
 
 @pytest.fixture

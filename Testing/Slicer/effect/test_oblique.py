@@ -7,10 +7,11 @@ import pytest
 import slicer
 from scipy.ndimage import binary_erosion
 
-from InContextSegSlicer.correction import PLACES_KEPT
-from InContextSegSlicer.plane import KEPT, LARGEST
-from InContextSegSlicer.prompting import worldOf
+from InContextSegSlicer.effect.correction import PLACES_KEPT
+from InContextSegSlicer.effect.prompting import worldOf
+from InContextSegSlicer.scene.plane import KEPT, LARGEST
 from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.effect.test_effect import SHAPE, volumeOf
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import (
     GEOMETRIES,
@@ -25,7 +26,6 @@ from Testing.Slicer.patients import (
     turned,
     voxels,
 )
-from Testing.Slicer.test_effect import SHAPE, volumeOf
 
 MIDDLE = (10, 13, 16)
 ANGLES = {"tilted": (37, 0, 0), "askew": (-28, 33, 12), "diagonal": (45, 0, 0)}
@@ -93,7 +93,7 @@ def pixelsOf(corrector, mask):
 
 
 def voxelsAt(corrector, positions):
-    from InContextSegSlicer.prompting import indexOf
+    from InContextSegSlicer.effect.prompting import indexOf
 
     return np.rint([indexOf(each, corrector.volume) for each in positions]).astype(int)
 
@@ -132,7 +132,7 @@ def _assertShows(corrector, affine, picture):
     """The picture that the worker gets is the volume at these places, between voxels linearly."""
     from scipy.ndimage import map_coordinates
 
-    from InContextSegSlicer.prompting import indexOf
+    from InContextSegSlicer.effect.prompting import indexOf
 
     values = slicer.util.arrayFromVolume(corrector.volume)
     rows, columns = np.array(picture.shape) // 2

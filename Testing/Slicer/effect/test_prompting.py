@@ -5,9 +5,7 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge
-from InContextSegSlicer.plane import Plane
-from InContextSegSlicer.prompting import (
+from InContextSegSlicer.effect.prompting import (
     BOX,
     POINT,
     SCRIBBLE,
@@ -20,6 +18,8 @@ from InContextSegSlicer.prompting import (
     sliceIn,
     worldOf,
 )
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.plane import Plane
 from Testing.Slicer.patients import GEOMETRIES, addVolume, affineOf, put, somewhere, turned
 
 SHAPE = (20, 26, 32)
@@ -44,7 +44,7 @@ def test_a_voxel_of_the_world_is_the_same_voxel_for_the_worker(scene, geometry, 
 
 
 def _alongAxial(volume, voxel):
-    from InContextSegSlicer.grid import arrayAxis
+    from InContextSegSlicer.scene.grid import arrayAxis
 
     return voxel[arrayAxis(volume, "axial")]
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegSlicer import bridge
-from InContextSegSlicer.preview import _labelmap
-from InContextSegSlicer.propagation import outcome
-from InContextSegSlicer.slicemarks import PROPAGATED, SliceMarks, mark, marksIn
+from InContextSegSlicer.effect.propagation import outcome
+from InContextSegSlicer.panel.preview import _labelmap
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.slicemarks import PROPAGATED, SliceMarks, mark, marksIn
 from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.effect.test_effect import volumeOf
+from Testing.Slicer.effect.test_oblique import turn
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import finish
-from Testing.Slicer.test_effect import volumeOf
-from Testing.Slicer.test_effect_oblique import turn
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 import slicer
 
 from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.effect.test_effect import VIEWS, volumeOf
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import turned
-from Testing.Slicer.test_effect import VIEWS, volumeOf
 
 GROWTH = 24 << 20  # allocators keep what they once had: 3,500 actions in a row end 20 MB above the first 500, and stay
 

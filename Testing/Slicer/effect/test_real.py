@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from InContextSegLib.files import read_segments
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.reading import arrayOf
+from InContextSegLib.volumes.files import read_segments
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene.reading import arrayOf
 from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.effect.test_oblique import turn
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import GEOMETRIES, addSegmentation, addVolume, affineOf
-from Testing.Slicer.test_effect_oblique import turn
 
 SHAPE = (6, 96, 96)
 TIMEOUT_S = 120

@@ -2,7 +2,7 @@
 
 import pytest
 
-from InContextSegSlicer.diagnosis import explain
+from InContextSegSlicer.install.diagnosis import explain
 
 LOGS = {
     "OSError: [Errno 28] No space left on device": "disk is full",

@@ -8,10 +8,10 @@ import types
 import pytest
 import slicer
 import slicer.packaging
-from test_process import until
 
-from InContextSegSlicer.outside import BlockingTorchRun, PackagesRun, SlicerOutside, torchArguments
-from InContextSegSlicer.process import PythonProcess
+from InContextSegSlicer.install.environment import BlockingTorchRun, PackagesRun, SlicerOutside, torchArguments
+from InContextSegSlicer.worker.process import PythonProcess
+from Testing.Slicer.worker.test_process import until
 
 # Stands for the package light_the_torch: says what it was asked for, then hangs, if it was asked to.
 FINDER = """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from InContextSegLib.shared import SharedFolder
-from InContextSegSlicer.install import (
+from InContextSegLib.worker.shared_arrays import SharedFolder
+from InContextSegSlicer.install.install import (
     PROTECTED,
     REQUIREMENTS,
     RESUME_KEY,
@@ -23,7 +23,7 @@ from InContextSegSlicer.install import (
     readRequirements,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = ("einops>=0.7,<1", "safetensors>=0.4.3,<1")
 # A Slicer as it is delivered, with an odd version of its own as SimpleITK has.
 SLICER = {"numpy": "2.4.0", "scipy": "1.17.0", "simpleitk": "2.5.0rc2.dev7", "pip": "25.1", "requests": "2.32.0"}
@@ -420,7 +420,7 @@ class Blocked:
         if name.split(".")[0] in ("tqdm", "matplotlib", "beartype", "nibabel"):
             raise ModuleNotFoundError(f"{name} is not installed")
 sys.meta_path.insert(0, Blocked())
-import InContextSegLib.worker, InContextSegLib.answers
+import InContextSegLib.worker.process, InContextSegLib.worker.answers
 """
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import qt
-from test_install import BROUGHT, SLICER, SMALL, TORCHES, FakeOutside, FakeSettings, Script
-from test_process import until
 
-from InContextSegSlicer.install import RESUME_KEY, Installer
-from InContextSegSlicer.installpanel import InstallPanel, describeDevice, expectedDevice
+from InContextSegSlicer.install.install import RESUME_KEY, Installer
+from InContextSegSlicer.install.panel import InstallPanel, describeDevice, expectedDevice
+from Testing.Slicer.install.test_install import BROUGHT, SLICER, SMALL, TORCHES, FakeOutside, FakeSettings, Script
+from Testing.Slicer.worker.test_process import until
 
 DEVICES = [
     {"name": "cpu", "title": "AMD Ryzen 7", "memory_bytes": 16e9, "free_bytes": 9.5e9},

@@ -7,23 +7,23 @@ import pytest
 import slicer
 import vtk
 
+from InContextSegLib.cli.phantom import KIDNEYS, LIVER, phantom
 from InContextSegLib.errors import InputError
-from InContextSegLib.phantom import KIDNEYS, LIVER, phantom
-from InContextSegSlicer import bridge
-from InContextSegSlicer.destination import regionOf
-from InContextSegSlicer.examples import ExampleRow
-from InContextSegSlicer.exampletable import partText
-from InContextSegSlicer.order import Order, Wanted, spokenIn, taskOf
-from InContextSegSlicer.slicemarks import APPLIED, SliceMarks, mark
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.panel.exampletable import partText
+from InContextSegSlicer.panel.order import Order, Wanted, spokenIn, taskOf
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.destination import regionOf
+from InContextSegSlicer.scene.slicemarks import APPLIED, SliceMarks, mark
 from Testing.Slicer.corrector import Corrector
+from Testing.Slicer.effect.test_effect import volumeOf as effectVolume
+from Testing.Slicer.effect.test_propagation import apply as applySlice
 from Testing.Slicer.fivesegments import box, world, writerFor
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, volumeOf
 from Testing.Slicer.patients import SHAPE, addSegmentation, addVolume, affineOf, draw, finish, turned
 from Testing.Slicer.patients import mask as maskOf
 from Testing.Slicer.radiologist import Radiologist, dice, mask
-from Testing.Slicer.test_effect import volumeOf as effectVolume
-from Testing.Slicer.test_effect_propagation import apply as applySlice
 
 ANSWER = {"axis": "axial", "given": []}
 NAMES = ("liver", "kidneys")

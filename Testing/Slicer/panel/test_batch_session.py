@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegLib.files import read_segments, read_volume, write_volume
-from InContextSegLib.volume import Geometry, Kind, Volume
-from InContextSegSlicer import bridge
+from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import GEOMETRIES, affineOf
 from Testing.Slicer.radiologist import TIMEOUT_S, Radiologist, load

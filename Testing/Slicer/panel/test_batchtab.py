@@ -11,11 +11,11 @@ import qt
 import slicer
 import slicer.util
 
-from InContextSegLib.cases import Case, CaseStatus
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import write_volume
-from InContextSegLib.volume import Geometry, Volume
-from InContextSegSlicer.batchtab import BatchTab, statusText, timeText
+from InContextSegLib.jobs.cases import Case, CaseStatus
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Geometry, Volume
+from InContextSegSlicer.panel.batchtab import BatchTab, statusText, timeText
 from Testing.Slicer.harness import app
 
 TASK = {"examples": [], "labels": [[1, "liver"], [2, "spleen"]], "settings": {}}

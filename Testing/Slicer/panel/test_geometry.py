@@ -5,9 +5,9 @@ import pytest
 import slicer
 import vtk
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
+from Testing.Slicer.panel.test_panel import SHAPE, SPACING, ball, patient
 from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
-from Testing.Slicer.test_panel import SHAPE, SPACING, ball, patient
 
 
 def rotated(degrees, axis):

@@ -10,7 +10,7 @@ import pytest
 from Testing.Slicer.harness.pythonqt import qt
 from Testing.Slicer.impatient import Impatient
 
-FOLDER = Path(__file__).resolve().parents[2] / "InContextSeg" / "Resources" / "UI"
+FOLDER = Path(__file__).resolve().parents[3] / "InContextSeg" / "Resources" / "UI"
 TOLD = (qt.QAbstractButton, qt.QComboBox, qt.QAbstractSpinBox, qt.QTableWidget)
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from InContextSegLib.catalog import find, list_entries, remove
-from InContextSegLib.modelentry import Capability, CatalogEntry, Weights
-from InContextSegLib.ownmodels import keep
-from InContextSegSlicer.context import Context
-from InContextSegSlicer.effectoptions import limitsOf
-from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
+from InContextSegLib.models.catalog import find, list_entries, remove
+from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
+from InContextSegLib.models.own import keep
+from InContextSegSlicer.effect.context import Context
+from InContextSegSlicer.effect.effectoptions import limitsOf
+from InContextSegSlicer.panel.parameters import InContextSegParameterNode, parameterNode
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient
 
@@ -29,7 +29,7 @@ def kept(folder, name="ours", **others):
 
 @pytest.fixture
 def doctor(scene, monkeypatch):
-    monkeypatch.setattr("InContextSegSlicer.panel.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("InContextSegSlicer.panel.panel.LOOK_EVERY_S", 0.0)
     doctor = Impatient(monkeypatch)
     yield doctor
     doctor.close()

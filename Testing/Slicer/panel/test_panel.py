@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegLib.files import write_volume
-from InContextSegLib.volume import Geometry, Kind, Volume
-from InContextSegSlicer import bridge
-from InContextSegSlicer.outside import SlicerOutside
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegSlicer.install.environment import SlicerOutside
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
 
@@ -114,7 +114,7 @@ def test_what_the_user_drew_in_the_output_survives_a_second_result(ready, scene)
 
 def forget_made(segmentation, identifier, volume):
     """A stroke of the Segment Editor carries no mark; here it was written by the same hand as results."""
-    from InContextSegSlicer.voxelsets import MADE_TAG
+    from InContextSegSlicer.scene.voxelsets import MADE_TAG
 
     segment = segmentation.GetSegmentation().GetSegment(identifier)
     segment.RemoveTag(MADE_TAG)

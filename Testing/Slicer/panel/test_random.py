@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegSlicer import bridge
-from InContextSegSlicer.examples import ExampleRow
+from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
 

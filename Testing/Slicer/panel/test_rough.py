@@ -8,7 +8,7 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
 from Testing.Slicer.radiologist import finish, mask
@@ -293,7 +293,7 @@ def test_a_full_disk_is_one_sentence(doctor, monkeypatch):
         raise OutputError("The disk is full; make room.")
 
     doctor.ready()
-    monkeypatch.setattr("InContextSegLib.shared.SharedFolder._require_room", full)
+    monkeypatch.setattr("InContextSegLib.worker.shared_arrays.SharedFolder._require_room", full)
     doctor.segment()
     assert doctor.status == "The disk is full; make room."
 
@@ -329,7 +329,7 @@ def test_three_hundred_segments_do_not_hold_the_panel_up(doctor):
 
 
 def test_a_row_that_goes_by_its_own_tick_outlives_the_tick(doctor, monkeypatch):
-    monkeypatch.setattr("InContextSegSlicer.panel.LOOK_EVERY_S", 1000)
+    monkeypatch.setattr("InContextSegSlicer.panel.panel.LOOK_EVERY_S", 1000)
     teacher = volumeOf("Teacher")
     labels = labelsOf(teacher, "ball", "box")
     doctor.teach(teacher, labels)

@@ -254,7 +254,7 @@ def test_a_preview_says_where_no_view_shows_the_volume(doctor):
 
 
 def test_a_removed_uncertainty_is_noticed(doctor, scene, monkeypatch):
-    monkeypatch.setattr("InContextSegSlicer.panel.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("InContextSegSlicer.panel.panel.LOOK_EVERY_S", 0.0)
     _labels, target = doctor.ready()
     doctor.segment()
     assert doctor.ui.uncertaintyBox.enabled
@@ -279,7 +279,7 @@ def test_a_panel_opens_where_no_folder_can_be_made_for_the_worker(scene, monkeyp
     def full(_parent=None):
         raise OutputError("The disk is full; make room.")
 
-    monkeypatch.setattr("InContextSegLib.shared.SharedFolder.make", full)
+    monkeypatch.setattr("InContextSegLib.worker.shared_arrays.SharedFolder.make", full)
     doctor = Impatient(monkeypatch)
     assert doctor.status == "The disk is full; make room."
     doctor.ready()

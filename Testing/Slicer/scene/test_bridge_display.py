@@ -5,7 +5,7 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.patients import (
     GEOMETRIES,
     SHAPE,

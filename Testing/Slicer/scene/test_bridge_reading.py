@@ -6,7 +6,7 @@ import slicer
 import vtk
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.patients import (
     GEOMETRIES,
     SHAPE,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from InContextSegSlicer import bridge
-from InContextSegSlicer.voxelsets import MADE_TAG
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.voxelsets import MADE_TAG
 from Testing.Slicer.fivesegments import AFFINE, box, two, world, writerFor
 from Testing.Slicer.patients import (
     SHAPE,

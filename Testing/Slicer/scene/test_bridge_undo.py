@@ -5,8 +5,8 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge
-from InContextSegSlicer.voxelsets import MADE_TAG
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.voxelsets import MADE_TAG
 from Testing.Slicer.fivesegments import AFFINE, box, tinyPieces, two, world, writerFor
 from Testing.Slicer.patients import (
     SHAPE,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from InContextSegSlicer.lattice import Grid
-from InContextSegSlicer.voxelsets import VoxelSet
+from InContextSegSlicer.scene.grid_mapping import Grid
+from InContextSegSlicer.scene.voxelsets import VoxelSet
 from Testing.Slicer.patients import GEOMETRIES, affineOf, finish
 
 GRID = Grid(affineOf(GEOMETRIES["oblique"]))

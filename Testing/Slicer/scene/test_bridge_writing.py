@@ -7,7 +7,7 @@ from scipy import ndimage
 from vtk.util.numpy_support import vtk_to_numpy
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.fivesegments import AFFINE, AREAS, OVERWRITE, box, two, world, writerFor
 from Testing.Slicer.patients import (
     SHAPE,

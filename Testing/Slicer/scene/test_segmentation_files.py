@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import read_labels, read_segments, read_volume, write_volume
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.volumes.files import read_labels, read_segments, read_volume, write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.segnrrd import Segment
 
 LIVER = (
     "TerminologyEntry:Segmentation category and type~SCT^123037004^Anatomical Structure~SCT^10200004^Liver~^^~~^^~^^|"

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import slicer
 
-from InContextSegLib.files import write_volume
-from InContextSegLib.training.datasets import DataSet, Site, read_site
 from InContextSegLib.training.runfolder import open_run
-from InContextSegLib.volume import Kind, Volume
-from InContextSegSlicer.parameters import InContextSegParameterNode, parameterNode
+from InContextSegLib.training.site.datasets import DataSet, Site, read_site
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegSlicer.panel.parameters import InContextSegParameterNode, parameterNode
 from Testing.Library.site_data import grid, labels_of
 from Testing.Slicer.harness import app
 from Testing.Slicer.trainee import small
@@ -86,10 +86,10 @@ def test_data_sets_are_typed_dropped_read_saved_and_removed(trainee, data, tmp_p
 
 def test_what_the_module_offers_is_what_the_library_takes():
     from InContextSegLib.config import from_mapping
-    from InContextSegLib.losses import LOSSES
     from InContextSegLib.training.averaged import Settings
-    from InContextSegLib.training.site import SiteTraining
-    from InContextSegSlicer import trainingrecipe as recipe
+    from InContextSegLib.training.losses import LOSSES
+    from InContextSegLib.training.site.train import SiteTraining
+    from InContextSegSlicer.training import recipe
 
     assert set(recipe.LOSSES) == set(LOSSES)
     fields = Settings.__dataclass_fields__
@@ -104,7 +104,7 @@ def test_what_the_module_offers_is_what_the_library_takes():
 
 
 def test_every_choice_reaches_the_request_and_comes_back_with_the_run(trainee, data, tmp_path):
-    from InContextSegSlicer import trainingrecipe as recipe
+    from InContextSegSlicer.training import recipe
 
     trainee.addFolder(data)
     small(trainee, tmp_path / "run", learningRate=0.00123, balance="lagging", saveMemory=True, weak="box", patience=3)
@@ -149,7 +149,7 @@ def test_a_scene_that_names_a_model_of_another_computer_is_opened_with_one_sente
 
 def test_what_came_of_a_run_can_be_used_and_trained_further_at_once_by_its_name(trainee, tmp_path, monkeypatch):
     monkeypatch.setattr(slicer.util, "selectModule", lambda _name: None)
-    from Testing.Slicer.test_own_models import kept
+    from Testing.Slicer.panel.test_own_models import kept
 
     for name in ("a-earlier", "b-now"):
         entry = kept(tmp_path, name)
@@ -175,7 +175,7 @@ def test_the_panel_says_what_to_do_next_until_it_can_start(trainee, data, tmp_pa
 
 
 def test_a_run_that_ended_early_says_so_and_goes_on_only_with_more_patience():
-    from InContextSegSlicer import trainingwords as words
+    from InContextSegSlicer.training import status as words
 
     chosen = SimpleNamespace(steps=2000, patience=10)
     record = {"steps": 800, "settings": {"training": {"steps": 2000, "patience": 10}}}
@@ -219,7 +219,7 @@ def test_dice_of_a_task_that_nobody_validates_is_in_brackets_and_says_so(trainee
 
 
 def test_a_progress_bar_shows_names_with_a_percent_sign_as_they_are():
-    from InContextSegSlicer.items import barText
+    from InContextSegSlicer.widgets.items import barText
 
     bar = app.qt.QProgressBar()
     bar.setRange(0, 8)

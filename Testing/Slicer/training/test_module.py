@@ -10,8 +10,8 @@ import slicer
 import torch
 
 from InContextSegLib.models.weights import load_weights
-from InContextSegLib.training.datasets import DataSet, Site
 from InContextSegLib.training.runfolder import open_run
+from InContextSegLib.training.site.datasets import DataSet, Site
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist
 from Testing.Slicer.trainee import Trainee, columns, log_of, looked, small
@@ -195,7 +195,7 @@ def test_another_run_in_the_folder_is_refused_and_cannot_be_deleted_by_cancellin
 
 @pytest.mark.slow
 def test_what_is_segmented_in_the_scene_becomes_files_that_can_be_trained_on(trainee, scene, tmp_path):
-    from Testing.Slicer.test_panel import patient
+    from Testing.Slicer.panel.test_panel import patient
 
     for number in range(3):
         patient(scene, f"Patient {number}", number)
@@ -267,7 +267,7 @@ def test_a_scene_that_is_saved_closed_and_loaded_in_the_middle_disturbs_nothing(
 
 @pytest.mark.slow
 def test_a_training_and_the_segmentation_panel_say_that_they_wait_for_each_other(trainee, data, scene, tmp_path):
-    from Testing.Slicer.test_panel import patient
+    from Testing.Slicer.panel.test_panel import patient
 
     doctor = Radiologist()
     doctor.panel.parameters.preset = "fast"

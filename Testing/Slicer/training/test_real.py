@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from InContextSegLib.catalog import find
+from InContextSegLib.models.catalog import find
 from Testing.Slicer.harness import app
 from Testing.Slicer.trainee import Trainee, columns
 

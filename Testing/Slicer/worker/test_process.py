@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import qt
 
-from InContextSegSlicer.process import PythonProcess
+from InContextSegSlicer.worker.process import PythonProcess
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the scripts of these tests are ended by POSIX signals")
 
@@ -189,7 +189,7 @@ sys.path[:0] = {path!r}
 from Testing.Slicer.harness import app
 app.start()
 import qt
-from InContextSegSlicer.process import PythonProcess
+from InContextSegSlicer.worker.process import PythonProcess
 process = PythonProcess(["-c", "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"], sys.executable)
 process.start()
 while True:

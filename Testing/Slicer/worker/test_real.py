@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import qt
-from test_process import alive, until
 
-from InContextSegLib.client import WorkerClient
-from InContextSegSlicer.installpanel import describeDevice
-from InContextSegSlicer.process import QProcessTransport, pythonExecutable
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegSlicer.install.panel import describeDevice
+from InContextSegSlicer.worker.process import QProcessTransport, pythonExecutable
+from Testing.Slicer.worker.test_process import alive, until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Stands for PythonSlicer: a launcher whose child is the real interpreter, with the launcher's own stdin.
 LAUNCHER = """#!{python}
@@ -107,9 +107,9 @@ sys.path[:0] = {path!r}
 from Testing.Slicer.harness import app
 app.start()
 import qt
-from InContextSegLib.client import WorkerClient
-from InContextSegSlicer.installpanel import describeDevice
-from InContextSegSlicer.process import QProcessTransport
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegSlicer.install.panel import describeDevice
+from InContextSegSlicer.worker.process import QProcessTransport
 from pathlib import Path
 client = WorkerClient(QProcessTransport, parent=Path({parent!r}))
 def tell(_answer):

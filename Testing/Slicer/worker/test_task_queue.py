@@ -1,6 +1,6 @@
 """Chores: long work in short pieces."""
 
-from InContextSegSlicer.chores import BUDGET_S, ChoreQueue
+from InContextSegSlicer.worker.task_queue import BUDGET_S, ChoreQueue
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from InContextSegLib.errors import OutputError
-from InContextSegLib.training.sitecurves import COLOURS, MEAN, draw_training
+from InContextSegLib.training.site.curves import COLOURS, MEAN, draw_training
 
 
 def log_in(folder, tasks, steps=60):

@@ -1,11 +1,11 @@
 """A site's data sets: what its file may say, and which files belong together."""
 
 import pytest
-from site_data import picture, set_of, site_of, written
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import WINDOWS
-from InContextSegLib.training.datasets import DataSet, Site, listed_in, read_site
+from InContextSegLib.slices.plan import WINDOWS
+from InContextSegLib.training.site.datasets import DataSet, Site, listed_in, read_site
+from Testing.Library.site_data import picture, set_of, site_of, written
 
 
 def a_set(**changes):

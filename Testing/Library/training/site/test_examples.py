@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from InContextSegLib.errors import OutputError
-from InContextSegLib.training.examples import ANSWER, LABEL, Shown, _short, draw_examples
+from InContextSegLib.training.site.examples import ANSWER, LABEL, Shown, _short, draw_examples
 
 
 def shown(label, answer, name="a/organ"):

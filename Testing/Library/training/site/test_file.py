@@ -1,7 +1,7 @@
 """A site written as a file is read back as it was."""
 
-from InContextSegLib.training.datasets import DataSet, Site, read_site
-from InContextSegLib.training.sitefile import text_of, write_site
+from InContextSegLib.training.site.datasets import DataSet, Site, read_site
+from InContextSegLib.training.site.file import text_of, write_site
 
 
 def test_a_site_that_is_written_is_read_back_as_it_was(tmp_path):

@@ -10,23 +10,23 @@ import pytest
 import torch
 from PIL import Image
 
-from InContextSegLib import sitejob
-from InContextSegLib.catalog import find, list_entries
-from InContextSegLib.cli import main
+from InContextSegLib.cli.main import main
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.loading import Model, load_model
+from InContextSegLib.models.catalog import find, list_entries
+from InContextSegLib.models.loading import Model, load_model
+from InContextSegLib.models.own import card_of
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import load_weights
-from InContextSegLib.ownmodels import card_of
 from InContextSegLib.progress import Report
-from InContextSegLib.sitejob import SiteJob, keep_run, run_site, start_of
-from InContextSegLib.training import site as site_module
-from InContextSegLib.training import store
 from InContextSegLib.training.averaged import Settings
-from InContextSegLib.training.card import card_of as written_card
-from InContextSegLib.training.card import description_of
 from InContextSegLib.training.runfolder import LOCK
-from InContextSegLib.training.site import SiteTraining, Where
+from InContextSegLib.training.site import job as sitejob
+from InContextSegLib.training.site import store
+from InContextSegLib.training.site import train as site_module
+from InContextSegLib.training.site.card import card_of as written_card
+from InContextSegLib.training.site.card import description_of
+from InContextSegLib.training.site.job import SiteJob, keep_run, run_site, start_of
+from InContextSegLib.training.site.train import SiteTraining, Where
 from Testing.Library.site_data import set_of, site_of, volume
 
 FEW = Settings(steps=2, validate_every=1, warmup_steps=1)
@@ -265,7 +265,7 @@ def test_a_change_that_makes_no_sense_is_refused(change):
 def test_a_folder_in_which_another_process_trains_is_refused_and_left_alone(job):
     code = f"""
 import time
-from InContextSegLib.sitejob import alone_in
+from InContextSegLib.training.site.job import alone_in
 from pathlib import Path
 with alone_in(Path({str(job.where.run)!r})):
     print("held", flush=True)

@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from site_data import SIZE, picture, set_of, stored, volume
 from torch import Generator
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.training.sampling import AS_THEY_ARE, Sampling, TaskSampler, drawn_ahead
+from InContextSegLib.training.site.sampling import AS_THEY_ARE, Sampling, TaskSampler, drawn_ahead
+from Testing.Library.site_data import SIZE, picture, set_of, stored, volume
 
 NAMES = {"1": "liver", "2": "tumour"}
 

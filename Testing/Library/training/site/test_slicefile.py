@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import OutputError
-from InContextSegLib.training.slicefile import DamagedError, Slices, checked, write_slices
+from InContextSegLib.training.site.slicefile import DamagedError, Slices, checked, write_slices
 
 
 def slices(label_type=np.uint8, count=3, size=17):

@@ -1,6 +1,6 @@
 """Who validates: a patient is on one side everywhere, and every task has somebody on both where that is possible."""
 
-from InContextSegLib.training.splits import divided
+from InContextSegLib.training.site.splits import divided
 
 MANY = [f"p{n}" for n in range(40)]
 

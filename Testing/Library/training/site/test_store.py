@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from site_data import SIZE, folders, grid, labels_of, picture, set_of, site_of, stored, volume
 
 from InContextSegLib.errors import Cancelled, InputError, OutputError
-from InContextSegLib.exampleset import KEY
-from InContextSegLib.files import read_volume, write_volume
+from InContextSegLib.examples.saved import KEY
+from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.progress import Report
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.support import LabelledVolume, SupportSet
-from InContextSegLib.training import cutting, store
-from InContextSegLib.training.slicefile import LEVELS
-from InContextSegLib.training.store import SliceStore, StoreSettings, forget
-from InContextSegLib.training.surveying import survey
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.training.site import cutting, store
+from InContextSegLib.training.site.slicefile import LEVELS
+from InContextSegLib.training.site.store import SliceStore, StoreSettings, forget
+from InContextSegLib.training.site.surveying import survey
+from InContextSegLib.volumes.files import read_volume, write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegLib.volumes.segnrrd import Segment
+from Testing.Library.site_data import SIZE, folders, grid, labels_of, picture, set_of, site_of, stored, volume
 
 NAMES = {"1": "liver", "2": "tumour"}
 DAY_S = 24 * 3600

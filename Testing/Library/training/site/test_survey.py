@@ -7,19 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from site_data import SHAPE, folders, grid, labels_of, picture, set_of, site_of, surveyed, volume, written
 
-from InContextSegLib.cli import main
+from InContextSegLib.cli.main import main
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.files import write_volume
 from InContextSegLib.progress import Report
-from InContextSegLib.segnrrd import Segment
-from InContextSegLib.training.datasets import read_site
-from InContextSegLib.training.survey import Survey, text_of
-from InContextSegLib.training.surveying import survey
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.training.site.datasets import read_site
+from InContextSegLib.training.site.survey import Survey, text_of
+from InContextSegLib.training.site.surveying import survey
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegLib.volumes.segnrrd import Segment
+from Testing.Library.site_data import (
+    SHAPE,
+    folders,
+    grid,
+    labels_of,
+    picture,
+    set_of,
+    site_of,
+    surveyed,
+    volume,
+    written,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 NAMES = {"1": "liver", "2": "tumour"}
 
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from InContextSegLib.cli import main
+from InContextSegLib.cli.main import main
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training import site as site_module
-from InContextSegLib.training import store
 from InContextSegLib.training.averaged import Settings
-from InContextSegLib.training.site import SiteTraining, Start, Where, suited, train_on_site
+from InContextSegLib.training.site import store
+from InContextSegLib.training.site import train as site_module
+from InContextSegLib.training.site.train import SiteTraining, Start, Where, suited, train_on_site
 from Testing.Library.site_data import set_of, site_of, volume
 
 CPU = torch.device("cpu")

@@ -2,8 +2,8 @@
 
 import torch
 
-from InContextSegLib.training.scenes import FIRST_OBJECT, LABELS, OBJECTS, VESSEL, Layout, Scene
-from InContextSegLib.training.synthetic import synthetic_tasks, wanted_masks
+from InContextSegLib.training.synthetic.scenes import FIRST_OBJECT, LABELS, OBJECTS, VESSEL, Layout, Scene
+from InContextSegLib.training.synthetic.tasks import synthetic_tasks, wanted_masks
 
 
 def batch(seed, tasks=12, images=5, size=48):
