@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from InContextSegLib.adaptation.calibration import FEWEST, Rehearsal
+from InContextSegLib.adaptation.calibration import FEWEST
 from InContextSegLib.adaptation.episodes import Lessons
-from InContextSegLib.adaptation.expectation import Expected, Trial, expected, in_turns, scores_of, to_try, tried
-from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, shift_of, units
+from InContextSegLib.adaptation.expectation import Trial, expected, in_turns, scores_of, to_try, tried
+from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, shift_of
 from InContextSegLib.errors import Cancelled
+from InContextSegLib.examples.origins import units
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Expected, Rehearsal
 from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
 from InContextSegLib.progress import Report
 

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 
 from InContextSegLib.adaptation.adapt import Adaptation
-from InContextSegLib.adaptation.calibration import Rehearsal
-from InContextSegLib.adaptation.expectation import Expected, Trial
-from InContextSegLib.adaptation.leave_out import units
+from InContextSegLib.adaptation.expectation import Trial
 from InContextSegLib.errors import OutputError, WeightsError
+from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.prior import Expected, Rehearsal
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.weights import load_weights, save_weights
 from InContextSegLib.volumes.files import make_folder

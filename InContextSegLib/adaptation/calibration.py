@@ -4,24 +4,17 @@ Every example is left out in turn, with all slices of its volume, and segmented 
 examples take part, and nothing is trained; what is found is used for every target of the same examples.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.adaptation.leave_out import (
-    LeaveOut,
-    best_threshold,
-    dice,
-    gains,
-    origin,
-    shift_of,
-    spread_evenly,
-)
+from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, dice, gains, shift_of
+from InContextSegLib.examples.origins import origin, spread_evenly
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Rehearsal
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.geometry import Geometry
@@ -31,44 +24,6 @@ SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without
 FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
 MAP_BYTES = 512 << 20  # of float32 probabilities; a session holds four such maps at once
 FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
-
-
-@dataclass(frozen=True, eq=False)
-class Rehearsal:
-    """What the examples taught about themselves.
-
-    Attributes:
-        support: the examples at the size that suits them.
-        shown: how many of them to show for one slice, those that resemble it most.
-        shifts: what to add to the logits of a label (by its value) before the sigmoid; 0 where none is named.
-        dice: mean Dice at which the examples predicted one another, for every label that could be tried.
-        tried: mean Dice over these labels for every size and number that were tried.
-        truth: the examples at the largest size, on which answers are compared; None: at the size of `support`.
-    """
-
-    support: SupportSet
-    shown: int
-    shifts: Mapping[int, float] = field(default_factory=dict)
-    dice: Mapping[int, float] = field(default_factory=dict)
-    tried: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    truth: SupportSet | None = None
-
-    @property
-    def mean_dice(self) -> float:
-        return float(np.mean(list(self.dice.values())))
-
-    @property
-    def record(self) -> dict:
-        """For the provenance of an output."""
-        return {
-            "size": self.support.size,
-            "shown": self.shown,
-            "logit_shifts": {str(value): round(shift, 4) for value, shift in self.shifts.items()},
-            "dice": {str(value): round(score, 4) for value, score in self.dice.items()},
-            "tried": [
-                {"size": size, "shown": shown, "dice": round(score, 4)} for (size, shown), score in self.tried.items()
-            ],
-        }
 
 
 def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[int, ...]:

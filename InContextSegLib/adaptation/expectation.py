@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from InContextSegLib.adaptation.leave_out import LeaveOut, dice, threshold_of
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Expected
 from InContextSegLib.progress import Report
 
 AT_MOST = 16  # pictures or slices tried for every label, unless told otherwise
@@ -34,20 +35,6 @@ class Trial:
     unit: str
     overlap: Float[np.ndarray, "2 thresholds"]
     separation: float
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The Dice to expect for a new picture or volume: mean and standard deviation (nan for one) over `units` tried."""
-
-    dice: float
-    spread: float
-    units: int
-
-    @property
-    def record(self) -> dict:
-        """For the provenance of an output."""
-        return {"dice": round(self.dice, 4), "spread": round(self.spread, 4), "units": self.units}
 
 
 def to_try(leave: LeaveOut, value: int, at_most: int = AT_MOST) -> list[int]:

@@ -1,16 +1,15 @@
 """Examples that disagree with the others: perhaps their label map is another patient's, mirrored, shifted or wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from InContextSegLib.adaptation.calibration import Rehearsal
 from InContextSegLib.adaptation.expectation import Trial
 from InContextSegLib.adaptation.leave_out import dice, threshold_of
 from InContextSegLib.examples.support import Example
+from InContextSegLib.inference.prior import Doubt, Rehearsal
 
 FEWEST = 5  # with fewer examples of a label none can be told from the usual spread
 # Robust standard deviations by which an example falls behind the others, in the mean of both witnesses. With this one
@@ -19,43 +18,6 @@ DOUBTFUL = 1.75
 LEAST, MOST = -1.0, 6.0  # of one witness: neither may outvote the other altogether
 LEAST_SPREAD = {"separation": 0.3, "edges": 0.1}
 RING_PX = 4
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """One example whose label for one structure neither the other examples nor its own image bear out.
-
-    Attributes:
-        value: of the label.
-        source: the example's name, as in `Example.source`.
-        dice, usual: its Dice when segmented by the others, and the median of all.
-        strength: robust standard deviations behind the other examples.
-    """
-
-    value: int
-    source: str
-    dice: float
-    usual: float
-    strength: float
-
-    @property
-    def why(self) -> str:
-        return (
-            f"its label {self.value} fits the other examples (Dice {self.dice:.2f}, usual {self.usual:.2f}) and the "
-            "edges of its image less than theirs do; it may be another image's or unfinished"
-        )
-
-    @property
-    def record(self) -> dict:
-        """For the provenance of an output."""
-        return {
-            "label": self.value,
-            "source": self.source,
-            "dice": round(self.dice, 4),
-            "usual": round(self.usual, 4),
-            "strength": round(self.strength, 2),
-            "why": self.why,
-        }
 
 
 def doubtful(trials: Sequence[Trial], rehearsal: Rehearsal) -> tuple[Doubt, ...]:

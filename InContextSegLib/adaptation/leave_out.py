@@ -1,6 +1,5 @@
 """Leaving examples out: each of them segmented by the others, which tells how well they do their work."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,26 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import interpolate
 
-from InContextSegLib.examples.support import Example, SupportSet
+from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 
 THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.7)
 # Of Dice, or a share of what is missing to 1: what departs from the usual costs time or is a guess.
 LEAST_GAIN, LEAST_SHARE = 0.02, 0.1
-
-
-def origin(example: Example) -> str:
-    """The picture or the volume that an example is from; slices add their axis and index to its name."""
-    return example.source if example.position is None else example.source.rsplit(" ", 2)[0]
-
-
-def units(support: SupportSet) -> tuple[str, ...]:
-    """What every example is left out with: its picture or volume, so that no patient predicts the own slices.
-
-    Where all examples are slices of one volume every slice is a unit, as the target then lies between them.
-    """
-    origins = tuple(origin(example) for example in support.examples)
-    return origins if len(set(origins)) > 1 else tuple(example.source for example in support.examples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +96,6 @@ def threshold_of(shift: float) -> int:
 def gains(score: float, before: float) -> bool:
     """Whether it is worth a departure."""
     return bool(score > before and score >= before + min(LEAST_GAIN, LEAST_SHARE * (1 - before)))
-
-
-def spread_evenly(indices: Sequence[int], count: int) -> list[int]:
-    """At most `count` of them, evenly spread, the first and the last among them."""
-    if not indices:
-        return []
-    return [indices[round(place)] for place in np.linspace(0, len(indices) - 1, min(count, len(indices)))]
 
 
 def logit(probability: float) -> float:

@@ -1,6 +1,6 @@
 """What is done with the examples of a task before its first target: rehearse, adapt, foresee how good it will be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,12 @@ from torch import nn
 
 from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
 from InContextSegLib.adaptation.cache import key_of, remembered
-from InContextSegLib.adaptation.calibration import Rehearsal, rehearse
-from InContextSegLib.adaptation.expectation import Expected
-from InContextSegLib.adaptation.label_check import Doubt, doubtful
+from InContextSegLib.adaptation.calibration import rehearse
+from InContextSegLib.adaptation.label_check import doubtful
+from InContextSegLib.adaptation.style import judge
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Foresight, Prior, Rehearsal
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.progress import Report
 
@@ -37,30 +38,6 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Foresight:
-    """What is known about a task before its first target.
-
-    Attributes:
-        expected: by label value the Dice to expect.
-        before: the same without adapting, where the network adapted.
-        doubtful: examples that disagree with the others.
-    """
-
-    expected: Mapping[int, Expected]
-    before: Mapping[int, Expected]
-    doubtful: tuple[Doubt, ...]
-
-    @property
-    def record(self) -> dict:
-        """For the provenance of an output."""
-        return {
-            "expected": {str(value): each.record for value, each in self.expected.items()},
-            "without_adapting": {str(value): each.record for value, each in self.before.items()},
-            "doubtful": [each.record for each in self.doubtful],
-        }
-
-
-@dataclass(frozen=True, eq=False)
 class Prepared:
     """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked)."""
 
@@ -69,6 +46,11 @@ class Prepared:
     foresight: Foresight | None = None
     adaptation: Adaptation | None = None
     key: str = ""
+
+    @property
+    def prior(self) -> Prior:
+        """What a session is told of it."""
+        return Prior(self.rehearsal, self.foresight, judge)
 
     @property
     def record(self) -> dict:

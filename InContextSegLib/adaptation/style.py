@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from InContextSegLib.adaptation.calibration import left_out
-from InContextSegLib.adaptation.leave_out import dice_of, gains, origin
+from InContextSegLib.adaptation.leave_out import dice_of, gains
+from InContextSegLib.examples.origins import origin
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from InContextSegLib.adaptation.adapt import Adaptation, adapt
-from InContextSegLib.adaptation.calibration import Rehearsal, rehearse, sizes_for
+from InContextSegLib.adaptation.calibration import rehearse, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
@@ -20,6 +20,7 @@ from InContextSegLib.evaluation.scatter import Dot, draw_expected
 from InContextSegLib.evaluation.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Prior, Rehearsal
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.jobs.task import across_slices
@@ -128,7 +129,7 @@ def _sessions(
 
     def session(network, rehearsal: Rehearsal | None) -> Session:
         support = rehearsal.support if rehearsal else first
-        return Session(network, [support], intensities, provenance, device, rehearsal)
+        return Session(network, [support], intensities, provenance, device, Prior(rehearsal))
 
     return {
         "plain": session(segmenter, None),

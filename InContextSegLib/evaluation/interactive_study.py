@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.adaptation.calibration import Rehearsal, rehearse
+from InContextSegLib.adaptation.calibration import rehearse
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.click_curves import Curve, draw_clicks
@@ -22,6 +22,7 @@ from InContextSegLib.evaluation.user import correcting_click, jittered_box, rand
 from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
+from InContextSegLib.inference.prior import Rehearsal
 from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.loading import choose_device, load_model
 from InContextSegLib.progress import Report

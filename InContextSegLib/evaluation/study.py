@@ -17,6 +17,7 @@ from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summari
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import across_slices
@@ -194,7 +195,7 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
     sizes, network = sizes_for(geometry, axis, size, len(each.labels)), CachedSegmenter(segmenter, device)
     rehearsal = rehearse(network, partial(support_of, case, each), sizes, count, Report())
-    return Session(segmenter, [rehearsal.support], Intensities(each.window), provenance, device, rehearsal)
+    return Session(segmenter, [rehearsal.support], Intensities(each.window), provenance, device, Prior(rehearsal))
 
 
 def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[int]) -> Iterator[Case]:

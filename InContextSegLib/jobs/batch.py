@@ -1,7 +1,5 @@
 """One task, many volumes: each case is segmented, written and recorded on its own, and what is done already is left."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,10 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from InContextSegLib import __version__
-from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import Cancelled, InputError, WeightsError, sentence_of
 from InContextSegLib.jobs.cases import Case, CaseStatus
 from InContextSegLib.jobs.records import (
@@ -24,12 +18,10 @@ from InContextSegLib.jobs.records import (
     write_record,
     write_table,
 )
-from InContextSegLib.models.catalog import cache_folder, find, pinned_sha256
 from InContextSegLib.progress import Report
 from InContextSegLib.volumes.files import check_fits, make_folder, write_volume
 from InContextSegLib.volumes.geometry import Volume
 from InContextSegLib.volumes.segnrrd import Segment
-from InContextSegLib.worker.protocol import Batch, FileRef, LabelsRef, SlicesRef, TaskSpec
 
 log = logging.getLogger(__name__)
 
@@ -56,60 +48,6 @@ class Way:
     task: str
     segment: Callable[[Path, Report], Result]
     inputs: frozenset[Path] = frozenset()
-
-
-def fingerprint_of_task(request: Batch, array_of: Callable[[str], np.ndarray]) -> str:
-    """SHA-256 (hex) of all that decides the results of a batch, but for the targets: examples by what is in them.
-
-    Raises:
-        InputError, WeightsError: if an example or the weights cannot be read.
-    """
-    task = request.task
-    sources = [example.source for example in task.examples]
-    examples = [
-        {
-            "image": _fingerprint(example.image, array_of),
-            "labels": _fingerprint(example.labels, array_of),
-            # What it is called does not matter, but who is the same patient does.
-            "patient": sources.index(example.source),
-            "slices": example.slices,
-            "values": example.values,
-            # Not where it is None, so that what was done before there were such examples stays done.
-            **({} if example.known is None else {"known": sorted(example.known)}),
-        }
-        for example in task.examples
-    ]
-    weights = sha256_of(Path(task.weights)) if task.weights else pinned_sha256(find(task.model), cache_folder())
-    same = {"version": __version__, "weights_sha256": weights, "examples": examples}
-    mapping = to_mapping(request)
-    same |= {name: value for name, value in mapping["task"].items() if name not in ("examples", "weights", "device")}
-    text = json.dumps(same | {"looks": mapping["looks"]}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def inputs_of(task: TaskSpec) -> frozenset[Path]:
-    """The files that a task reads."""
-    refs = [ref for example in task.examples for ref in (example.image, example.labels)]
-    paths = [ref.path for ref in refs if isinstance(ref, FileRef)]
-    return frozenset(map(Path, [*paths, *filter(None, [task.weights])]))
-
-
-def told(request: Batch, way: "Way", report: Report) -> list[CaseStatus]:
-    """Run the batch of a request and tell of every case, in words that `batchrun.BatchRun` understands.
-
-    Raises: as `run_batch`.
-    """
-    cases = [Case(Path(case.image), Path(case.output)) for case in request.cases]
-    running: list[CaseStatus] = []
-
-    def show(done: int, total: int, message: str) -> None:
-        report.step(done, max(total, 1), json.dumps(replace(running[-1], message=message).to_mapping()))
-
-    settled = []
-    for status in run_batch(cases, way, Report(show), request.overwrite):
-        report.step(0, 0, json.dumps(status.to_mapping()))
-        (settled if status.settled else running).append(status)
-    return settled
 
 
 def run_batch(cases: Sequence[Case], way: Way, report: Report, overwrite: bool = False) -> Iterator[CaseStatus]:
@@ -184,24 +122,6 @@ def _write(case: Case, result: Result, batch: Mapping[str, str], seconds: float)
     write_volume(case.output, result.mask, result.segments)
     kept = {"files": {"mask": {"path": str(case.output), "sha256": sha256_of(case.output)}}, "seconds": seconds}
     write_record(case, {**result.record, **kept}, **batch, status="done", output=kept["files"]["mask"]["sha256"])
-
-
-def _fingerprint(ref: LabelsRef, array_of: Callable[[str], np.ndarray]) -> str:
-    if isinstance(ref, FileRef):
-        return fingerprint_of(Path(ref.path))
-    if isinstance(ref, SlicesRef):
-        place, names = (
-            f"{ref.array_axis} {ref.shape} {[index for index, _name in ref.slices]}",
-            dict(ref.slices).values(),
-        )
-    else:
-        place, names = ref.kind.value, [ref.name]
-    digest = hashlib.sha256(f"{place} {ref.affine}".encode())
-    for array in map(array_of, names):
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        for plane in array:
-            digest.update(np.ascontiguousarray(plane))
-    return digest.hexdigest()
 
 
 def _millilitres(record: Mapping[str, Any]) -> dict[str, float]:

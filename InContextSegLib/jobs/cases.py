@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
 from InContextSegLib.volumes.files import READABLE, WRITABLE, ending_of
 from InContextSegLib.volumes.segnrrd import ENDING as SEGMENTATION
 from InContextSegLib.volumes.tables import rows_in
-from InContextSegLib.worker.shared_arrays import exhausted
 
 FORMATS = (".nii.gz", SEGMENTATION, ".nrrd", ".nii", ".mha")
 

@@ -106,7 +106,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     support = ready.rehearsal.support if ready.rehearsal else first
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
-    return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.rehearsal, ready.foresight)
+    return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior)
 
 
 def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -> tuple[str, ...]:

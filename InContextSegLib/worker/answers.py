@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from InContextSegLib import __version__
-from InContextSegLib.adaptation.leave_out import origin
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.examples.origins import origin
 from InContextSegLib.examples.saved import Kept, Taught, save, taught_in
 from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import Session, slab
-from InContextSegLib.jobs.batch import Result, Way, fingerprint_of_task, inputs_of, told
+from InContextSegLib.jobs.batch import Result, Way
 from InContextSegLib.jobs.task import Source, files_of, findings, foreseen, keep_drawn, segments_of
 from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
 from InContextSegLib.models.catalog import cache_folder, ensure, find, pinned_sha256, remove
@@ -27,6 +27,7 @@ from InContextSegLib.volumes import segnrrd
 from InContextSegLib.volumes.colour import LUMINANCE
 from InContextSegLib.volumes.files import read_segments, read_volume
 from InContextSegLib.volumes.geometry import Kind, Volume, any_along
+from InContextSegLib.worker.batches import fingerprint_of_task, inputs_of, told
 from InContextSegLib.worker.cache import Desk
 from InContextSegLib.worker.corrections import correct, neighbours, propagate
 from InContextSegLib.worker.protocol import (

@@ -12,8 +12,9 @@ import numpy as np
 
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker.protocol import arrays_of, decode_line, encode_line
-from InContextSegLib.worker.shared_arrays import SharedFolder, exhausted, new_name
+from InContextSegLib.worker.shared_arrays import SharedFolder, new_name
 from InContextSegLib.worker.transport import Transport
 
 GRACE_S = 3.0

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from InContextSegLib.errors import InputError, OutputError
+from InContextSegLib.progress import exhausted
 from InContextSegLib.volumes.files import reason_of
 
 _CHUNK_BYTES = 2 << 20  # written between two pauses: some milliseconds
@@ -170,15 +171,6 @@ class SharedFolder:
 def new_name() -> str:
     """A name for an array that no other has."""
     return f"{secrets.token_hex(8)}.npy"
-
-
-def exhausted(pieces: Generator[None, None, Value]) -> Value:
-    """Do all of it at once; what it returns."""
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            return end.value
 
 
 def _sweep(parent: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.adaptation.leave_out import units
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.adaptation_study import task_of
 from InContextSegLib.evaluation.study import Run, Study
+from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.similarity import Coverage
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.models.loading import Model

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from InContextSegLib.adaptation.style import judge
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.metrics import dice, summarise
 from InContextSegLib.evaluation.study import DataSet, Study, cell, chosen_sets, wanted_labels
 from InContextSegLib.examples.support import LabelledVolume, SupportSet, paired_files
+from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.loading import Model, choose_device, load_model
@@ -78,7 +80,7 @@ def scores(each: DataSet, data: Path) -> Iterator[tuple[str, str, float, float, 
         support = replace(support, labels=tuple(label for label in labels if label.value in _values(support)))
         # A window is part of what the shift is applied to; percentiles are taken of what the scanner gave.
         intensities = Intensities((0.0, 1.0) if each.window else None)
-        session = Session(segmenter, [support], intensities, provenance, choose_device("cpu"))
+        session = Session(segmenter, [support], intensities, provenance, choose_device("cpu"), Prior(judge=judge))
         for pair in tests:
             for condition in CONDITIONS:
                 image = shifted(pair, condition, axis, each)

@@ -15,10 +15,10 @@ import numpy as np
 from InContextSegLib.adaptation.adapt import foresee
 from InContextSegLib.adaptation.calibration import rehearse
 from InContextSegLib.adaptation.label_check import doubtful
-from InContextSegLib.adaptation.leave_out import origin
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.adaptation_study import task_of
 from InContextSegLib.evaluation.study import Run, Study, wanted_labels
+from InContextSegLib.examples.origins import origin
 from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.memory import keep_freed_memory

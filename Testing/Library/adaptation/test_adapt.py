@@ -11,12 +11,12 @@ import torch
 from InContextSegLib.adaptation import adapt as adapt_module
 from InContextSegLib.adaptation import episodes as lessons_module
 from InContextSegLib.adaptation.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
-from InContextSegLib.adaptation.calibration import Rehearsal
 from InContextSegLib.adaptation.episodes import Lessons
-from InContextSegLib.adaptation.expectation import Expected
-from InContextSegLib.adaptation.leave_out import LeaveOut, dice, units
+from InContextSegLib.adaptation.leave_out import LeaveOut, dice
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import Example, SupportSet
+from InContextSegLib.inference.prior import Expected, Rehearsal
 from InContextSegLib.inference.settings import STEPS_PER_SECOND, AdaptSettings, InferenceSettings
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.progress import Report

@@ -9,8 +9,8 @@ import torch
 
 from InContextSegLib.adaptation.adapt import adapt
 from InContextSegLib.adaptation.cache import key_of, load_adaptation, remembered, save_adaptation
-from InContextSegLib.adaptation.calibration import Rehearsal
 from InContextSegLib.errors import WeightsError
+from InContextSegLib.inference.prior import Rehearsal
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report

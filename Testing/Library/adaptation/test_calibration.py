@@ -11,6 +11,7 @@ from InContextSegLib.adaptation.leave_out import gains
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
@@ -117,7 +118,7 @@ def test_fewer_examples_are_shown_where_more_only_dilute_the_one_that_resembles(
     told = rehearsed(support, Diluted())
     assert told.shown == 4 and told.dice == {1: 1.0}
     assert told.tried[SIZE, 16] < 0.6
-    session = Session(Diluted(), [support], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, told)
+    session = Session(Diluted(), [support], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, Prior(told))
     target = Volume(kinds[0].image[None], grid((1, SIZE, SIZE), (1.0, 1.0, 1.0)), Kind.INTENSITY)
     settings = InferenceSettings(supports=16, draws=1, axes=("axial",))
     mask = session.segment(target, settings, Report()).mask.array
@@ -180,7 +181,7 @@ def test_the_session_moves_the_logits_and_says_so():
     settings = InferenceSettings(supports=4, draws=1, axes=("axial",))
     found = {}
     for rehearsal in (None, told):
-        session = Session(Threshold(), [examples], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, rehearsal)
+        session = Session(Threshold(), [examples], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, Prior(rehearsal))
         found[rehearsal] = session.segment(target, settings, Report())
     assert not found[None].mask.array[0, 10:18, 4:20].any()
     assert found[told].mask.array[0, 10:18, 4:20].all()

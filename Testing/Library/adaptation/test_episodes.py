@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from InContextSegLib.adaptation.episodes import CROP_PX, EPISODES, SHOWN, Lessons
-from InContextSegLib.adaptation.leave_out import LeaveOut, units
+from InContextSegLib.adaptation.leave_out import LeaveOut
+from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg

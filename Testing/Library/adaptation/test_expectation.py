@@ -7,16 +7,8 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation.expectation import SLICES, Trial, expected, in_turns, scores_of, to_try, tried
-from InContextSegLib.adaptation.leave_out import (
-    THRESHOLDS,
-    LeaveOut,
-    best_threshold,
-    dice,
-    shift_of,
-    spread_evenly,
-    threshold_of,
-    units,
-)
+from InContextSegLib.adaptation.leave_out import THRESHOLDS, LeaveOut, best_threshold, dice, shift_of, threshold_of
+from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from InContextSegLib.adaptation.adapt import foresee
-from InContextSegLib.adaptation.calibration import Rehearsal
 from InContextSegLib.adaptation.label_check import FEWEST, doubtful
 from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.prior import Rehearsal
 from InContextSegLib.progress import Report
 from Testing.Library.fake_segmenter import LABEL, Learner, square
 

@@ -13,6 +13,7 @@ from InContextSegLib.cli.arguments import parser
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
@@ -217,7 +218,9 @@ def test_judging_can_be_cancelled():
 
 
 def session_and_target(gain):
-    session = Session(Threshold(), [support_of(*(example(n) for n in range(5)))], AS_IT_IS, {"entry": "fake"}, CPU)
+    session = Session(
+        Threshold(), [support_of(*(example(n) for n in range(5)))], AS_IT_IS, {"entry": "fake"}, CPU, Prior(judge=judge)
+    )
     array = picture(1, gain=gain)[None]
     return session, Volume(array, grid((1, SIZE, SIZE), (1.0, 1.0, 1.0)), Kind.INTENSITY)
 

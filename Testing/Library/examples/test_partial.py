@@ -9,19 +9,20 @@ import torch
 from InContextSegLib.adaptation.calibration import left_out
 from InContextSegLib.adaptation.episodes import Lessons
 from InContextSegLib.adaptation.expectation import to_try
-from InContextSegLib.adaptation.leave_out import LeaveOut, units
+from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.adaptation.style import _Trial
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs.batch import fingerprint_of_task
 from InContextSegLib.jobs.task import Drawn
 from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
 from InContextSegLib.volumes.geometry import Kind, Volume
 from InContextSegLib.worker import corrections as correcting
 from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.batches import fingerprint_of_task
 from InContextSegLib.worker.cache import Desk
 from InContextSegLib.worker.protocol import (
     ArrayRef,

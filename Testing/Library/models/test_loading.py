@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation.episodes import Lessons
-from InContextSegLib.adaptation.leave_out import LeaveOut, units
+from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.cli.main import main
 from InContextSegLib.cli.phantom import phantom
 from InContextSegLib.errors import WeightsError
+from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.session import Session

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from InContextSegLib.adaptation.label_check import Doubt
 from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.inference.prior import Doubt
 from InContextSegLib.inference.session import QUICK_PICTURES, quick
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report

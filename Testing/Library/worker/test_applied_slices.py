@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.jobs.batch import fingerprint_of_task
 from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, SlicePlan
 from InContextSegLib.volumes.geometry import Kind, Volume
 from InContextSegLib.worker import corrections as correcting
 from InContextSegLib.worker.answers import ANSWERS
+from InContextSegLib.worker.batches import fingerprint_of_task
 from InContextSegLib.worker.cache import Desk
 from InContextSegLib.worker.protocol import (
     ArrayRef,

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError, OutputError
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker import shared_arrays as shared
-from InContextSegLib.worker.shared_arrays import SharedFolder, exhausted, new_name
+from InContextSegLib.worker.shared_arrays import SharedFolder, new_name
 
 
 @pytest.fixture
