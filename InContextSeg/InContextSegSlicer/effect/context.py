@@ -12,11 +12,11 @@ from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import Capability
 from InContextSegLib.worker.protocol import SaveExamples, TaskSpec
 from InContextSegSlicer.effect.prompting import Place
-from InContextSegSlicer.panel.examples import ExampleList, ExampleRow
 from InContextSegSlicer.panel.keeping import savingExamples
 from InContextSegSlicer.panel.order import Order, Wanted, namesIn, settingsOf, spokenIn, taskOf
 from InContextSegSlicer.panel.parameters import InContextSegParameterNode, parameterNode
 from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.examples import ExampleList, ExampleRow
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.scene.labelmaps import labelmapOf, segmentOf
 from InContextSegSlicer.scene.reading import gridOfVolume

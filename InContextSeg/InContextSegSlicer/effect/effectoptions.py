@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from InContextSegLib.models.entry import Capability
 from InContextSegSlicer.effect.prompting import BOX, POINT, SCRIBBLE
 from InContextSegSlicer.effect.propagationoptions import PropagationOptions
-from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene.examples import ExampleRow
 
 KEY = 256  # Qt.UserRole
 KINDS = {POINT: "click", BOX: "box", SCRIBBLE: "scribble"}  # as the catalogue calls them

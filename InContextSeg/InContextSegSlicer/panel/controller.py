@@ -13,12 +13,12 @@ from slicer.i18n import tr as _
 from InContextSegLib.errors import InputError
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import BEGUN, Prepare, Preview, Segment
+from InContextSegSlicer.panel.destination import ensureLike, regionOf
 from InContextSegSlicer.panel.keeping import saved, savingExamples
 from InContextSegSlicer.panel.order import Order, taskOf
 from InContextSegSlicer.panel.outcome import Outcome, Progress, summary, waitingText
 from InContextSegSlicer.panel.preview import SlicePreview, removeShown
 from InContextSegSlicer.scene import bridge
-from InContextSegSlicer.scene.destination import ensureLike, regionOf
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.worker.task_queue import ChoreQueue
 

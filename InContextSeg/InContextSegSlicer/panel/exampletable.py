@@ -9,9 +9,9 @@ import qt
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.panel.examples import ExampleList, ExampleRow
 from InContextSegSlicer.panel.order import namesIn, spokenIn
 from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.examples import ExampleList, ExampleRow
 from InContextSegSlicer.widgets.items import itemOf
 from InContextSegSlicer.widgets.pixmap import pixmapOf
 from InContextSegSlicer.worker.task_queue import ChoreQueue

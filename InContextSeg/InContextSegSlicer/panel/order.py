@@ -11,8 +11,8 @@ from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.geometry import Kind
 from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, FileRef, TaskSpec
-from InContextSegSlicer.panel.examples import ExampleRow
 from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.scene.slicemarks import spokenByName
 

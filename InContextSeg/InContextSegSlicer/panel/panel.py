@@ -12,7 +12,6 @@ from slicer.i18n import tr as _
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.install.panel import InstallPanel, describeDevice
 from InContextSegSlicer.panel.controller import BUSY, FAILED, Controller
-from InContextSegSlicer.panel.examples import ExampleList
 from InContextSegSlicer.panel.exampletable import ExampleTable
 from InContextSegSlicer.panel.modelchoice import ModelChoice
 from InContextSegSlicer.panel.order import DRAWN_ON, Order, settingsOf, taskOf, wantedSegments
@@ -20,6 +19,7 @@ from InContextSegSlicer.panel.outcome import Outcome, Progress
 from InContextSegSlicer.panel.segmenttable import SegmentTable
 from InContextSegSlicer.panel.teaching import Teaching
 from InContextSegSlicer.scene import bridge, grid
+from InContextSegSlicer.scene.examples import ExampleList
 from InContextSegSlicer.scene.sliceviews import SliceViews, notDisplayed
 from InContextSegSlicer.widgets.items import barText
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.panel.examples import ExampleRow
 from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.examples import ExampleRow
 
 
 def looksOf(rows: Sequence[ExampleRow]) -> dict[str, tuple[tuple[float, float, float], str]]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import qt
 from slicer.i18n import tr as _
 
-from InContextSegSlicer.panel.examples import ExampleRow
 from InContextSegSlicer.panel.order import Wanted
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.widgets.items import itemOf
 
 NAME, INTO, EXPECTED = range(3)

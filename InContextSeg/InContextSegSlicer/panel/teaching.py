@@ -10,10 +10,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.panel.examples import ExampleRow
 from InContextSegSlicer.panel.keeping import foldersOf, requireNew
 from InContextSegSlicer.panel.order import DRAWN_ON
 from InContextSegSlicer.scene import grid
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.slicemarks import chooseWhole
 from InContextSegSlicer.scene.sliceviews import notDisplayed
 from InContextSegSlicer.widgets.filedrop import FileDrop

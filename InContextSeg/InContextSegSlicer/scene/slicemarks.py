@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import slicer
 
-from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.grid_mapping import Grid
 from InContextSegSlicer.scene.reading import gridOfVolume
 from InContextSegSlicer.scene.voxelsets import setTag, tagOf

@@ -8,10 +8,10 @@ from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.worker.protocol import SaveExamples
-from InContextSegSlicer.panel.examples import ExampleRow
 from InContextSegSlicer.panel.keeping import savingExamples
 from InContextSegSlicer.panel.order import DRAWN_ON, Order, wantedSegments
 from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.handover import Handover
 
 MOST_BYTES = 3 << 30  # the worker holds all of them while it writes

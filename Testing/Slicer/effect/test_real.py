@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.volumes.files import read_segments
-from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.reading import arrayOf
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.effect.test_oblique import turn

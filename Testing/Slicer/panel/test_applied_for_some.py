@@ -9,11 +9,11 @@ import vtk
 
 from InContextSegLib.cli.phantom import KIDNEYS, LIVER, phantom
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.panel.examples import ExampleRow
+from InContextSegSlicer.panel.destination import regionOf
 from InContextSegSlicer.panel.exampletable import partText
 from InContextSegSlicer.panel.order import Order, Wanted, spokenIn, taskOf
 from InContextSegSlicer.scene import bridge
-from InContextSegSlicer.scene.destination import regionOf
+from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.slicemarks import APPLIED, SliceMarks, mark
 from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.effect.test_effect import volumeOf as effectVolume

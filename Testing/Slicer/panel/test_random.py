@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegSlicer.panel.examples import ExampleRow
 from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.scene.examples import ExampleRow
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
 

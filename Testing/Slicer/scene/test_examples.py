@@ -4,9 +4,9 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.panel.examples import ExampleList, ExampleRow
 from InContextSegSlicer.panel.exampletable import labelText, parsedLabels, parsedSlices, sliceText
 from InContextSegSlicer.panel.order import namesIn, wantedSegments
+from InContextSegSlicer.scene.examples import ExampleList, ExampleRow
 
 
 def nodes(scene, *names):
