@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from InContextSegLib.adaptation.leave_out import LeaveOut
-from InContextSegLib.models import SliceSegmenter
+from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.training.augment import moved, scanner_shift, uniform

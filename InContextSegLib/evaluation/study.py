@@ -21,8 +21,8 @@ from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import across_slices
-from InContextSegLib.models import SliceSegmenter
 from InContextSegLib.models.loading import Model, choose_device, load_model
+from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix

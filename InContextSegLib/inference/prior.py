@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -127,6 +127,7 @@ class Foresight:
         }
 
 
+@runtime_checkable
 class StyleOutcome(Protocol):
     """What was done to the style of one target."""
 
@@ -135,6 +136,7 @@ class StyleOutcome(Protocol):
         """For the provenance of an output."""
 
 
+@runtime_checkable
 class Style(Protocol):
     """What the examples say for and against bringing a target to their style."""
 
@@ -144,6 +146,7 @@ class Style(Protocol):
         """The pictures of one target in the style of the examples, or as they came, and what was done."""
 
 
+@runtime_checkable
 class StyleJudge(Protocol):
     """Finds out whether examples gain by it; `adaptation.style.judge` does."""
 

@@ -18,7 +18,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.models import SliceSegmenter
+from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume

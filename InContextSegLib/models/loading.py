@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from InContextSegLib.errors import InputError, WeightsError
-from InContextSegLib.models import SliceSegmenter, build, fitting
 from InContextSegLib.models.catalog import cache_folder, ensure, find, pinned_sha256
 from InContextSegLib.models.entry import CatalogEntry
+from InContextSegLib.models.networks import SliceSegmenter, build, fitting
 from InContextSegLib.models.weights import load_weights
 
 

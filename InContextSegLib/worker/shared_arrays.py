@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +25,6 @@ _FOLDER = re.compile(r"incontextseg-(\d+)-\w+")
 _TURN = "turn"
 _PATIENCE_S = 2.0  # with Windows, which lets go of a dead process's files a little later
 _STILL_ACTIVE, _QUERY_LIMITED = 259, 0x1000
-
-Value = TypeVar("Value")
 
 
 class SharedFolder:

@@ -17,8 +17,8 @@ from InContextSegLib.examples.support import Example
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.memory import keep_freed_memory
-from InContextSegLib.models import build
 from InContextSegLib.models.catalog import find
+from InContextSegLib.models.networks import build
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.slices.plan import Intensities, SlicePlan

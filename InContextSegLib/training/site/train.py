@@ -17,7 +17,7 @@ from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.weak import KINDS, weakened
-from InContextSegLib.models import SliceSegmenter, name_of
+from InContextSegLib.models.networks import SliceSegmenter, name_of
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report

@@ -21,9 +21,10 @@ from InContextSegLib.cli.arguments import parser
 from InContextSegLib.cli.main import main
 from InContextSegLib.jobs import segment as jobs
 from InContextSegLib.jobs import task as tasks
-from InContextSegLib.models import build, catalog, loading
+from InContextSegLib.models import catalog, loading
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import CatalogEntry, Weights
+from InContextSegLib.models.networks import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.volumes import files
 from InContextSegLib.volumes.geometry import Kind, Volume
@@ -343,7 +344,7 @@ def test_an_impatient_ctrl_c_is_one_sentence_too(folder, capfd, monkeypatch):
 
 SLOW = f"""
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from Testing.Library.fake_segmenter import Threshold
 from InContextSegLib.models import loading
 from InContextSegLib.jobs import task as tasks

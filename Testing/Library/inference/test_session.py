@@ -9,8 +9,8 @@ from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference import cached
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
-from InContextSegLib.models import build
 from InContextSegLib.models.catalog import find
+from InContextSegLib.models.networks import build
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, Intensities
 from InContextSegLib.volumes.geometry import Kind, Volume

@@ -286,7 +286,7 @@ def test_a_batch_that_is_killed_at_any_moment_goes_on_where_it_stopped(cases, ge
     for number in range(20):
         write_volume(images / f"more{number}.nrrd", read_volume(cases[number % 3].image))
     cases = cases_of(listed_in(images), out, ".seg.nrrd")
-    words = [sys.executable, "-c", KILLED, images, out, "0.005", REPOSITORY, Path(__file__).parent]
+    words = [sys.executable, "-c", KILLED, images, out, "0.005", REPOSITORY]
     for _ in range(4):
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         process.stdout.readline()

@@ -17,9 +17,9 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import segment as jobs
 from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.jobs.task import drawn_axis
-from InContextSegLib.models import build
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.loading import Model, choose_device, load_model
+from InContextSegLib.models.networks import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.volumes.files import read_segments, read_volume, write_volume

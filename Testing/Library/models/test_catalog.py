@@ -12,7 +12,7 @@ from urllib.request import Request
 import pytest
 
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.models import build, catalog
+from InContextSegLib.models import catalog
 from InContextSegLib.models.catalog import (
     cache_folder,
     download,
@@ -23,6 +23,7 @@ from InContextSegLib.models.catalog import (
     remove,
 )
 from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
+from InContextSegLib.models.networks import build
 from InContextSegLib.progress import Report
 
 CONTENT = b"forty-two tensors"
@@ -136,7 +137,7 @@ def test_an_input_without_pixels_is_refused():
 
 
 def test_two_entries_of_one_name_are_refused(tmp_path):
-    twice = Path(catalog.__file__).with_name("catalog.toml").read_text(encoding="utf-8")
+    twice = Path(catalog.__file__).parents[1].joinpath("catalog.toml").read_text(encoding="utf-8")
     (tmp_path / "twice.toml").write_text(twice.replace("universeg-v1", "default"), encoding="utf-8")
     with pytest.raises(InputError, match=r"twice\.toml: more than one entry is called default"):
         catalog._read_catalog(tmp_path / "twice.toml")

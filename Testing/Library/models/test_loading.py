@@ -19,10 +19,11 @@ from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.models import build, catalog, fitting
+from InContextSegLib.models import catalog
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
 from InContextSegLib.models.loading import Model, load_model
+from InContextSegLib.models.networks import build, fitting
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report

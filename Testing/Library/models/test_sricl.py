@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, layer_norm, linear, max_pool2d, relu
 
 from InContextSegLib.examples import weak
-from InContextSegLib.models import SliceSegmenter, sricl
+from InContextSegLib.models import sricl
+from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.models.sricl import SRICL, Context
 from InContextSegLib.training.losses import sricl_loss
 

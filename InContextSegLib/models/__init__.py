@@ -1,0 +1,1 @@
+"""Networks that segment from examples, their weights, and the catalogue of both."""
