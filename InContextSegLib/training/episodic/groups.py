@@ -14,9 +14,9 @@ from skimage.segmentation import slic
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
-from InContextSegLib.augment import blurred, smooth_noise
+from InContextSegLib.training.augment import blurred, smooth_noise
 from InContextSegLib.training.episodic.open_data import ANY, CT_WINDOWS, Case, LoadedSet, windowed
-from InContextSegLib.training.synthetic import synthetic_tasks
+from InContextSegLib.training.synthetic.tasks import synthetic_tasks
 
 LEAST_PIXELS = 12  # of a label in a picture that shows it
 ASKED_AT_ONCE = 4  # masks of one group at the most

@@ -9,9 +9,9 @@ from jaxtyping import Float, UInt8
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import ending_of, read_volume
-from InContextSegLib.support import paired_files
-from InContextSegLib.volume import Kind, reorder
+from InContextSegLib.volumes.files import ending_of, read_volume
+from InContextSegLib.examples.support import paired_files
+from InContextSegLib.volumes.geometry import Kind, reorder
 
 ANY = "any"
 # Windows of CT that a task may be seen in; the first is the soft tissue that most tasks are read in.

@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import make_folder
-from InContextSegLib.losses import dice_and_cross_entropy
+from InContextSegLib.volumes.files import make_folder
+from InContextSegLib.training.losses import dice_and_cross_entropy
 from InContextSegLib.models.incontext import Context, Embedding, InContextNet
 from InContextSegLib.models.ridge import Moments
 from InContextSegLib.models.weights import load_weights, save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.simulate import SimulatedUser
+from InContextSegLib.training.simulated_user import SimulatedUser
 from InContextSegLib.training.episodic.groups import LEAST_PIXELS, Group, GroupSource
 from InContextSegLib.training.episodic.open_data import OpenData, load_open_data
 from InContextSegLib.training.keeping import follow, forget_after
