@@ -51,7 +51,8 @@ class LeaveOut:
         if not any((other.labels == value).any() for other in others):
             return None  # what none shows is not looked for
         image = torch.from_numpy(self.support.examples[index].image.copy())[None, None].to(network.device)
-        logits = network.logits(network.embed(image), network.context(others, value))
+        position = self.support.examples[index].position
+        logits = network.logits(network.embed(image, (), [position]), network.context(others, value), label=value)
         size = self.truth.examples[index].labels.shape
         return interpolate(logits, size=size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
 

@@ -245,7 +245,8 @@ class Session:
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
         images = axis.images[slice(*wanted)]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
-        embedding = self.network.embed(images, self._flip(draw))
+        positions = [_position(axis.plan, number) for number in range(*wanted)]
+        embedding = self.network.embed(images, self._flip(draw), positions)
         for number in self._shown(chosen):
             context = self._context(number, chosen[number], draw)
             out[number] = self._probability(embedding, context, number, draw)
@@ -258,7 +259,8 @@ class Session:
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
-            embedding = self.network.embed(axis.images[step.number : step.number + 1], self._flip(draw))
+            picture, position = axis.images[step.number : step.number + 1], _position(axis.plan, step.number)
+            embedding = self.network.embed(picture, self._flip(draw), [position])
             shown = self._shown(chosen)
             carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
             for number in sorted({*shown, *carried}):
@@ -311,7 +313,7 @@ class Session:
         return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
     def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
-        logits = self.network.logits(embedding, context)
+        logits = self.network.logits(embedding, context, label=self.labels[label].value)
         if self.rehearsal:
             logits = logits + self.rehearsal.shifts.get(self.labels[label].value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()

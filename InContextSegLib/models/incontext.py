@@ -10,7 +10,7 @@
 Embedding, ridge strength and decoder are trained through the solution, in episodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import pi
 
@@ -102,6 +102,30 @@ class InContextNet(nn.Module):
         self.decoder = _Decoder(width, s2, fine)
         self.to(memory_format=torch.channels_last)
 
+    @classmethod
+    def fitting(cls, state: Mapping[str, Tensor]) -> "InContextNet":
+        """A network of the widths that a state dict has; its values are not loaded.
+
+        Raises:
+            KeyError: if it is not the state dict of such a network.
+        """
+        widths = {
+            name: len(state[layer + ".weight"])
+            for name, layer in (("width", "at4"), ("fine", "to_fine"), ("coarse", "to_coarse"), ("context", "at16"))
+        }
+        return cls(**widths)
+
+    @property
+    def arguments(self) -> dict[str, int | str]:
+        """What another network of this form is built with."""
+        return {
+            "width": self.at4.out_channels,
+            "fine": self.to_fine.out_channels,
+            "coarse": self.to_coarse.out_channels,
+            "context": self.at16.out_channels,
+            "variant": self.backbone.variant,
+        }
+
     def train(self, mode: bool = True) -> "InContextNet":
         super().train(mode)
         self.backbone.eval()
@@ -146,6 +170,11 @@ class InContextNet(nn.Module):
         if images.shape[1] == 0:
             raise ValueError("A context needs at least one labelled example, and got none.")
         return self.context_of(self.encode(images.flatten(0, 1)), masks)
+
+    def conditions(self, image: Float[Tensor, "1 c h w"], masks: Float[Tensor, "k 1 h w"]) -> list[Context]:
+        """The contexts of one picture for each of several labels."""
+        embedding = self.encode(image)
+        return [self.context_of(embedding, mask[None, None]) for mask in masks]
 
     def context_of(self, embedding: Embedding, masks: Float[Tensor, "g s 1 h w"]) -> Context:
         """The same of embedded pictures, those of one context after the other."""
