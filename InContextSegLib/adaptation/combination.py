@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.nn.functional import interpolate
+from torch import Tensor
 
 from InContextSegLib.adaptation.calibration import FEWEST
 from InContextSegLib.adaptation.expectation import Trial, _area, to_try
@@ -22,6 +22,7 @@ from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt, resized
 from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.fitted import LEVELS, FittedHead, Pixels, fit_head, pixels_of
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
@@ -51,37 +52,34 @@ class Combination:
 
 def combine(
     network: InContextNet,
-    size: int,
     device: torch.device,
     support: SupportSet,
     sizes: Sequence[int],
-    shown: int,
-    seed: int,
+    settings: InferenceSettings,
     report: Report,
 ) -> Combination:
     """Fit heads at every size, and find out what is to answer.
 
     Args:
-        size: of the network's pictures, in pixels.
         support: the examples at the largest of the sizes.
-        sizes: at which heads are fitted.
-        shown: examples that the network sees for a slice.
+        sizes: of pictures in pixels, at which heads are fitted; the network sees the first.
 
     Raises:
         Cancelled: from `report`.
     """
-    values = [label.value for label in support.labels]
+    values, shown, seed = [label.value for label in support.labels], settings.supports, settings.seed
     leave = LeaveOut(support, support, units(support))
     tries = {value: to_try(leave, value, MOST_TRIED) for value in values}
     folds = _folds(leave.units, seed)
+    fitting = _Fitting(network, device, support, tries, folds, seed)
     heads, answers = [], {}
     for number, at in enumerate(sizes):
         report.step(number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
-        head, held_out = _fitted(network, support, values, at, folds, tries, seed, device)
+        head, held_out = fitting.at(at)
         heads.append(FittedAt(at, head))
         answers[heads[-1].name] = held_out
     report.step(len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
-    alone = CachedSegmenter(Combined(network, size), device)
+    alone = CachedSegmenter(Combined(network, sizes[0]), device)
     answers[NETWORK] = {
         (value, index): leave.logits(alone, value, index, shown) for value in values for index in tries[value]
     }
@@ -99,7 +97,7 @@ def combine(
         {},
         support,
     )
-    return Combination(Combined(network, size, heads, values, weights), rehearsal, tuple(trials))
+    return Combination(Combined(network, sizes[0], heads, values, weights), rehearsal, tuple(trials))
 
 
 def _best(
@@ -141,54 +139,62 @@ def _mean(logits: Sequence[Float[np.ndarray, "h w"] | None]) -> Float[np.ndarray
     return np.mean(there, axis=0) if there else None
 
 
-def _fitted(
-    network: InContextNet,
-    support: SupportSet,
-    values: Sequence[int],
-    size: int,
-    folds: Sequence[frozenset[int]],
-    tries: Mapping[int, Sequence[int]],
-    seed: int,
-    device: torch.device,
-) -> tuple[FittedHead, dict[tuple[int, int], Float[np.ndarray, "h w"]]]:
-    """A head fitted to all examples, and logits for those that are tried, from heads that have not seen their fold."""
-    generator = torch.Generator().manual_seed(seed)
-    tried = sorted({index for indices in tries.values() for index in indices})
-    learnt = _to_learn(support, values)
-    share = min(1.0, MOST_PIXELS / len(learnt))
-    sample: dict[int, Pixels] = {}
-    seen = {}
-    with torch.no_grad():
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """Heads for the examples of one task, at whatever size."""
+
+    network: InContextNet
+    device: torch.device
+    support: SupportSet
+    tries: Mapping[int, Sequence[int]]
+    folds: Sequence[frozenset[int]]
+    seed: int
+
+    def at(self, size: int) -> tuple[FittedHead, dict[tuple[int, int], Float[np.ndarray, "h w"] | None]]:
+        """A head fitted to all examples, and logits for those tried from heads that have not seen their fold."""
+        values = list(self.tries)
+        tried = sorted({index for indices in self.tries.values() for index in indices})
+        learnt = _to_learn(self.support, values)
+        share, generator = min(1.0, MOST_PIXELS / len(learnt)), self._generator()
+        sample: dict[int, Pixels] = {}
+        seen = {}
         for index in sorted({*learnt, *tried}):
-            picture, maps = _features(network, support.examples[index], size, device)
+            example = self.support.examples[index]
+            picture, maps = self._features(example, size)
             if index in learnt:
-                sample[index] = _sample(maps, picture, support.examples[index], values, generator, share)
+                sample[index] = _sample(maps, picture, example, values, generator, share)
             if index in tried:
                 seen[index] = [each.half() for each in maps], picture
-    channels = network.backbone.channels[:LEVELS]
-    own = {}
-    for fold in folds:
-        rest = [pixels for index, pixels in sample.items() if index not in fold]
-        asked = [index for index in tried if index in fold]
-        if not asked or not rest:
-            continue
-        head = fit_head(rest, channels, torch.Generator().manual_seed(seed))
+        own = {}
+        for fold in self.folds:
+            rest = [pixels for index, pixels in sample.items() if index not in fold]
+            asked = [index for index in tried if index in fold]
+            if asked and rest:
+                own |= self._answers(self._head(rest), asked, seen)
+        held_out = {
+            (value, index): own[index][number] if index in own else None
+            for number, value in enumerate(values)
+            for index in self.tries[value]
+        }
+        return self._head(list(sample.values())), held_out
+
+    def _head(self, sample: Sequence[Pixels]) -> FittedHead:
+        return fit_head(sample, self.network.backbone.channels[:LEVELS], self._generator())
+
+    def _answers(self, head: FittedHead, asked: Sequence[int], seen) -> dict[int, Float[np.ndarray, "k h w"]]:
+        found = {}
         for index in asked:
             maps, picture = seen[index]
-            logits = head([each.float() for each in maps], picture, [support.examples[index].position])
-            own[index] = interpolate(logits, size=(support.size,) * 2, mode="bilinear", align_corners=False)[0].numpy()
-    held_out = {
-        (value, index): own[index][number] if index in own else None
-        for number, value in enumerate(values)
-        for index in tries[value]
-    }
-    return fit_head(list(sample.values()), channels, torch.Generator().manual_seed(seed)), held_out
+            logits = head([each.float() for each in maps], picture, [self.support.examples[index].position])
+            found[index] = resized(logits, self.support.size)[0].numpy()
+        return found
 
+    def _features(self, example: Example, size: int) -> tuple[Tensor, list[Tensor]]:
+        picture = resized(torch.from_numpy(example.picture)[None].to(self.device), size)
+        return picture.cpu(), [each.cpu() for each in self.network.features(picture)[:LEVELS]]
 
-def _features(network: InContextNet, example: Example, size: int, device: torch.device):
-    image = torch.from_numpy(example.image.copy())[None, None].to(device)
-    picture = resized(image, size).expand(-1, 3, -1, -1)
-    return picture.cpu(), [each.cpu() for each in network.features(picture)[:LEVELS]]
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
 
 def _sample(maps, picture, example: Example, values: Sequence[int], generator: torch.Generator, share: float) -> Pixels:
@@ -213,5 +219,6 @@ def _folds(names: Sequence[str], seed: int) -> list[frozenset[int]]:
     order = np.random.default_rng(seed).permutation(sorted(set(names))).tolist()
     count = min(FOLDS, len(order))
     return [
-        frozenset(index for index, name in enumerate(names) if order.index(name) % count == fold) for fold in range(count)
+        frozenset(index for index, name in enumerate(names) if order.index(name) % count == fold)
+        for fold in range(count)
     ]

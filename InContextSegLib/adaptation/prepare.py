@@ -90,7 +90,7 @@ def _combined(
 ) -> Prepared:
     """The network beside heads that are fitted to the examples."""
     sizes, support = task.sizes, task.cut(max(task.sizes))
-    found = combine(network, sizes[0], device, support, sizes, settings.supports, settings.seed, report)
+    found = combine(network, device, support, sizes, settings, report)
     tried = {trial.value for trial in found.trials}
     expectations = {value: expected(found.trials, value, found.rehearsal.shifts.get(value, 0.0)) for value in tried}
     foresight = Foresight(expectations, {}, doubtful(found.trials, found.rehearsal))

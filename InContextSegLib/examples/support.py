@@ -49,6 +49,8 @@ class Example:
         position: relative position along the slice axis in [0, 1] (see `SlicePlan.positions`); None for a 2D image.
         source: where it comes from, for people: "case3.nii.gz axial 57".
         known: values of the labels that it tells of, where they are and where not; None: of all.
+        channels: what a network with three channels sees, as large as the image: red, green and blue, or the slices
+            before, at and behind this one; None: the image in each.
     """
 
     image: np.ndarray
@@ -56,6 +58,7 @@ class Example:
     position: float | None
     source: str
     known: frozenset[int] | None = None
+    channels: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.shape[0] != self.image.shape[1] or self.image.shape != self.labels.shape:
@@ -79,6 +82,11 @@ class Example:
             view = getattr(self, name).view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(3, size, size) float32 in [0, 1]: the channels."""
+        return np.stack(self.channels or (self.image,) * 3)
 
     def tells(self, value: int) -> bool:
         """Whether it says where the label of that value is; else that it shows none means nothing."""
@@ -267,7 +275,8 @@ class SupportSet:
         for example in self.examples:
             # An example without a position counts as -1, which no position can be.
             digest.update(np.array(-1.0 if example.position is None else example.position, "<f8").tobytes())
-            digest.update(np.ascontiguousarray(example.image, "<f4").tobytes())
+            for picture in example.channels or (example.image,):
+                digest.update(np.ascontiguousarray(picture, "<f4").tobytes())
             digest.update(np.ascontiguousarray(example.labels, "<u2").tobytes())
             if example.known is not None:
                 digest.update(f"knows {sorted(example.known)}".encode())
@@ -415,12 +424,20 @@ def _labelled_slices(labels: Volume, plan: SlicePlan) -> np.ndarray:
 
 
 def _cut(pair: LabelledVolume, plan: SlicePlan, numbers: Sequence[int], scale: Scale) -> list[Example]:
-    images = plan.extract(pair.image, scale, numbers)
+    channels = plan.channels(pair.image, scale, numbers)
+    images = plan.extract(pair.image, scale, numbers) if pair.image.colours is not None else None
     labels = plan.extract_labels(pair.labels, numbers)
     places = [(float(plan.positions[number]), plan.slice_index(number)) for number in numbers]
     return [
-        Example(image, label, position, f"{pair.source} {plan.axis} {index}", pair.known)
-        for image, label, (position, index) in zip(images, labels, places, strict=True)
+        Example(
+            channels[place][1] if images is None else images[place],
+            labels[place],
+            position,
+            f"{pair.source} {plan.axis} {index}",
+            pair.known,
+            channels[place],
+        )
+        for place, (position, index) in enumerate(places)
     ]
 
 

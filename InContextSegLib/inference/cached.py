@@ -33,21 +33,21 @@ class CachedSegmenter:
         share: of the usual budgets.
 
     Attributes:
+        channels: of the pictures that the network takes, 1 or 3.
         any_view: whether the network may be shown pictures mirrored or in part; one that says nothing of it may.
     """
 
     def __init__(self, segmenter: SliceSegmenter, device: torch.device, share: float = 1.0):
         self.segmenter, self.device = segmenter.to(device), device
         self.any_view = getattr(segmenter, "any_view", True)
+        self.channels = getattr(segmenter, "channels", 1)
         self.positioned = getattr(segmenter, "positioned", False)
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
         self.joined = BoundedCache(int(share * JOINED_BYTES))
         self.embeddings = BoundedCache(int(share * EMBEDDING_BYTES))
         self._digests: WeakKeyDictionary[Example, bytes] = WeakKeyDictionary()
 
-    def embed(
-        self, images: Tensor, flip: tuple[int, ...] = (), positions: Sequence[float | None] | None = None
-    ) -> Any:
+    def embed(self, images: Tensor, flip: tuple[int, ...] = (), positions: Sequence[float | None] | None = None) -> Any:
         """The embedding of images (b, c, h, w).
 
         Args:
@@ -56,7 +56,11 @@ class CachedSegmenter:
         flipped = images.flip(flip)
         told = (list(positions or [None] * len(images)),) if self.positioned else ()
         # The shape too: four dark images are the same bytes as one of twice the size.
-        key = (images.shape, hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest(), *map(tuple, told))
+        key = (
+            images.shape,
+            hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest(),
+            *map(tuple, told),
+        )
         return self.embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped, *told))
 
     def context(self, examples: Sequence[Example], label: int, flip: tuple[int, ...] = ()) -> Any:
@@ -67,15 +71,20 @@ class CachedSegmenter:
         key = (tuple(map(self._digest, telling)), label, flip)
         return self.joined.get(key, lambda: self.join([self._single(each, label, flip) for each in telling]))
 
+    def picture(self, example: Example) -> Tensor:
+        """(c, h, w): what the network sees of an example, with as many channels as it takes."""
+        picture = example.picture if self.channels == 3 else example.image[None].copy()
+        return torch.from_numpy(picture).to(self.device)
+
     def condition(self, images: Tensor, masks: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The context of examples (s, 1, h, w), which is not kept."""
         return self._computed(self.segmenter.condition, images[None].flip(flip), masks[None].flip(flip))
 
     def _single(self, example: Example, label: int, flip: tuple[int, ...]) -> Any:
         def computed() -> Any:
-            image = torch.from_numpy(example.image.copy()).to(self.device)
+            image = self.picture(example)
             mask = torch.from_numpy(example.labels == label).to(image)
-            return self.condition(image[None, None], mask[None, None], flip)
+            return self.condition(image[None], mask[None, None], flip)
 
         digest = self._digest(example)
         if not hasattr(self.segmenter, "conditions"):
@@ -83,8 +92,10 @@ class CachedSegmenter:
         if (digest, label, flip) not in self.contexts:
             # Of all labels that it shows at once: its picture is then embedded once.
             values = sorted({*np.unique(example.labels).tolist(), label} - {0})
-            image = torch.from_numpy(example.image.copy()).to(self.device)[None, None].flip(flip)
-            masks = torch.from_numpy(np.stack([example.labels == value for value in values])).to(image)[:, None].flip(flip)
+            image = self.picture(example)[None].flip(flip)
+            masks = (
+                torch.from_numpy(np.stack([example.labels == value for value in values])).to(image)[:, None].flip(flip)
+            )
             found = self._computed(self.segmenter.conditions, image, masks)
             for value, context in zip(values, found, strict=True):
                 self.contexts.get((digest, value, flip), partial(_itself, context))
@@ -93,8 +104,10 @@ class CachedSegmenter:
     def _digest(self, example: Example) -> bytes:
         """Of its picture and labels: a key that keeps neither in memory."""
         if example not in self._digests:
-            content = np.ascontiguousarray(example.image).tobytes() + np.ascontiguousarray(example.labels).tobytes()
-            self._digests[example] = hashlib.blake2b(content, digest_size=16).digest()
+            digest = hashlib.blake2b(digest_size=16)
+            for picture in (*(example.channels or (example.image,)), example.labels):
+                digest.update(np.ascontiguousarray(picture).tobytes())
+            self._digests[example] = digest.digest()
         return self._digests[example]
 
     def join(self, contexts: Sequence[Any]) -> Any:

@@ -1,10 +1,9 @@
-"""Several answers to one question, averaged: a network that reads examples, and heads fitted to them, each at its size."""
+"""Several answers averaged: those of a network that reads examples, and of heads fitted to them, each at its size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -58,6 +57,7 @@ class Combined(nn.Module):
     """
 
     promptable = True
+    channels = 3
     any_view = False  # heads know places in the picture as it was fitted
     positioned = True
 

@@ -52,6 +52,9 @@ class InteractiveSlice:
     def __init__(self, network: CachedSegmenter, volume: Volume, scale: Scale, plan: SlicePlan, number: int):
         self.plan, self.number = plan, number
         self.image = plan.extract(volume, scale, [number])[0]
+        self._picture = torch.from_numpy(
+            np.stack(plan.channels(volume, scale, [number])[0]) if network.channels == 3 else self.image[None]
+        )[None].to(network.device)
         self._own = plan.alone(number)
         self.geometry = self._own.geometry
         self._network = network
@@ -127,4 +130,4 @@ class InteractiveSlice:
         return torch.from_numpy(channels).to(self._network.device)
 
     def _embed(self):
-        return self._network.embed(torch.from_numpy(self.image)[None, None].to(self._network.device))
+        return self._network.embed(self._picture, positions=[self.position])

@@ -42,6 +42,7 @@ REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
 class _Axis:
     """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
 
+    `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
     `known` are the slices that are among the examples, by number, and the labels that these tell of (None: all).
     """
 
@@ -49,7 +50,13 @@ class _Axis:
     images: Tensor
     support: SupportSet
     known: Told
+    channels: Tensor | None = None
     style: StyleOutcome | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """What the network is shown."""
+        return self.images if self.channels is None else self.channels
 
 
 class Session:
@@ -206,7 +213,11 @@ class Session:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and _whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
         support = self.supports[name]
-        return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
+        channels = None
+        if self.network.channels == 3:
+            channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
+        pictures = torch.from_numpy(images)[:, None].to(self.device)
+        return _Axis(plan, pictures, support, _known(plan, images, support), channels)
 
     def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
         """The axis with the target's pictures in the style of the examples, where that helps."""
@@ -219,7 +230,7 @@ class Session:
             )
         positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
         images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
-        return replace(axis, images=images, style=style)
+        return replace(axis, images=images, channels=None, style=style)
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
@@ -243,7 +254,7 @@ class Session:
     ) -> np.ndarray:
         """One draw for the wanted ones (first, last exclusive) of a run of slices that share their examples."""
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
-        images = axis.images[slice(*wanted)]
+        images = axis.seen[slice(*wanted)]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
         positions = [_position(axis.plan, number) for number in range(*wanted)]
         embedding = self.network.embed(images, self._flip(draw), positions)
@@ -259,7 +270,7 @@ class Session:
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
-            picture, position = axis.images[step.number : step.number + 1], _position(axis.plan, step.number)
+            picture, position = axis.seen[step.number : step.number + 1], _position(axis.plan, step.number)
             embedding = self.network.embed(picture, self._flip(draw), [position])
             shown = self._shown(chosen)
             carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
@@ -268,7 +279,7 @@ class Session:
                 for behind in step.behind:
                     if confidence(out[number, behind]) >= CONFIDENT:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
-                        picture = axis.images[behind][None]
+                        picture = axis.seen[behind][None]
                         contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
                 context = self.network.join(contexts)
                 out[number, step.number] = self._probability(embedding, context, number, draw)[0]

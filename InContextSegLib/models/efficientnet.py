@@ -1,4 +1,4 @@
-"""EfficientNet-Lite (Tan and Le, ICML 2019; Google's `lite` variants without squeeze and excitation) as a frozen backbone.
+"""EfficientNet-Lite as a frozen backbone (Tan and Le, ICML 2019; Google's `lite` variants).
 
 Batch normalisation is folded into the convolutions: what is left is convolutions, biases and ReLU6. The classifier and
 the layers behind the last block are left out.

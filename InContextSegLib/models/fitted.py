@@ -85,7 +85,9 @@ def pixels_of(
         known: for every label whether the example tells of it.
         share: of `INSIDE` and `OUTSIDE` that is taken at most.
     """
-    features = torch.cat([_enlarged(part, picture) for part in _parts(maps, picture, [position])], dim=1)[0].flatten(1).T
+    features = (
+        torch.cat([_enlarged(part, picture) for part in _parts(maps, picture, [position])], dim=1)[0].flatten(1).T
+    )
     labels = (avg_pool2d(masks[None], STRIDE)[0] > 0.5).flatten(1).T
     groups = [*labels.unbind(dim=1), ~labels.any(dim=1)]
     chosen, weight = [], []

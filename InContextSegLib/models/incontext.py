@@ -82,10 +82,9 @@ class InContextNet(nn.Module):
     """
 
     promptable = True
+    channels = 3
 
-    def __init__(
-        self, width: int = 64, fine: int = 96, coarse: int = 128, context: int = 128, variant: str = "lite0"
-    ):
+    def __init__(self, width: int = 64, fine: int = 96, coarse: int = 128, context: int = 128, variant: str = "lite0"):
         super().__init__()
         self.backbone = EfficientNetLite(variant).requires_grad_(False)
         s2, s4, s8, s16, s32 = self.backbone.channels
@@ -233,9 +232,7 @@ class InContextNet(nn.Module):
         context = self.condition(support_images, support_labels) if support_images.shape[1] else None
         return self.segment(self.encode(target_image), context, prompts)
 
-    def _head(
-        self, embedding: Tensor, found: Moments | None, prompts: Tensor, stride: int
-    ) -> Float[Tensor, "b 1 h w"]:
+    def _head(self, embedding: Tensor, found: Moments | None, prompts: Tensor, stride: int) -> Float[Tensor, "b 1 h w"]:
         """Values of a regression, 0 where neither examples nor prompts tell both of inside and outside."""
         embedding = embedding.float()
         said = avg_pool2d(prompts[:, :2].float(), stride)

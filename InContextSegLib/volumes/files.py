@@ -56,10 +56,17 @@ def read_volume(path: str | Path, kind: Kind = Kind.INTENSITY, mix: ColourMix = 
             three dimensions, has sheared axes, or (LABELS) holds anything but whole numbers from 0 to 65535.
     """
     array, geometry = _load(path, kind)
+    return volume_of(array, geometry, kind, path, mix)
+
+
+def volume_of(array: np.ndarray, geometry: Geometry, kind: Kind, name: Path | str, mix: ColourMix) -> Volume:
+    """A volume of an array (k, j, i), or (k, j, i, channels) that may hold colours. Raises: see `read_volume`."""
+    colours = None
     if array.ndim == 4:
-        array = grey_values(array, kind, path, mix)
-    array = as_labels(array, path) if kind is Kind.LABELS else as_intensities(array, path)
-    return Volume(array, geometry, kind)
+        colours = colours_of(array) if kind is Kind.INTENSITY else None
+        array = grey_values(array, kind, name, mix)
+    array = as_labels(array, name) if kind is Kind.LABELS else as_intensities(array, name)
+    return Volume(array, geometry, kind, colours)
 
 
 def read_segments(path: str | Path) -> tuple[Segment, ...]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError
-from InContextSegLib.volumes.files import ending_of, read_volume
 from InContextSegLib.examples.support import paired_files
+from InContextSegLib.volumes.files import ending_of, read_volume
 from InContextSegLib.volumes.geometry import Kind, reorder
 
 ANY = "any"
@@ -123,8 +124,6 @@ def _cases(each: OpenSet, folder: Path) -> list[Case]:
 
 
 def _colour_picture(path: Path) -> UInt8[np.ndarray, "1 h w c"]:
-    from PIL import Image
-
     with Image.open(path) as picture:
         mode = "L" if picture.mode in ("L", "1", "I;16", "I") else "RGB"
         array = np.asarray(picture.convert(mode))

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,16 @@ from torch.utils.data import DataLoader, Dataset
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.volumes.files import make_folder
-from InContextSegLib.training.losses import dice_and_cross_entropy
 from InContextSegLib.models.incontext import Context, Embedding, InContextNet
 from InContextSegLib.models.ridge import Moments
 from InContextSegLib.models.weights import load_weights, save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.simulated_user import SimulatedUser
 from InContextSegLib.training.episodic.groups import LEAST_PIXELS, Group, GroupSource
 from InContextSegLib.training.episodic.open_data import OpenData, load_open_data
 from InContextSegLib.training.keeping import follow, forget_after
+from InContextSegLib.training.losses import dice_and_cross_entropy
+from InContextSegLib.training.simulated_user import SimulatedUser
+from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 LOG = "log.jsonl"
@@ -90,7 +90,12 @@ class EpisodicTrainer:
     """A run in a folder: `checkpoint.pt` (all that is needed to resume bit-exactly), `log.jsonl` (a line per step)."""
 
     def __init__(
-        self, recipe: EpisodicRecipe, source: GroupSource, backbone: dict[str, Tensor], folder: Path, device: torch.device
+        self,
+        recipe: EpisodicRecipe,
+        source: GroupSource,
+        backbone: dict[str, Tensor],
+        folder: Path,
+        device: torch.device,
     ):
         torch.manual_seed(recipe.seed)
         self.recipe, self.source, self.folder, self.device = recipe, source, folder, device
@@ -131,9 +136,7 @@ class EpisodicTrainer:
         first, last = (step * self.recipe.groups_per_step for step in (self.step, self.recipe.steps))
         groups = _Groups(self.source, deepcopy(self.network.backbone).cpu(), self.recipe.seed)
         return iter(
-            DataLoader(
-                groups, batch_size=None, sampler=range(first, last), num_workers=self.recipe.loader_processes
-            )
+            DataLoader(groups, batch_size=None, sampler=range(first, last), num_workers=self.recipe.loader_processes)
         )
 
     @torch.no_grad()
@@ -141,7 +144,7 @@ class EpisodicTrainer:
         """Means and spreads of the features, from groups that are not trained on."""
         groups = _Groups(self.source, self.network.backbone.cpu(), self.recipe.seed + 1)
         found = [groups[number][1] for number in range(SCALING_GROUPS)]
-        for level, scale in enumerate(self.network.scales):
+        for level in range(len(self.network.scales)):
             # Of equal weight per group, whatever its size.
             means = torch.stack([each[level].float().mean((0, 2, 3)) for each in found])
             squares = torch.stack([each[level].float().square().mean((0, 2, 3)) for each in found])
@@ -178,7 +181,9 @@ class EpisodicTrainer:
         recipe, device = self.recipe, self.device
         pictures = group.pictures.to(device)
         masks = group.masks.to(device)
-        mode = chance.choice(["plain", "prompted", "alone"], p=[1 - recipe.prompted - recipe.alone, recipe.prompted, recipe.alone])
+        mode = chance.choice(
+            ["plain", "prompted", "alone"], p=[1 - recipe.prompted - recipe.alone, recipe.prompted, recipe.alone]
+        )
         plan = _planned(group, recipe.episodes, alone=mode == "alone", chance=chance)
         embedding = self.network.embed(pictures, [each.to(device).float() for each in features])
         queries = torch.tensor([query for _, query, _ in plan], device=device)
@@ -196,7 +201,9 @@ class EpisodicTrainer:
         coarse, fine, final = self.network.answers(asked, context, prompts)
         parts = {"final": dice_and_cross_entropy(final.float(), wanted)}
         for name, logits in (("fine", fine), ("coarse", coarse)):
-            parts[name] = dice_and_cross_entropy(logits.float(), avg_pool2d(wanted, wanted.shape[-1] // logits.shape[-1]))
+            parts[name] = dice_and_cross_entropy(
+                logits.float(), avg_pool2d(wanted, wanted.shape[-1] // logits.shape[-1])
+            )
         loss = parts["final"]
         if context is not None:
             loss = loss + FINE_WEIGHT * parts["fine"] + COARSE_WEIGHT * parts["coarse"]
@@ -242,7 +249,13 @@ class EpisodicTrainer:
 
 
 def train_episodic(
-    recipe: EpisodicRecipe, open_data: OpenData, data: Path, backbone: Path, folder: Path, device: torch.device, report: Report
+    recipe: EpisodicRecipe,
+    open_data: OpenData,
+    data: Path,
+    backbone: Path,
+    folder: Path,
+    device: torch.device,
+    report: Report,
 ) -> dict:
     """Run or resume a recipe in `folder`, write the averaged `weights.safetensors`, and say where.
 
