@@ -116,7 +116,7 @@ def test_the_continuous_check_runs_what_the_readme_says():
 
 
 def test_the_files_of_the_demonstration_are_those_the_readme_lists():
-    source = read("InContextSegLib/demo.py")
+    source = read("InContextSegLib/cli/demo.py")
     listed = re.findall(r"^\| `(new_patient\S*)` \|", read("README.md"), re.MULTILINE)
     beside = [name.removeprefix("new_patient_labels") for name in listed if name.startswith("new_patient_labels")]
     assert sorted(beside) == [".json", ".nii.gz", "_picture.png", "_uncertainty.nii.gz"]
