@@ -16,13 +16,15 @@ from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.examples.discriminant import colour_mix
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
-from InContextSegLib.inference.session import Session, slab
+from InContextSegLib.examples.pairs import paired_files
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 from InContextSegLib.volumes.files import ending_of, json_text, make_folder, read_volume, write_text

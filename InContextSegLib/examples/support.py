@@ -5,14 +5,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.similarity import Appearance, unlikeness
 from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
-from InContextSegLib.volumes.files import READABLE, ending_of
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
@@ -337,44 +335,6 @@ def picture_of(pair: LabelledVolume, size: int, scale: Scale) -> Example:
     return replace(example, position=None, source=pair.source)
 
 
-def paired_files(images_dir: Path, labels_dir: Path) -> list[tuple[Path, Path]]:
-    """Return (image, label) files of two folders that agree in their stem, sorted by it.
-
-    Hidden files and files that hold no image (by their ending) are passed over.
-
-    Raises:
-        InputError: if a folder is missing or holds no image, two files share a stem, or a partner is missing.
-    """
-    images, labels = _by_stem(images_dir), _by_stem(labels_dir)
-    for held, partners, folder in ((images, labels, labels_dir), (labels, images, images_dir)):
-        alone = [held[stem].name for stem in sorted(held.keys() - partners.keys())]
-        if alone:
-            raise InputError(
-                f"Every image needs a label file of the same stem, but {_listed(alone)} has no partner in {folder}; "
-                "add or rename the partner, or move the file away."
-            )
-    return [(images[stem], labels[stem]) for stem in sorted(images)]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"Images were expected in the folder {folder}, but there is no such folder.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = ending_of(path)
-        if ending not in READABLE or path.name.startswith(".") or not path.is_file():
-            logger.info("Passing over %s, which is no image file.", path)
-            continue
-        stem = path.name[: -len(ending)]
-        if stem in found:
-            raise InputError(f"{found[stem].name} and {path.name} in {folder} share a stem; keep one of them.")
-        found[stem] = path
-    if not found:
-        raise InputError(f"Images were expected in the folder {folder}, but it holds none.")
-    return found
-
-
 def _require_labels(pair: LabelledVolume) -> None:
     if pair.labels.kind is not Kind.LABELS:
         raise InputError(f"The labels of {pair.source} were read as intensities; read that file as labels.")
@@ -454,13 +414,13 @@ def _available(examples: Sequence[Example], labels: Sequence[Label] | None) -> t
     for label in labels:
         if label.value not in held:
             raise InputError(
-                f"Label {label.value} ({label.name}) is in none of the examples, which hold {_listed(held)}; "
+                f"Label {label.value} ({label.name}) is in none of the examples, which hold {listed(held)}; "
                 "ask for one of these or choose slices that show it."
             )
     return tuple(labels)
 
 
-def _listed(items) -> str:
+def listed(items) -> str:
     """Some of the items, and how many more there are."""
     items = [str(item) for item in items]
     more = f" and {len(items) - _NAMED_AT_MOST} more" if len(items) > _NAMED_AT_MOST else ""

@@ -20,8 +20,9 @@ from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab, whole_slices
 from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
-from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.geometry import Kind, Volume
 
 log = logging.getLogger(__name__)
 Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
@@ -210,7 +211,7 @@ class Session:
         return names
 
     def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None) -> _Axis:
-        plan = SlicePlan.of(volume.geometry, name, self.size, box and _whole_slices(volume, name, box))
+        plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
         support = self.supports[name]
         channels = None
@@ -407,26 +408,6 @@ def _runs(plan: SlicePlan, at_once: int) -> list[tuple[int, int]]:
 def _position(plan: SlicePlan, number: int) -> float | None:
     """Where a slice lies along its axis; a single slice may come from anywhere in a patient."""
     return None if plan.geometry.shape[plan.array_axis] == 1 else float(plan.positions[number])
-
-
-def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
-    """The box of whole slices from the first to the last wanted one, both included."""
-    array_axis = SlicePlan.of(geometry, axis).array_axis
-    first, last = wanted
-    if not 0 <= first <= last < geometry.shape[array_axis]:
-        raise InputError(
-            f"Asked for the slices {first} to {last}, but the target has {axis} slices "
-            f"0 to {geometry.shape[array_axis] - 1}."
-        )
-    low, high = [0, 0, 0], list(geometry.shape)
-    low[array_axis], high[array_axis] = first, last + 1
-    return tuple(low), tuple(high)
-
-
-def _whole_slices(volume: Volume, axis: str, box: Box) -> Box:
-    """The box, widened to whole slices: pictures keep the scale at which the examples were cut."""
-    along = SlicePlan.of(volume.geometry, axis, box=box).array_axis  # refuses a box that does not fit
-    return slab(volume.geometry, axis, (box[0][along], box[1][along] - 1))
 
 
 def _passes(axis: _Axis, settings: InferenceSettings) -> int:

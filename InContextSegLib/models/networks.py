@@ -71,6 +71,6 @@ def _network(entry: CatalogEntry) -> type[Network]:
     if entry.model not in _NETWORKS:
         raise ValueError(
             f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has "
-            f"{' and '.join(_NETWORKS)}."
+            f"{', '.join(_NETWORKS)}."
         )
     return _NETWORKS[entry.model]

@@ -1,4 +1,4 @@
-"""What every training run keeps beside its network: a running average of the weights, checkpoints, a log of its steps."""
+"""What every training run keeps: a running average of the weights, checkpoints, a log of its steps."""
 
 import json
 import math

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LOG = "log.jsonl"
 
 
+@runtime_checkable
 class Course(Protocol):
     """What is learnt, and from what; every choice of chance depends on the recipe's seed and the step alone.
 

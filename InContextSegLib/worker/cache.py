@@ -24,10 +24,11 @@ from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, Scale
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
-from InContextSegLib.volumes.files import as_labels, ending_of, read_colours, read_volume, volume_of
+from InContextSegLib.volumes.files import ending_of, read_colours, read_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, laid_onto
 from InContextSegLib.volumes.pictures import colours_of
 from InContextSegLib.volumes.segnrrd import ENDING as SEGMENTATION
+from InContextSegLib.volumes.values import as_labels, volume_of
 from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, FileRef, LabelsRef, SlicesRef, TaskSpec, VolumeRef
 from InContextSegLib.worker.shared_arrays import SharedFolder
 

@@ -107,7 +107,7 @@ class OpenTasks:
             drawn = [next(loader) for _ in range(many)]
             if gpu:
                 drawn = [(group, _features(backbone, group.pictures.to(device))) for group, _ in drawn]
-            yield drawn
+            yield [(group, features) for group, features in drawn]
 
     def learn(self, network: InContextNet, drawn: list[Drawn], step: int) -> dict:
         """The gradients of a step's groups, one after the other."""

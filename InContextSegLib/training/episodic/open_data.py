@@ -10,7 +10,7 @@ from PIL import Image
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError
-from InContextSegLib.examples.support import paired_files
+from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.volumes.files import ending_of, read_volume
 from InContextSegLib.volumes.geometry import Kind, reorder
 

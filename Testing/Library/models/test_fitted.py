@@ -9,9 +9,8 @@ CHANNELS = (4, 6, 5, 3)
 
 
 def features(size=64):
-    maps = [
-        torch.randn(1, channels, size // stride, size // stride) for channels, stride in zip(CHANNELS, (2, 4, 8, 16))
-    ]
+    sizes = [size // stride for stride in (2, 4, 8, 16)]
+    maps = [torch.randn(1, channels, side, side) for channels, side in zip(CHANNELS, sizes, strict=True)]
     return maps, torch.rand(1, 3, size, size)
 
 
