@@ -33,6 +33,7 @@ class CachedSegmenter:
         share: of the usual budgets.
 
     Attributes:
+        additive: whether contexts are sums, whose size does not grow with the examples.
         channels: of the pictures that the network takes, 1 or 3.
         any_view: whether the network may be shown pictures mirrored or in part; one that says nothing of it may.
     """
@@ -40,6 +41,7 @@ class CachedSegmenter:
     def __init__(self, segmenter: SliceSegmenter, device: torch.device, share: float = 1.0):
         self.segmenter, self.device = segmenter.to(device), device
         self.any_view = getattr(segmenter, "any_view", True)
+        self.additive = hasattr(segmenter, "conditions")
         self.channels = getattr(segmenter, "channels", 1)
         self.positioned = getattr(segmenter, "positioned", False)
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
@@ -87,7 +89,7 @@ class CachedSegmenter:
             return self.condition(image[None], mask[None, None], flip)
 
         digest = self._digest(example)
-        if not hasattr(self.segmenter, "conditions"):
+        if not self.additive:
             return self.contexts.get((digest, label, flip), computed)
         if (digest, label, flip) not in self.contexts:
             # Of all labels that it shows at once: its picture is then embedded once.

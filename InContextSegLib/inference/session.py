@@ -179,7 +179,7 @@ class Session:
         """
         support, labels = self.supports[axis], range(len(self.labels))
         settings = self.rehearsed(replace(settings, supports=min(settings.supports, len(support))))
-        draws = quick(settings, self.size, labels=1).draws
+        draws = quick(settings, self.size, 1, self.network.additive).draws
         told = [[support.examples[index] for index in support.telling(label.value)] for label in self.labels]
         keys = [(example, label, draw) for draw in range(draws) for label in labels for example in told[label]]
         size_bytes = self._context(keys[0][1], keys[0][:1], 0).size_bytes
@@ -198,7 +198,7 @@ class Session:
     def _quick(self, axis: _Axis, settings: InferenceSettings) -> InferenceSettings:
         chosen = self._chosen(axis, settings, 0, (axis.plan.count - 1) // 2)
         settings = replace(settings, supports=max(map(len, chosen)))
-        return quick(settings, self.size, len(self._shown(chosen)))
+        return quick(settings, self.size, len(self._shown(chosen)), self.network.additive)
 
     def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
         names = tuple(self.supports) if settings.axes == (AUTO_AXIS,) else settings.axes
@@ -391,8 +391,14 @@ class _Progress:
         return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
 
 
-def quick(settings: InferenceSettings, size: int, labels: int) -> InferenceSettings:
-    """The settings with one draw, and then with fewer examples, where a slice of `size` pixels would take too long."""
+def quick(settings: InferenceSettings, size: int, labels: int, additive: bool = False) -> InferenceSettings:
+    """The settings with one draw, and then with fewer examples, where a slice of `size` pixels would take too long.
+
+    Args:
+        additive: whether the network takes the same time for any number of examples.
+    """
+    if additive:
+        return replace(settings, draws=1)
     pictures = QUICK_PICTURES * (REFERENCE_SIZE / size) ** 2 / max(labels, 1)
     if settings.draws * (QUERY_PICTURES + settings.supports) <= pictures:
         return settings
