@@ -86,6 +86,12 @@ class Example:
         """(3, size, size) float32 in [0, 1]: the channels."""
         return np.stack(self.channels or (self.image,) * 3)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its pictures and labels in memory."""
+        pictures = {id(each): each for each in (self.image, self.labels, *(self.channels or ()))}
+        return sum(each.nbytes for each in pictures.values())
+
     def tells(self, value: int) -> bool:
         """Whether it says where the label of that value is; else that it shows none means nothing."""
         return self.known is None or value in self.known
