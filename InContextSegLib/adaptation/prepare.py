@@ -36,7 +36,7 @@ class Task:
 
     cut: Callable[[int], SupportSet]
     sizes: Sequence[int]
-    weights_sha256: str
+    weights_sha256: str = ""
     folder: Path | None = None
 
 

@@ -195,7 +195,7 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
     sizes = sizes_for(geometry, axis, size, len(each.labels))
-    task = Task(partial(support_of, case, each), sizes, provenance["weights_sha256"])
+    task = Task(partial(support_of, case, each), sizes)
     settings = InferenceSettings(supports=count, seed=run.seed, rehearse=True)
     ready = prepare(segmenter, device, task, settings, Report())
     support = ready.rehearsal.support

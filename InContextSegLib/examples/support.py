@@ -87,10 +87,14 @@ class Example:
         return np.stack(self.channels or (self.image,) * 3)
 
     @property
+    def pictures(self) -> tuple[np.ndarray, ...]:
+        """The image, and those of the channels that are others."""
+        return (self.image, *(each for each in self.channels or () if each is not self.image))
+
+    @property
     def size_bytes(self) -> int:
         """Of its pictures and labels in memory."""
-        pictures = {id(each): each for each in (self.image, self.labels, *(self.channels or ()))}
-        return sum(each.nbytes for each in pictures.values())
+        return self.labels.nbytes + sum(each.nbytes for each in self.pictures)
 
     def tells(self, value: int) -> bool:
         """Whether it says where the label of that value is; else that it shows none means nothing."""
@@ -279,7 +283,7 @@ class SupportSet:
         for example in self.examples:
             # An example without a position counts as -1, which no position can be.
             digest.update(np.array(-1.0 if example.position is None else example.position, "<f8").tobytes())
-            for picture in example.channels or (example.image,):
+            for picture in example.pictures:
                 digest.update(np.ascontiguousarray(picture, "<f4").tobytes())
             digest.update(np.ascontiguousarray(example.labels, "<u2").tobytes())
             if example.known is not None:

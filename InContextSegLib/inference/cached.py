@@ -107,7 +107,7 @@ class CachedSegmenter:
         """Of its picture and labels: a key that keeps neither in memory."""
         if example not in self._digests:
             digest = hashlib.blake2b(digest_size=16)
-            for picture in (*(example.channels or (example.image,)), example.labels):
+            for picture in (*example.pictures, example.labels):
                 digest.update(np.ascontiguousarray(picture).tobytes())
             self._digests[example] = digest.digest()
         return self._digests[example]

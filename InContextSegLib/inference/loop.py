@@ -111,7 +111,7 @@ class LoopMemory:
     def same(self, example: Example) -> Example:
         """The one example that stands for all that look like this one, so that its context is found again."""
         digest = hashlib.blake2b(digest_size=16)
-        for picture in example.channels or (example.image,):
+        for picture in example.pictures:
             digest.update(np.ascontiguousarray(picture))
         digest.update(np.packbits(example.labels != 0).tobytes())
         return self._examples.get(digest.digest(), lambda: _Kept(example, example.size_bytes)).value
