@@ -226,8 +226,9 @@ def test_models_are_listed_with_where_they_are(job, own_models, capsys):
     assert main(["weights", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("default (Apache-2.0): ") and lines[0].endswith("[comes with the software]")
-    assert lines[1].endswith("[not downloaded]") and lines[2].startswith("ours (your own, unstated): SR-ICL trained on")
-    assert lines[2].endswith(f"[{own_models / 'ours'}]")
+    assert lines[1].startswith("universeg (") and lines[2].endswith("[not downloaded]")
+    assert lines[3].startswith("ours (your own, unstated): SR-ICL trained on")
+    assert lines[3].endswith(f"[{own_models / 'ours'}]")
     assert main(["weights", "info", "ours", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["takes"], told["input_size"], told["own"]) == ("labelled examples", 32, True)
