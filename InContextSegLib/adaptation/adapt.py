@@ -27,7 +27,7 @@ from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, shift
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.origins import units
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Expected, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Expected
 from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
 from InContextSegLib.progress import Report
 
@@ -53,7 +53,7 @@ class Adaptation:
         differences: by the name of a parameter what to add to it, float16.
         helped: whether examples it had not learnt from were segmented better; else the network stays as it was.
         why: the same in words.
-        rehearsal: how the network is best asked, adapted or not.
+        calibration: how the network is best asked, adapted or not.
         before, after: by label value the Dice to expect, without and with what was learnt.
         trials: the examples segmented by the others, by the network that is to be used.
         steps: that were trained.
@@ -63,7 +63,7 @@ class Adaptation:
     differences: Mapping[str, Tensor]
     helped: bool
     why: str
-    rehearsal: Rehearsal
+    calibration: Calibration
     before: Mapping[int, Expected]
     after: Mapping[int, Expected]
     trials: tuple[Trial, ...]
@@ -99,9 +99,9 @@ class Adaptation:
 
 
 def adapt(
-    segmenter: nn.Module, device: torch.device, rehearsal: Rehearsal, settings: AdaptSettings, report: Report
+    segmenter: nn.Module, device: torch.device, calibration: Calibration, settings: AdaptSettings, report: Report
 ) -> Adaptation:
-    """Train a copy of a network on the examples of a rehearsal, and judge whether it is the better one.
+    """Train a copy of a network on the examples of a calibration, and judge whether it is the better one.
 
     Args:
         segmenter: a `SliceSegmenter`; it is moved to the device and stays as it is.
@@ -109,14 +109,14 @@ def adapt(
     Raises:
         Cancelled: from `report`.
     """
-    started, shown = time.monotonic(), min(rehearsal.shown, MOST_SHOWN)
-    leave = _leave_out(rehearsal)
+    started, shown = time.monotonic(), min(calibration.shown, MOST_SHOWN)
+    leave = _leave_out(calibration)
     judge = _Judge(leave, shown, report, _to_judge(leave, shown, settings))
     latest = math.inf if settings.steps else started + SHARE_FOR_JUDGING * settings.seconds
     trials = judge.before(CachedSegmenter(segmenter, device), latest)
     judging_seconds = time.monotonic() - started
     unchanged = Adaptation(
-        {}, False, NOTHING_TO_JUDGE, rehearsal, _expected(trials, _best_shifts(trials)), {}, trials, 0, 0.0
+        {}, False, NOTHING_TO_JUDGE, calibration, _expected(trials, _best_shifts(trials)), {}, trials, 0, 0.0
     )
     if not unchanged.before or not any(each.requires_grad for each in segmenter.parameters()):
         return replace(unchanged, seconds=time.monotonic() - started)
@@ -155,17 +155,17 @@ def adapt(
 
 
 def foresee(
-    segmenter: nn.Module, device: torch.device, rehearsal: Rehearsal, report: Report
+    segmenter: nn.Module, device: torch.device, calibration: Calibration, report: Report
 ) -> tuple[tuple[Trial, ...], dict[int, Expected]]:
     """The examples segmented by one another, and by label value the Dice to expect of a network as it is.
 
     Raises:
         Cancelled: from `report`.
     """
-    network, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
+    network, leave = CachedSegmenter(segmenter, device), _leave_out(calibration)
     tries = in_turns({label.value: to_try(leave, label.value) for label in leave.support.labels})
-    trials = tried(lambda index: network, leave, tries, rehearsal.shown, report)
-    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value in _best_shifts(trials)})
+    trials = tried(lambda index: network, leave, tries, calibration.shown, report)
+    return trials, _expected(trials, {value: calibration.shifts.get(value, 0.0) for value in _best_shifts(trials)})
 
 
 def differences(segmenter: nn.Module, adapted: nn.Module) -> dict[str, Tensor]:
@@ -206,9 +206,9 @@ class _Judge:
         network_of = {index: network for network, fold in asked for index in fold}
         trials = self._tried(network_of.__getitem__, tries=self.tries)
         shifts = _best_shifts(trials)
-        rehearsal = unchanged.rehearsal
-        rehearsal = replace(rehearsal, shown=self._shown, shifts=dict(rehearsal.shifts) | shifts)
-        return replace(unchanged, after=_expected(trials, shifts), trials=trials, rehearsal=rehearsal)
+        calibration = unchanged.calibration
+        calibration = replace(calibration, shown=self._shown, shifts=dict(calibration.shifts) | shifts)
+        return replace(unchanged, after=_expected(trials, shifts), trials=trials, calibration=calibration)
 
 
 class _Course:
@@ -307,8 +307,8 @@ class _Course:
             raise Cancelled("Cancelled while the network adapted.")
 
 
-def _leave_out(rehearsal: Rehearsal) -> LeaveOut:
-    return LeaveOut(rehearsal.support, rehearsal.truth or rehearsal.support, units(rehearsal.support))
+def _leave_out(calibration: Calibration) -> LeaveOut:
+    return LeaveOut(calibration.support, calibration.truth or calibration.support, units(calibration.support))
 
 
 def _to_judge(leave: LeaveOut, shown: int, settings: AdaptSettings) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What is done with the examples of a task before its first target: rehearse, adapt, foresee how good it will be."""
+"""What is done with the examples of a task before its first target: calibrate, adapt, foresee how good it will be."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import nn
 
 from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
 from InContextSegLib.adaptation.cache import key_of, remembered
-from InContextSegLib.adaptation.calibration import rehearse
-from InContextSegLib.adaptation.label_check import doubtful
+from InContextSegLib.adaptation.calibration import calibrate
+from InContextSegLib.adaptation.label_check import check_labels
 from InContextSegLib.adaptation.style import judge
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Foresight, Prior, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Foresight, Prior
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.progress import Report
 
@@ -42,7 +42,7 @@ class Prepared:
     """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked)."""
 
     segmenter: nn.Module
-    rehearsal: Rehearsal | None = None
+    calibration: Calibration | None = None
     foresight: Foresight | None = None
     adaptation: Adaptation | None = None
     key: str = ""
@@ -50,7 +50,7 @@ class Prepared:
     @property
     def prior(self) -> Prior:
         """What a session is told of it."""
-        return Prior(self.rehearsal, self.foresight, judge)
+        return Prior(self.calibration, self.foresight, judge)
 
     @property
     def record(self) -> dict:
@@ -71,25 +71,25 @@ def prepare(
         key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
         adaptation = remembered(task.folder, key, task.cut, compute) if task.folder else compute()
         before = adaptation.before if adaptation.helped else {}
-        foresight = Foresight(adaptation.expected, before, doubtful(adaptation.trials, adaptation.rehearsal))
-        return Prepared(adaptation.applied(segmenter), adaptation.rehearsal, foresight, adaptation, key)
-    if settings.rehearse:
-        rehearsal = _rehearsed(segmenter, device, task, settings, report)
-        trials, expectations = foresee(segmenter, device, rehearsal, report)
-        return Prepared(segmenter, rehearsal, Foresight(expectations, {}, doubtful(trials, rehearsal)))
+        foresight = Foresight(adaptation.expected, before, check_labels(adaptation.trials, adaptation.calibration))
+        return Prepared(adaptation.applied(segmenter), adaptation.calibration, foresight, adaptation, key)
+    if settings.calibrate:
+        calibration = _calibrated(segmenter, device, task, settings, report)
+        trials, expectations = foresee(segmenter, device, calibration, report)
+        return Prepared(segmenter, calibration, Foresight(expectations, {}, check_labels(trials, calibration)))
     return Prepared(segmenter)
 
 
 def _adapted(
     segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
 ) -> Adaptation:
-    rehearsal = _rehearsed(segmenter, device, task, settings, report)
-    return adapt(segmenter, device, rehearsal, AdaptSettings(settings.adapt_seconds, settings.seed), report)
+    calibration = _calibrated(segmenter, device, task, settings, report)
+    return adapt(segmenter, device, calibration, AdaptSettings(settings.adapt_seconds, settings.seed), report)
 
 
-def _rehearsed(
+def _calibrated(
     segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
-) -> Rehearsal:
-    if not settings.rehearse:
-        return Rehearsal(task.cut(task.sizes[0]), settings.supports)
-    return rehearse(CachedSegmenter(segmenter, device), task.cut, task.sizes, settings.supports, report)
+) -> Calibration:
+    if not settings.calibrate:
+        return Calibration(task.cut(task.sizes[0]), settings.supports)
+    return calibrate(CachedSegmenter(segmenter, device), task.cut, task.sizes, settings.supports, report)

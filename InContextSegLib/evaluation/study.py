@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from InContextSegLib.adaptation.calibration import rehearse, sizes_for
+from InContextSegLib.adaptation.calibration import calibrate, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
@@ -102,7 +102,7 @@ class Run:
 
     Attributes:
         colour: how colours become grey; None: as the examples say (`colour_mix`).
-        rehearse: let the examples choose how many to show, image size and thresholds.
+        calibrate: let the examples choose how many to show, image size and thresholds.
     """
 
     data: Path
@@ -112,7 +112,7 @@ class Run:
     seed: int = 0
     device: str = "auto"
     colour: ColourMix | None = None
-    rehearse: bool = True
+    calibrate: bool = True
 
     def __post_init__(self):
         InferenceSettings(draws=self.draws, seed=self.seed)
@@ -173,7 +173,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         "draws": run.draws,
         "seed": run.seed,
         "colour": run.colour.record if run.colour else "auto",
-        "rehearse": run.rehearse,
+        "calibrate": run.calibrate,
         "summaries": summaries,
     }
     write_text(run.output / "study.json", json_text(result, indent=2) + "\n")
@@ -189,13 +189,13 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
     """
     segmenter, provenance, size = model
     device = choose_device(run.device)
-    if not run.rehearse:
+    if not run.calibrate:
         return Session(segmenter, [support_of(case, each, size)], Intensities(each.window), provenance, device)
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
     sizes, network = sizes_for(geometry, axis, size, len(each.labels)), CachedSegmenter(segmenter, device)
-    rehearsal = rehearse(network, partial(support_of, case, each), sizes, count, Report())
-    return Session(segmenter, [rehearsal.support], Intensities(each.window), provenance, device, Prior(rehearsal))
+    calibration = calibrate(network, partial(support_of, case, each), sizes, count, Report())
+    return Session(segmenter, [calibration.support], Intensities(each.window), provenance, device, Prior(calibration))
 
 
 def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[int]) -> Iterator[Case]:
@@ -277,7 +277,7 @@ def _patient(image: Path, pattern: str) -> str:
 
 
 def _read(each: DataSet, image: Path, masks: Path, mix: ColourMix) -> LabelledVolume:
-    # Named by the patient, so that a rehearsal never predicts one picture of a patient from another.
+    # Named by the patient, so that a calibration never predicts one picture of a patient from another.
     name = _patient(image, each.groups) if each.groups else image.name
     return LabelledVolume(read_volume(image, mix=mix), _read_labels(each, masks), name)
 
@@ -340,7 +340,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
-        | {"colour": case.mix.record, "rehearsal": session.rehearsal.record if session.rehearsal else None}
+        | {"colour": case.mix.record, "calibration": session.calibration.record if session.calibration else None}
         | asdict(scores[label.value])
         for label in wanted
     ]
