@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from InContextSegLib.adaptation.calibration import FEWEST
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.expectation import Trial, expected, in_turns, scores_of, to_try, tried
 from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, shift_of
 from InContextSegLib.errors import Cancelled
@@ -225,8 +225,8 @@ class _Course:
         self._deadline = math.inf
         self._done = [0] * FOLDS
         self._settings, self._report, self._device = settings, report, device
-        first = Lessons(leave, device, FOLDS * settings.seed)
-        self._lessons = [first, *(first.with_seed(FOLDS * settings.seed + number) for number in range(1, FOLDS))]
+        first = EpisodeSampler(leave, device, FOLDS * settings.seed)
+        self._samplers = [first, *(first.with_seed(FOLDS * settings.seed + number) for number in range(1, FOLDS))]
         self._step_seconds = 0.0
         self._planned = settings.most_steps
         self._stopped = Event()
@@ -239,7 +239,7 @@ class _Course:
         """See how long a step takes, and plan as many as there is time for; half of the time until the judgement."""
         if self._settings.steps is not None:
             return
-        trials = [deepcopy(segmenter) for _ in self._lessons]
+        trials = [deepcopy(segmenter) for _ in self._samplers]
         seconds = []
         for _ in range(TRIED_STEPS):
             since = time.monotonic()
@@ -257,7 +257,7 @@ class _Course:
         """
         if self._settings.steps is None:
             self._deadline = deadline
-        return time.monotonic() + self._step_seconds * len(self._lessons) < self._deadline
+        return time.monotonic() + self._step_seconds * len(self._samplers) < self._deadline
 
     def take(self, networks: list[nn.Module], among: Sequence[Sequence[int]]) -> list[nn.Module]:
         """Train each network on its own examples by half of the planned steps; the same networks."""
@@ -268,15 +268,15 @@ class _Course:
             for n in range(len(networks))
         ]
         works = [
-            partial(self._lessons[n].train, networks[n], among[n], steps, ends[n], partial(self._step_done, n))
+            partial(self._samplers[n].train, networks[n], among[n], steps, ends[n], partial(self._step_done, n))
             for n in range(len(networks))
         ]
         self._side_by_side(works)
         return networks
 
     def _tried(self, number: int, network: nn.Module) -> None:
-        lessons = self._lessons[number].with_seed(0)
-        lessons.train(network, range(len(lessons.leave.units)), 1, math.inf, lambda step: None)
+        sampler = self._samplers[number].with_seed(0)
+        sampler.train(network, range(len(sampler.leave.units)), 1, math.inf, lambda step: None)
 
     @property
     def _alone(self) -> bool:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation import adapt as adapt_module
-from InContextSegLib.adaptation import episodes as lessons_module
+from InContextSegLib.adaptation import episodes as episodes_module
 from InContextSegLib.adaptation.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.leave_out import LeaveOut, dice
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.examples.origins import units
@@ -81,9 +81,9 @@ def test_slices_of_one_volume_predict_one_another_but_those_of_two_volumes_do_no
 
 
 def test_no_copy_is_judged_on_what_it_learnt_from(monkeypatch):
-    """Every example lies in the fold of one copy, is kept from its lessons, and is segmented by it alone."""
+    """Every example lies in the fold of one copy, is kept from its episodes, and is segmented by it alone."""
     learnt_from, judged_by = {}, {}
-    train, tried_by = Lessons.train, adapt_module._Judge.after
+    train, tried_by = EpisodeSampler.train, adapt_module._Judge.after
 
     def trained(self, network, among, *others):
         learnt_from.setdefault(id(network), set()).update(among)
@@ -94,7 +94,7 @@ def test_no_copy_is_judged_on_what_it_learnt_from(monkeypatch):
             judged_by[id(copy)] = set(fold)
         return tried_by(self, copies, folds, unchanged)
 
-    monkeypatch.setattr(Lessons, "train", trained)
+    monkeypatch.setattr(EpisodeSampler, "train", trained)
     monkeypatch.setattr(adapt_module._Judge, "after", after)
     adapted(Spoilt(), squares(6))
     assert len(judged_by) == 2
@@ -117,7 +117,7 @@ def test_the_answer_for_an_example_is_that_of_its_own_copy():
 
 def test_a_better_threshold_is_no_merit_of_what_was_learnt(monkeypatch):
     """The network is unsure of all; nothing is learnt, so nothing is gained."""
-    monkeypatch.setattr(lessons_module, "LEARNING_RATE", 0.0)
+    monkeypatch.setattr(episodes_module, "LEARNING_RATE", 0.0)
     network = Learner(0.63)
     network.STEEPNESS = 50  # 0.38 where the square is
     told = adapted(network, squares(6))
@@ -126,7 +126,7 @@ def test_a_better_threshold_is_no_merit_of_what_was_learnt(monkeypatch):
 
 
 def test_without_a_step_nothing_has_helped(monkeypatch):
-    monkeypatch.setattr(Lessons, "train", lambda *arguments: 0)
+    monkeypatch.setattr(EpisodeSampler, "train", lambda *arguments: 0)
     assert not adapted(Learner(), squares(6)).helped
 
 
@@ -146,8 +146,8 @@ def learnt_weights(seed):
     """What a few steps of training make of one network's first weights."""
     torch.manual_seed(7)
     network, support = UniverSeg((4, 4)), squares(5)
-    lessons = Lessons(LeaveOut(support, support, units(support)), CPU, seed)
-    lessons.train(network, range(5), 3, math.inf, lambda step: None)
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), CPU, seed)
+    sampler.train(network, range(5), 3, math.inf, lambda step: None)
     return network.state_dict()["enc_blocks.0.cross.cross_conv.weight"]
 
 

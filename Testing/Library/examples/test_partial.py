@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation.calibration import left_out
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.expectation import to_try
 from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.adaptation.style import _Trial
@@ -220,22 +220,22 @@ def test_answers_of_the_others_come_from_those_that_tell_of_the_label(count):
     assert network.shown == [min(count, 3)]
 
 
-def test_lessons_never_show_a_label_beside_examples_that_do_not_tell_of_it():
+def test_episodes_never_show_a_label_beside_examples_that_do_not_tell_of_it():
     support = partly(True)
-    lessons = Lessons(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
     for _ in range(40):
-        value, indices = lessons._episode(list(range(8)))
+        value, indices = sampler._episode(list(range(8)))
         assert all(support.examples[index].tells(value) for index in indices)
-    value, indices = lessons._episode([1, 3])
+    value, indices = sampler._episode([1, 3])
     assert value == TWO and set(indices) <= {1, 3}
 
 
-def test_lessons_of_examples_that_show_nothing_ask_for_what_they_tell_of():
+def test_episodes_of_examples_that_show_nothing_ask_for_what_they_tell_of():
     support = partly(True)
     blank = [replace(each, labels=np.zeros_like(each.labels)) for each in support.examples[1::2]]
     support = replace(support, examples=(*support.examples[::2], *blank))
-    lessons = Lessons(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
-    assert lessons._episode([5, 7])[0] == TWO
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
+    assert sampler._episode([5, 7])[0] == TWO
 
 
 def test_a_style_is_judged_by_examples_that_tell_of_the_label():
