@@ -20,7 +20,7 @@ from InContextSegLib.progress import Report
 
 CPU = torch.device("cpu")
 SIZE = 64
-SETTINGS = InferenceSettings(supports=4, draws=1, rehearse=True, seed=3)
+SETTINGS = InferenceSettings(supports=4, draws=1, calibrate=True, seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_heads_fitted_to_a_few_pictures_find_the_same_in_a_new_one(network):
         logits = cached.logits(embedding, cached.context(support().examples, value), label=value)[0, 0].numpy()
         wanted, answer = new.labels == value, logits > 0
         assert 2 * (wanted & answer).sum() / (wanted.sum() + answer.sum()) > 0.8
-        assert found.rehearsal.dice[value] > 0.7
+        assert found.calibration.dice[value] > 0.7
         assert found.segmenter.weights[value].keys() <= {NETWORK, f"fitted at {SIZE}"}
 
 

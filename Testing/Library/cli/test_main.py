@@ -423,19 +423,19 @@ def test_the_models_are_listed_and_json_has_no_nan(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "rehearses"),
+    ("words", "calibrates"),
     [
         ((), True),
         (("--preset", "fast"), False),
-        (("--preset", "fast", "--rehearsal"), True),
-        (("--no-rehearsal",), False),
+        (("--preset", "fast", "--calibration"), True),
+        (("--no-calibration",), False),
     ],
 )
-def test_the_examples_rehearse_unless_it_has_to_be_fast_or_is_not_wanted(words, rehearses):
+def test_the_examples_calibrate_unless_it_has_to_be_fast_or_is_not_wanted(words, calibrates):
     options = parser().parse_args(
         ["segment", "--image", "a.nii", "--support", "b.nii", "c.nii", "--output", "d.nii", *words]
     )
-    assert cli._job(options).settings.rehearse is rehearses
+    assert cli._job(options).settings.calibrate is calibrates
 
 
 def test_on_a_busy_machine_threads_wait_without_spinning(monkeypatch):
