@@ -15,7 +15,7 @@ demo: $(BUILT)
 test: $(HARNESS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	PYTHONPATH=InContextSeg $(BIN)/lint-imports
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m slow
 

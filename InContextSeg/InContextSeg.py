@@ -49,7 +49,7 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
         findLibrary()
-        from InContextSegSlicer.assembly import assemble  # noqa: PLC0415 - after the library is found
+        from InContextSegSlicer.panel.assembly import assemble  # noqa: PLC0415 - after the library is found
 
         widget = slicer.util.loadUI(self.resourcePath("UI/InContextSeg.ui"))
         self.layout.addWidget(widget)
@@ -109,7 +109,7 @@ class InContextSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the widgets with the parameter node of the scene, which is made where there is none."""
         if self._parameters is not None:
             return
-        from InContextSegSlicer.parameters import InContextSegParameterNode  # noqa: PLC0415 - as in setup
+        from InContextSegSlicer.panel.parameters import InContextSegParameterNode  # noqa: PLC0415 - as in setup
 
         self._parameters = InContextSegParameterNode(self.logic.getParameterNode())
         # Not by `connectGui`, which does not say how to undo it (Slicer issue 7547).

@@ -49,7 +49,7 @@ class InContextSegTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMix
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
         findLibrary()
-        from InContextSegSlicer.trainingpanel import assembleTraining  # noqa: PLC0415 - after the library is found
+        from InContextSegSlicer.training.panel import assembleTraining  # noqa: PLC0415 - after the library is found
 
         widget = slicer.util.loadUI(self.resourcePath("UI/InContextSegTraining.ui"))
         self.layout.addWidget(widget)
@@ -108,7 +108,7 @@ class InContextSegTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMix
         """Connect the widgets with the parameter node of the scene, which is made where there is none."""
         if self._parameters is not None:
             return
-        from InContextSegSlicer.trainingparameters import InContextSegTrainingParameterNode  # noqa: PLC0415 - as in setup
+        from InContextSegSlicer.training.parameters import InContextSegTrainingParameterNode  # noqa: PLC0415 - as in setup
 
         self._parameters = InContextSegTrainingParameterNode(self.logic.getParameterNode())
         self.panel.setParameterNode(self._parameters)

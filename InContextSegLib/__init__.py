@@ -1,3 +1,3 @@
 """InContextSeg: segment medical volumes from a few labelled slices, without training."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -2,6 +2,6 @@
 
 import sys
 
-from InContextSegLib.cli import main
+from InContextSegLib.cli.main import main
 
 sys.exit(main())

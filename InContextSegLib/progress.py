@@ -1,10 +1,12 @@
 """Progress of long work, and the one place where it can be cancelled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from InContextSegLib.errors import Cancelled
+
+Value = TypeVar("Value")
 
 
 class Report:
@@ -55,3 +57,12 @@ class Report:
         self.facts = facts
         if self._show is not None:
             self._show(done, total, message)
+
+
+def exhausted(pieces: Generator[None, None, Value]) -> Value:
+    """Do all of it at once; what it returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value

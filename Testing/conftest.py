@@ -12,13 +12,15 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from Testing import type_checks
+
 THREADS = 1  # tensors are small here: on a busy machine two threads wait for one another most of the time
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Both are read once, when the libraries start, so they must be set before any test module imports torch or SimpleITK.
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", str(THREADS))
-jaxtyping.install_import_hook("InContextSegLib", "type_checks.checked")
+jaxtyping.install_import_hook("InContextSegLib", f"{type_checks.__name__}.checked")
 
 
 @pytest.fixture

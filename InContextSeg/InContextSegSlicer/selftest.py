@@ -6,7 +6,7 @@ import time
 import numpy as np
 import slicer
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 
 SHAPE_KJI = (12, 64, 64)
 SPACING_MM = (1.0, 1.0, 4.0)

@@ -12,12 +12,12 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from InContextSegLib.errors import InputError
-from InContextSegSlicer.correction import Correction
-from InContextSegSlicer.effectoptions import EffectOptions
-from InContextSegSlicer.prompting import BOX, POINT, Mark, Place, placeIn
-from InContextSegSlicer.promptview import RADIUS_PX, PromptView
-from InContextSegSlicer.propagationcontrol import PropagationControl
-from InContextSegSlicer.sharedworker import SharedWorker
+from InContextSegSlicer.effect.correction import Correction
+from InContextSegSlicer.effect.effectoptions import EffectOptions
+from InContextSegSlicer.effect.prompting import BOX, POINT, Mark, Place, placeIn
+from InContextSegSlicer.effect.promptview import RADIUS_PX, PromptView
+from InContextSegSlicer.effect.propagationcontrol import PropagationControl
+from InContextSegSlicer.worker.shared import SharedWorker
 
 BUSY_MS, IDLE_MS = 5, 100
 PATIENCE_S = 1.0  # after which somebody who waits is told for what

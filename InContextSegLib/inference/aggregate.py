@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.slicing import Box, SlicePlan
-from InContextSegLib.support import Label
-from InContextSegLib.volume import Volume
+from InContextSegLib.examples.support import Label
+from InContextSegLib.slices.plan import Box, SlicePlan
+from InContextSegLib.volumes.geometry import Volume
 
 
 @dataclass(frozen=True, eq=False)

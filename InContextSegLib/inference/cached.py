@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from InContextSegLib.examples.support import Example
 from InContextSegLib.inference.cache import BoundedCache
-from InContextSegLib.models import SliceSegmenter
-from InContextSegLib.support import Example
+from InContextSegLib.models.networks import SliceSegmenter
 
 CONTEXT_BYTES = 768 << 20
 JOINED_BYTES = 256 << 20  # apart, as one of them is as large as all its parts, which other slices need again

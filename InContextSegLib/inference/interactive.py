@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.prompts import Prompts, rasters
-from InContextSegLib.slicing import Scale, SlicePlan
-from InContextSegLib.support import Example, SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Scale, SlicePlan
+from InContextSegLib.slices.prompts import Prompts, rasters
+from InContextSegLib.volumes.geometry import Kind, Volume
 
 
 @dataclass(frozen=True, eq=False)

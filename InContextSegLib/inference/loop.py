@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 
+from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import Answer, InteractiveSlice
-from InContextSegLib.prompts import Prompts
-from InContextSegLib.slicing import Box, Scale, SlicePlan
-from InContextSegLib.support import Example, Label, SupportSet
-from InContextSegLib.volume import Kind, Volume
+from InContextSegLib.slices.plan import Box, Scale, SlicePlan
+from InContextSegLib.slices.prompts import Prompts
+from InContextSegLib.volumes.geometry import Kind, Volume
 
 # A slice is looked at in a window that is so many times as large as what its examples show there: a structure of few
 # pixels becomes one of fifty (docs/benchmarks.md).

@@ -10,20 +10,18 @@ from torch import Tensor
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.origins import spread_evenly, units
+from InContextSegLib.examples.similarity import Coverage
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, SlicePrediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
-from InContextSegLib.inference.leave_out import spread_evenly, units
-from InContextSegLib.inference.prepare import Foresight
-from InContextSegLib.inference.rehearsal import Rehearsal
+from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.inference.style import Outcome, Style, judge
-from InContextSegLib.likeness import Coverage
-from InContextSegLib.models import SliceSegmenter
+from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import AXES, Box, Intensities, Scale, SlicePlan
-from InContextSegLib.support import Example, SupportSet
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 log = logging.getLogger(__name__)
 Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
@@ -51,7 +49,7 @@ class _Axis:
     images: Tensor
     support: SupportSet
     known: Told
-    style: Outcome | None = None
+    style: StyleOutcome | None = None
 
 
 class Session:
@@ -63,8 +61,7 @@ class Session:
         intensities: how the target's grey values become [0, 1]; the same as for the examples.
         provenance: what to say about the network (catalogue entry, weights' sha256).
         device: where the network computes; it is moved there.
-        rehearsal: what the examples taught about themselves, if they were asked.
-        foresight: what they lead to expect, if that was asked.
+        prior: what is known of the task beforehand; None: nothing.
     """
 
     def __init__(
@@ -74,15 +71,15 @@ class Session:
         intensities: Intensities,
         provenance: Mapping[str, str],
         device: torch.device,
-        rehearsal: Rehearsal | None = None,
-        foresight: Foresight | None = None,
+        prior: Prior | None = None,
     ):
         self.network = CachedSegmenter(segmenter, device)
         self.supports = {support.axis: support for support in supports}
         self.labels = supports[0].labels
         self.size = supports[0].size
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
-        self.rehearsal, self.foresight = rehearsal, foresight
+        prior = prior or Prior()
+        self.rehearsal, self.foresight, self._judge = prior.rehearsal, prior.foresight, prior.judge
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
 
@@ -215,7 +212,11 @@ class Session:
         """The axis with the target's pictures in the style of the examples, where that helps."""
         asked, shifts = (axis.plan.axis, settings.supports), self.rehearsal.shifts if self.rehearsal else {}
         if asked not in self.styles:
-            self.styles[asked] = judge(self.network, axis.support, self.intensities, settings.supports, shifts, report)
+            if self._judge is None:
+                raise ValueError("A target is to be brought to the style of the examples, but nothing judges that.")
+            self.styles[asked] = self._judge(
+                self.network, axis.support, self.intensities, settings.supports, shifts, report
+            )
         positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
         images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
         return replace(axis, images=images, style=style)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slicing import AXES
+from InContextSegLib.slices.plan import AXES
 
 AUTO_AXIS = "auto"
 ADAPT_SECONDS, MOST_SECONDS = 15.0, 24 * 3600.0

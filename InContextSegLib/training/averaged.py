@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from InContextSegLib.errors import InputError, OutputError
-from InContextSegLib.files import make_folder, whole_file
-from InContextSegLib.losses import LOSSES
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
-from InContextSegLib.training.examples import MOST, Shown, draw_examples
 from InContextSegLib.training.keeping import follow, forget_after
+from InContextSegLib.training.losses import LOSSES
 from InContextSegLib.training.ranks import Ranks
 from InContextSegLib.training.runfolder import CHECKPOINT, EXAMPLES, LOG
+from InContextSegLib.training.site.examples import MOST, Shown, draw_examples
+from InContextSegLib.volumes.files import make_folder, whole_file
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from InContextSegLib.files import whole_file
 from InContextSegLib.training.recipe import Recipe
+from InContextSegLib.volumes.files import whole_file
 
 WINDOW = 100  # steps of one kind that are averaged
 KINDS = {

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import json_text, make_folder, write_text
-from InContextSegLib.training.datasets import Site, read_site
-from InContextSegLib.training.sitefile import write_site
+from InContextSegLib.training.site.datasets import Site, read_site
+from InContextSegLib.training.site.file import write_site
+from InContextSegLib.volumes.files import json_text, make_folder, write_text
 
 SITE, SETTINGS, SURVEY = "site.toml", "settings.json", "survey.json"
 LOG, CHECKPOINT, EXAMPLES = "log.jsonl", "checkpoint.pt", "examples.png"

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from InContextSegLib import __version__
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.files import make_folder
-from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.simulate import SimulatedUser
 from InContextSegLib.training.curves import draw_losses
-from InContextSegLib.training.episodes import Episodes, episode_stream, step_generator
 from InContextSegLib.training.keeping import follow, forget_after
+from InContextSegLib.training.losses import dice_and_cross_entropy
 from InContextSegLib.training.recipe import Recipe
+from InContextSegLib.training.simulated_user import SimulatedUser
+from InContextSegLib.training.synthetic.episodes import Episodes, episode_stream, step_generator
+from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 

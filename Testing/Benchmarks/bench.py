@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from InContextSegLib.catalog import find
+from InContextSegLib.examples.support import Example
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
-from InContextSegLib.losses import dice_and_cross_entropy
 from InContextSegLib.memory import keep_freed_memory
-from InContextSegLib.models import build
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.networks import build
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.universeg import UniverSeg
-from InContextSegLib.prompts import Point, Prompts
-from InContextSegLib.slicing import Intensities, SlicePlan
-from InContextSegLib.support import Example
-from InContextSegLib.volume import Volume, picture_geometry
+from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.prompts import Point, Prompts
+from InContextSegLib.training.losses import dice_and_cross_entropy
+from InContextSegLib.volumes.geometry import Volume, picture_geometry
 from Testing.Parity.plain_universeg import plain_universeg
 
 SIZE = 128

@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 
-from InContextSegLib.client import WorkerClient
-from InContextSegLib.phantom import phantom
-from InContextSegLib.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, TaskSpec
-from InContextSegLib.transport import SubprocessTransport
-from InContextSegLib.volume import Geometry, Kind
+from InContextSegLib.cli.phantom import phantom
+from InContextSegLib.volumes.geometry import Geometry, Kind
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, TaskSpec
+from InContextSegLib.worker.transport import SubprocessTransport
 
 SHAPE, SPACING_MM = (160, 256, 256), (1.5, 1.4, 1.4)
 POLL_S = 0.001

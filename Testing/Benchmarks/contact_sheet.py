@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from InContextSegLib.training.synthetic import synthetic_tasks
+from InContextSegLib.training.synthetic.tasks import synthetic_tasks
 
 SIZE = 96
 SHOWN = 3  # images of a task, each beside its mask

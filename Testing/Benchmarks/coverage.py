@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.adaptation_study import task_of
 from InContextSegLib.config import from_mapping, read_toml
-from InContextSegLib.inference.leave_out import units
-from InContextSegLib.likeness import Coverage
-from InContextSegLib.loading import Model
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.study import Run, Study
-from InContextSegLib.support import SupportSet
+from InContextSegLib.evaluation.adaptation_study import task_of
+from InContextSegLib.evaluation.study import Run, Study
+from InContextSegLib.examples.origins import units
+from InContextSegLib.examples.similarity import Coverage
+from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.models.loading import Model
+from InContextSegLib.slices.plan import Intensities
 
 STUDY = Path(__file__).resolve().parents[2] / "Resources" / "Studies" / "development.toml"
 SIZE = 128

@@ -16,10 +16,10 @@ import numpy as np
 import SimpleITK
 
 from InContextSegLib.evaluation.metrics import evaluate_labels, summarise
-from InContextSegLib.files import read_volume, write_volume
-from InContextSegLib.slicing import SlicePlan
-from InContextSegLib.study import own_slices
-from InContextSegLib.volume import Kind, Volume, across_slices
+from InContextSegLib.evaluation.study import own_slices
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes.files import read_volume, write_volume
+from InContextSegLib.volumes.geometry import Kind, Volume, across_slices
 
 DATA = Path(os.environ.get("INCONTEXTSEG_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 # OpenKBP's files hold HU + 1024.

@@ -12,7 +12,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 
 SHAPE = (200, 512, 512)
 REPEATS = 3

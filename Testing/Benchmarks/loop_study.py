@@ -19,13 +19,13 @@ import torch
 
 from InContextSegLib.evaluation.metrics import bootstrap_interval, dice
 from InContextSegLib.evaluation.user import correcting_click, random_click
-from InContextSegLib.files import read_volume
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import Cut, Loop, LoopMemory
-from InContextSegLib.loading import Model, load_model
-from InContextSegLib.prompts import Point, Prompts
-from InContextSegLib.slicing import Intensities, SlicePlan
-from InContextSegLib.volume import Kind, across_slices
+from InContextSegLib.models.loading import Model, load_model
+from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.prompts import Point, Prompts
+from InContextSegLib.volumes.files import read_volume
+from InContextSegLib.volumes.geometry import Kind, across_slices
 
 ENOUGH, CLICKS = 0.85, 10
 

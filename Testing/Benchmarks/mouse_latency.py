@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the worker sets it for
 
 import numpy as np
 
-from InContextSegLib.phantom import phantom
+from InContextSegLib.cli.phantom import phantom
 from Testing.Slicer.harness import app
 
 SHAPE, SPACING_MM = (120, 256, 256), (1.5, 1.4, 1.4)  # of the phantom, whose rows and columns are doubled
@@ -55,13 +55,13 @@ class Bench:
         app.pump(seconds)
 
     def scroll(self, index):
-        from InContextSegSlicer import bridge  # noqa: PLC0415
+        from InContextSegSlicer.scene import bridge  # noqa: PLC0415
 
         bridge.jumpTo(self.view.mrmlSliceNode(), self.volume, 0, index)
 
     def pixel(self, index):
         """Where the view shows a voxel of the structure, or any where there is none, that is not marked yet."""
-        from InContextSegSlicer.prompting import worldOf  # noqa: PLC0415
+        from InContextSegSlicer.effect.prompting import worldOf  # noqa: PLC0415
 
         voxels = np.argwhere(self.mask[index]) if self.mask[index].any() else np.argwhere(self.mask[index] == 0)
         while True:
@@ -113,7 +113,7 @@ def patient(scene):
     """A phantom in the scene with an empty segment, and where its largest structure is."""
     import slicer  # noqa: PLC0415
 
-    from InContextSegSlicer import bridge  # noqa: PLC0415
+    from InContextSegSlicer.scene import bridge  # noqa: PLC0415
     from Testing.Slicer.patients import finish  # noqa: PLC0415
 
     image, labels = phantom(0, SHAPE, SPACING_MM)

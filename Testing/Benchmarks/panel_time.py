@@ -61,7 +61,7 @@ def organ(centre, radius):
 def patient(scene, name, number):
     import slicer  # noqa: PLC0415
 
-    from InContextSegSlicer import bridge  # noqa: PLC0415 - after the harness
+    from InContextSegSlicer.scene import bridge  # noqa: PLC0415 - after the harness
     from Testing.Slicer.radiologist import finish  # noqa: PLC0415
 
     inside = organ((100, 250 + 8 * number, 240), 110 + 5 * number)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.client import WorkerClient
+from InContextSegLib.cli.phantom import LABEL_NAMES, phantom
 from InContextSegLib.evaluation.metrics import evaluate_labels
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
-from InContextSegLib.phantom import LABEL_NAMES, phantom
-from InContextSegLib.protocol import ArrayRef, ExampleRef, Prepare, Preview, Segment, TaskSpec
-from InContextSegLib.transport import SubprocessTransport
-from InContextSegLib.volume import Geometry, Kind
+from InContextSegLib.volumes.geometry import Geometry, Kind
+from InContextSegLib.worker.client import WorkerClient
+from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, Prepare, Preview, Segment, TaskSpec
+from InContextSegLib.worker.transport import SubprocessTransport
 
 SHAPE, SPACING_MM = (200, 256, 256), (1.5, 1.4, 1.4)
 OWN_SLICES = range(50, 170, 12)

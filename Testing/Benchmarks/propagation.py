@@ -15,7 +15,7 @@ from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import Loop, LoopMemory
 from InContextSegLib.inference.propagation import Rule, carried
-from InContextSegLib.loading import Model, load_model
+from InContextSegLib.models.loading import Model, load_model
 from InContextSegLib.progress import Report
 from Testing.Benchmarks.loop_study import SETS, structures
 

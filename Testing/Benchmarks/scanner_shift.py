@@ -16,19 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from InContextSegLib.augment import SHIFTS, another_scanner
-from InContextSegLib.colour import LUMINANCE
+from InContextSegLib.adaptation.style import judge
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.metrics import dice, summarise
-from InContextSegLib.files import read_volume
+from InContextSegLib.evaluation.study import DataSet, Study, cell, chosen_sets, wanted_labels
+from InContextSegLib.examples.support import LabelledVolume, SupportSet, paired_files
+from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session, slab
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.loading import Model, choose_device, load_model
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities, SlicePlan
-from InContextSegLib.study import DataSet, Study, cell, chosen_sets, wanted_labels
-from InContextSegLib.support import LabelledVolume, SupportSet, paired_files
-from InContextSegLib.volume import Geometry, Kind, Volume, across_slices, any_along
+from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.training.augment import SHIFTS, another_scanner
+from InContextSegLib.volumes.colour import LUMINANCE
+from InContextSegLib.volumes.files import read_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
 
 STUDY = Path("Resources/Studies/development.toml")
 # Patients passed over, in one group of tests, groups of tests, and patients to learn from at most. The first eight
@@ -78,7 +80,7 @@ def scores(each: DataSet, data: Path) -> Iterator[tuple[str, str, float, float, 
         support = replace(support, labels=tuple(label for label in labels if label.value in _values(support)))
         # A window is part of what the shift is applied to; percentiles are taken of what the scanner gave.
         intensities = Intensities((0.0, 1.0) if each.window else None)
-        session = Session(segmenter, [support], intensities, provenance, choose_device("cpu"))
+        session = Session(segmenter, [support], intensities, provenance, choose_device("cpu"), Prior(judge=judge))
         for pair in tests:
             for condition in CONDITIONS:
                 image = shifted(pair, condition, axis, each)

@@ -27,17 +27,17 @@ import numpy as np
 import torch
 
 from InContextSegLib.evaluation.metrics import hierarchical_mean, summarise
-from InContextSegLib.loading import Model, load_model
+from InContextSegLib.examples.weak import KINDS, weakened
+from InContextSegLib.models.loading import Model, load_model
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
 from InContextSegLib.training.averaged import CHECKPOINT, LOG, AveragedTrainer, Batch, Settings, answered, dice_of
-from InContextSegLib.training.datasets import read_site
-from InContextSegLib.training.sampling import AS_THEY_ARE, TaskSampler
-from InContextSegLib.training.site import SiteTask, SiteTraining, part_way
-from InContextSegLib.training.splits import TRAIN, VALIDATION
-from InContextSegLib.training.store import SliceStore, StoreSettings
-from InContextSegLib.training.surveying import survey
-from InContextSegLib.weak import KINDS, weakened
+from InContextSegLib.training.site.datasets import read_site
+from InContextSegLib.training.site.sampling import AS_THEY_ARE, TaskSampler
+from InContextSegLib.training.site.splits import TRAIN, VALIDATION
+from InContextSegLib.training.site.store import SliceStore, StoreSettings
+from InContextSegLib.training.site.surveying import survey
+from InContextSegLib.training.site.train import SiteTask, SiteTraining, part_way
 
 SITE = Path(__file__).parents[2] / "Resources" / "Studies" / "site.toml"
 SIZE, REFERENCES, QUERIES, DRAWS = 128, 12, 4, 5

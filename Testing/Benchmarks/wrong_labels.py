@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.adaptation_study import task_of
+from InContextSegLib.adaptation.adapt import foresee
+from InContextSegLib.adaptation.calibration import rehearse
+from InContextSegLib.adaptation.label_check import doubtful
 from InContextSegLib.config import from_mapping, read_toml
-from InContextSegLib.inference.adapt import foresee
+from InContextSegLib.evaluation.adaptation_study import task_of
+from InContextSegLib.evaluation.study import Run, Study, wanted_labels
+from InContextSegLib.examples.origins import origin
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.doubt import doubtful
-from InContextSegLib.inference.leave_out import origin
-from InContextSegLib.inference.rehearsal import rehearse
-from InContextSegLib.loading import Model, choose_device, load_model
 from InContextSegLib.memory import keep_freed_memory
+from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slicing import Intensities
-from InContextSegLib.study import Run, Study, wanted_labels
-from InContextSegLib.support import Example, SupportSet
+from InContextSegLib.slices.plan import Intensities
 
 STUDY = Path(__file__).resolve().parents[2] / "Resources" / "Studies" / "development.toml"
 EXAMPLES, PLANTED, SHIFT = 12, 3, 0.15

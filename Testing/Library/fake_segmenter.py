@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from InContextSegLib import tasks
-from InContextSegLib.files import write_volume
-from InContextSegLib.support import Example, Label, SupportSet
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.examples.support import Example, Label, SupportSet
+from InContextSegLib.jobs import task as tasks
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 SIZE = 32
 BRIGHT = 0.6

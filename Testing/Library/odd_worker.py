@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib import protocol, worker
 from InContextSegLib.errors import OutputError
-from InContextSegLib.transport import SubprocessTransport
+from InContextSegLib.worker import process as worker
+from InContextSegLib.worker import protocol
+from InContextSegLib.worker.transport import SubprocessTransport
 
 
 @dataclass(frozen=True)

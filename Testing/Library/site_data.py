@@ -5,12 +5,12 @@ import json
 import numpy as np
 from PIL import Image
 
-from InContextSegLib.files import write_volume
 from InContextSegLib.progress import Report
-from InContextSegLib.training.datasets import read_site
-from InContextSegLib.training.store import SliceStore, StoreSettings
-from InContextSegLib.training.surveying import survey
-from InContextSegLib.volume import Geometry, Kind, Volume
+from InContextSegLib.training.site.datasets import read_site
+from InContextSegLib.training.site.store import SliceStore, StoreSettings
+from InContextSegLib.training.site.surveying import survey
+from InContextSegLib.volumes.files import write_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 SHAPE = (10, 20, 24)
 SIZE = 16

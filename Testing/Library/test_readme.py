@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from InContextSegLib.arguments import parser
+from InContextSegLib.cli.arguments import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/training.md")
@@ -94,7 +94,7 @@ def test_every_option_in_the_sentences_is_one_of_the_program(name):
 
 
 def _help(command):
-    script = "import sys; from InContextSegLib.arguments import parser; parser().parse_args(sys.argv[1:])"
+    script = "import sys; from InContextSegLib.cli.arguments import parser; parser().parse_args(sys.argv[1:])"
     words = [sys.executable, "-c", script, command, "--help"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 

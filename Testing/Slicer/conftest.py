@@ -1,7 +1,6 @@
 """Fixtures of everything that runs in the harness; without slicer-core and PySide6 these tests are skipped."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,6 @@ from Testing.Slicer import harness
 from Testing.Slicer.harness.errors import Errors
 
 REASON = harness.missing()
-FOLDER = Path(__file__).parent
 
 
 class Skipped(pytest.Module):
@@ -26,8 +24,8 @@ def pytest_configure(config):
 
 
 def pytest_pycollect_makemodule(module_path, parent):
-    """Test files of this folder may import qt, ctk and slicer at their head."""
-    if module_path.parent != FOLDER:
+    """Test files of this folder may import qt, ctk and slicer at their head, but for those of the packaging."""
+    if module_path.parent.name == "packaging":
         return None
     if REASON:
         return Skipped.from_parent(parent, path=module_path)

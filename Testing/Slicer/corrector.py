@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import slicer
 
-from InContextSegLib.protocol import request_of
-from InContextSegSlicer import bridge, sharedworker
+from InContextSegLib.worker.protocol import request_of
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.worker import shared as sharedworker
 from Testing.Slicer.harness import app
 from Testing.Slicer.patients import finish
 from Testing.Slicer.quickworker import QuickWorker, namesOf
@@ -227,7 +228,7 @@ class Corrector:
         self.views[name].click(*self.pixel(voxelKji, name), **keys)
 
     def pixel(self, voxelKji, name="Red"):
-        from InContextSegSlicer.prompting import worldOf
+        from InContextSegSlicer.effect.prompting import worldOf
 
         return self.views[name].xyOfRas(worldOf(voxelKji, self.volume))
 

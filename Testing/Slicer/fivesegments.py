@@ -3,7 +3,7 @@
 import numpy as np
 import slicer
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.patients import SHAPE, addEditor, addSegmentation, addVolume, affineOf, ball, draw, turned
 
 NODE = slicer.vtkMRMLSegmentationNode
@@ -27,8 +27,8 @@ AFFINE = affineOf(turned(20, -15, 35))
 def tinyPieces(monkeypatch):
     """Chores of many steps."""
     for name in ("_FIRST_VOXELS", "_FEWEST_VOXELS"):
-        monkeypatch.setattr(f"InContextSegSlicer.lattice.{name}", 300)
-    monkeypatch.setattr("InContextSegSlicer.lattice._PIECE_S", 1e-7)
+        monkeypatch.setattr(f"InContextSegSlicer.scene.grid_mapping.{name}", 300)
+    monkeypatch.setattr("InContextSegSlicer.scene.grid_mapping._PIECE_S", 1e-7)
 
 
 def box(low, high):

@@ -3,7 +3,8 @@
 import numpy as np
 import slicer
 
-from InContextSegSlicer import bridge, sharedworker
+from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.worker import shared as sharedworker
 from Testing.Slicer.harness import app
 from Testing.Slicer.quickworker import QuickWorker
 from Testing.Slicer.radiologist import Radiologist, finish
@@ -21,7 +22,7 @@ class Impatient(Radiologist):
 
     def __init__(self, monkeypatch):
         monkeypatch.setattr(sharedworker, "QProcessTransport", QuickWorker)
-        monkeypatch.setattr("InContextSegSlicer.panel.SETTLED_S", 0.0)
+        monkeypatch.setattr("InContextSegSlicer.panel.panel.SETTLED_S", 0.0)
         super().__init__()
 
     @property

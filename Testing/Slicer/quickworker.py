@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 
-from InContextSegLib.catalog import find, remove
 from InContextSegLib.errors import InputError
-from InContextSegLib.protocol import ArrayRef, Preview, Segment, SlicesRef, request_of
-from InContextSegLib.shared import SharedFolder
+from InContextSegLib.models.catalog import find, remove
+from InContextSegLib.worker.protocol import ArrayRef, Preview, Segment, SlicesRef, request_of
+from InContextSegLib.worker.shared_arrays import SharedFolder
 
 BOX = (slice(2, 5), slice(3, 9), slice(3, 9))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 
 ROOT = Path(__file__).resolve().parents[2]

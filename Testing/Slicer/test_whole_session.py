@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slicer
 
-from InContextSegSlicer import bridge
+from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist, dice, finish, load, loadLabels, mask
 

@@ -1,0 +1,1 @@
+"""The effect of the Segment Editor: clicks, boxes and scribbles on slices, and carrying a segment on."""

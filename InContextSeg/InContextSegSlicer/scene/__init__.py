@@ -1,0 +1,1 @@
+"""Nodes of MRML read and written; nothing here shows a widget."""

@@ -1,0 +1,1 @@
+"""The worker as Slicer runs it, and long work in short pieces."""

@@ -1,0 +1,118 @@
+"""The rehearsal: labelled examples predict one another, which tells how the network is best asked.
+
+Every example is left out in turn, with all slices of its volume, and segmented by the others. Only the user's own
+examples take part, and nothing is trained; what is found is used for every target of the same examples.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
+
+from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, dice, gains, shift_of
+from InContextSegLib.examples.origins import origin, spread_evenly
+from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.volumes.geometry import Geometry
+
+FEWER = (8, 4, 2)  # examples shown: more of them dilute those that resemble the slice
+SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without
+FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
+MAP_BYTES = 512 << 20  # of float32 probabilities; a session holds four such maps at once
+FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
+
+
+def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[int, ...]:
+    """The network's own size, and twice that where it would show more of the image than interpolation.
+
+    Not where the maps of all labels in all slices would take more than `MAP_BYTES` at the larger size.
+    """
+    plan = SlicePlan.of(geometry, axis, size)
+    in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
+    map_bytes = 4 * labels * plan.count * (2 * size) ** 2
+    larger = plan.pixel_mm > FINER * min(in_plane_mm) and map_bytes <= MAP_BYTES
+    return (size, 2 * size) if larger else (size,)
+
+
+def rehearse(
+    network: CachedSegmenter, cut: Callable[[int], SupportSet], sizes: Sequence[int], shown: int, report: Report
+) -> Rehearsal:
+    """Let the examples predict one another, first by fewer and fewer of the others, then at every further size.
+
+    Whatever departs from the first size, the number asked for and the threshold 0.5 must gain: see `gains`. All
+    sizes are compared on the pixels of the last one. With fewer than `FEWEST` examples of a label, from as many volumes
+    or pictures, there is nothing to learn about it.
+
+    Args:
+        cut: makes the examples at a size, in the same order.
+        sizes: of network images in pixels; the first is taken unless another one gains.
+        shown: examples shown to the network at most.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    first = cut(sizes[0])
+    trials = {label.value: left_out(first, label.value) for label in first.labels}
+    trials = {value: indices for value, indices in trials.items() if indices}
+    truth = first if len(sizes) == 1 else cut(sizes[-1])
+    if not trials:
+        return Rehearsal(first, shown, truth=truth)
+    counts = [shown, *(count for count in FEWER if count < min(shown, len(first) - 1))]
+    choices = [(sizes[0], count) for count in counts] + [(size, None) for size in sizes[1:]]
+    best: Rehearsal | None = None
+    tried: dict[tuple[int, int], float] = {}
+    for done, (size, number) in enumerate(choices):
+        count = number or best.shown
+        message = f"the examples predict one another: {count} shown, {size} pixels"
+        step = partial(report.step, done, len(choices), message)
+        if done == 0 or size != stage.support.size:
+            stage = _at(first if size == first.size else truth if size == truth.size else cut(size), truth)
+        shifts, found = {}, {}
+        for value, indices in trials.items():
+            scores = _mean_dice(network, stage, value, indices, count, step)
+            best_one = best_threshold(scores)
+            shifts[value], found[value] = shift_of(best_one), float(scores[best_one])
+        one = Rehearsal(stage.support, count, shifts, found, tried, truth)
+        tried[size, count] = one.mean_dice
+        if best is None or gains(one.mean_dice, best.mean_dice):
+            best = one
+    return best
+
+
+def _at(support: SupportSet, truth: SupportSet) -> LeaveOut:
+    return LeaveOut(support, truth, tuple(origin(example) for example in support.examples))
+
+
+def _mean_dice(
+    network: CachedSegmenter,
+    stage: LeaveOut,
+    value: int,
+    indices: Sequence[int],
+    count: int,
+    step: Callable[[], None],
+) -> Float[np.ndarray, " thresholds"]:
+    """Mean Dice at every threshold, examples predicted by the `count` others that resemble them most.
+
+    Before each of them `step` is called, so that nobody who cancels waits for all.
+    """
+    answers = []
+    for index in indices:
+        step()
+        answers.append(stage.logits(network, value, index, count))
+    return np.mean(
+        [dice(stage.overlap(logits, value, index)) for logits, index in zip(answers, indices, strict=True)], axis=0
+    )
+
+
+def left_out(support: SupportSet, value: int) -> list[int]:
+    """Examples to leave out for a label, evenly spread over those that show it and, fewer, those that do not."""
+    telling = support.telling(value)
+    showing = [index for index in telling if (support.examples[index].labels == value).any()]
+    if len({origin(support.examples[index]) for index in showing}) < FEWEST:
+        return []
+    empty = sorted(set(telling) - set(showing))
+    return spread_evenly(showing, SHOWING) + spread_evenly(empty, EMPTY)

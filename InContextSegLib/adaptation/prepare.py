@@ -1,0 +1,95 @@
+"""What is done with the examples of a task before its first target: rehearse, adapt, foresee how good it will be."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
+from InContextSegLib.adaptation.cache import key_of, remembered
+from InContextSegLib.adaptation.calibration import rehearse
+from InContextSegLib.adaptation.label_check import doubtful
+from InContextSegLib.adaptation.style import judge
+from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.prior import Foresight, Prior, Rehearsal
+from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
+from InContextSegLib.progress import Report
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The examples of a task as they can be had.
+
+    Attributes:
+        cut: makes the examples at a size, in the same order.
+        sizes: of network images in pixels that are worth trying, the usual one first.
+        weights_sha256: of the network's weights.
+        folder: where what was learnt is kept; None: nowhere.
+    """
+
+    cut: Callable[[int], SupportSet]
+    sizes: Sequence[int]
+    weights_sha256: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked)."""
+
+    segmenter: nn.Module
+    rehearsal: Rehearsal | None = None
+    foresight: Foresight | None = None
+    adaptation: Adaptation | None = None
+    key: str = ""
+
+    @property
+    def prior(self) -> Prior:
+        """What a session is told of it."""
+        return Prior(self.rehearsal, self.foresight, judge)
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output: what was learnt, and the name of the file that holds it."""
+        return {"key": self.key} | self.adaptation.record if self.adaptation else {}
+
+
+def prepare(
+    segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Prepared:
+    """Do what the settings ask for before the first target.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    if settings.adapt_seconds:
+        compute = partial(_adapted, segmenter, device, task, settings, report)
+        key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
+        adaptation = remembered(task.folder, key, task.cut, compute) if task.folder else compute()
+        before = adaptation.before if adaptation.helped else {}
+        foresight = Foresight(adaptation.expected, before, doubtful(adaptation.trials, adaptation.rehearsal))
+        return Prepared(adaptation.applied(segmenter), adaptation.rehearsal, foresight, adaptation, key)
+    if settings.rehearse:
+        rehearsal = _rehearsed(segmenter, device, task, settings, report)
+        trials, expectations = foresee(segmenter, device, rehearsal, report)
+        return Prepared(segmenter, rehearsal, Foresight(expectations, {}, doubtful(trials, rehearsal)))
+    return Prepared(segmenter)
+
+
+def _adapted(
+    segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Adaptation:
+    rehearsal = _rehearsed(segmenter, device, task, settings, report)
+    return adapt(segmenter, device, rehearsal, AdaptSettings(settings.adapt_seconds, settings.seed), report)
+
+
+def _rehearsed(
+    segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Rehearsal:
+    if not settings.rehearse:
+        return Rehearsal(task.cut(task.sizes[0]), settings.supports)
+    return rehearse(CachedSegmenter(segmenter, device), task.cut, task.sizes, settings.supports, report)

@@ -1,0 +1,177 @@
+"""What a session may know of its task before the first target; `adaptation` finds it out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from InContextSegLib.examples.support import SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import Intensities
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """What the examples taught about themselves.
+
+    Attributes:
+        support: the examples at the size that suits them.
+        shown: how many of them to show for one slice, those that resemble it most.
+        shifts: what to add to the logits of a label (by its value) before the sigmoid; 0 where none is named.
+        dice: mean Dice at which the examples predicted one another, for every label that could be tried.
+        tried: mean Dice over these labels for every size and number that were tried.
+        truth: the examples at the largest size, on which answers are compared; None: at the size of `support`.
+    """
+
+    support: SupportSet
+    shown: int
+    shifts: Mapping[int, float] = field(default_factory=dict)
+    dice: Mapping[int, float] = field(default_factory=dict)
+    tried: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    truth: SupportSet | None = None
+
+    @property
+    def mean_dice(self) -> float:
+        return float(np.mean(list(self.dice.values())))
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {
+            "size": self.support.size,
+            "shown": self.shown,
+            "logit_shifts": {str(value): round(shift, 4) for value, shift in self.shifts.items()},
+            "dice": {str(value): round(score, 4) for value, score in self.dice.items()},
+            "tried": [
+                {"size": size, "shown": shown, "dice": round(score, 4)} for (size, shown), score in self.tried.items()
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The Dice to expect for a new picture or volume: mean and standard deviation (nan for one) over `units` tried."""
+
+    dice: float
+    spread: float
+    units: int
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {"dice": round(self.dice, 4), "spread": round(self.spread, 4), "units": self.units}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One example whose label for one structure neither the other examples nor its own image bear out.
+
+    Attributes:
+        value: of the label.
+        source: the example's name, as in `Example.source`.
+        dice, usual: its Dice when segmented by the others, and the median of all.
+        strength: robust standard deviations behind the other examples.
+    """
+
+    value: int
+    source: str
+    dice: float
+    usual: float
+    strength: float
+
+    @property
+    def why(self) -> str:
+        return (
+            f"its label {self.value} fits the other examples (Dice {self.dice:.2f}, usual {self.usual:.2f}) and the "
+            "edges of its image less than theirs do; it may be another image's or unfinished"
+        )
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {
+            "label": self.value,
+            "source": self.source,
+            "dice": round(self.dice, 4),
+            "usual": round(self.usual, 4),
+            "strength": round(self.strength, 2),
+            "why": self.why,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Foresight:
+    """What is known about a task before its first target.
+
+    Attributes:
+        expected: by label value the Dice to expect.
+        before: the same without adapting, where the network adapted.
+        doubtful: examples that disagree with the others.
+    """
+
+    expected: Mapping[int, Expected]
+    before: Mapping[int, Expected]
+    doubtful: tuple[Doubt, ...]
+
+    @property
+    def record(self) -> dict:
+        """For the provenance of an output."""
+        return {
+            "expected": {str(value): each.record for value, each in self.expected.items()},
+            "without_adapting": {str(value): each.record for value, each in self.before.items()},
+            "doubtful": [each.record for each in self.doubtful],
+        }
+
+
+@runtime_checkable
+class StyleOutcome(Protocol):
+    """What was done to the style of one target."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For the provenance of an output."""
+
+
+@runtime_checkable
+class Style(Protocol):
+    """What the examples say for and against bringing a target to their style."""
+
+    def adapt(
+        self, pictures: Float[Tensor, "n 1 h w"], positions: Sequence[float | None], own: bool
+    ) -> tuple[Float[Tensor, "n 1 h w"], StyleOutcome]:
+        """The pictures of one target in the style of the examples, or as they came, and what was done."""
+
+
+@runtime_checkable
+class StyleJudge(Protocol):
+    """Finds out whether examples gain by it; `adaptation.style.judge` does."""
+
+    def __call__(
+        self,
+        network: CachedSegmenter,
+        support: SupportSet,
+        intensities: Intensities,
+        shown: int,
+        shifts: Mapping[int, float],
+        report: Report,
+    ) -> Style:
+        """The style of these examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """All of it; None where it was not asked.
+
+    Attributes:
+        rehearsal: what the examples taught about themselves.
+        foresight: what they lead to expect.
+        judge: of their style; needed where the settings ask for it.
+    """
+
+    rehearsal: Rehearsal | None = None
+    foresight: Foresight | None = None
+    judge: StyleJudge | None = None

@@ -1,0 +1,1 @@
+"""Segmentations from files to files: one volume or many."""

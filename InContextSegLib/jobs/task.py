@@ -1,0 +1,289 @@
+"""From labelled volumes and a user's choices to a session, and what the user labelled in the target to keep."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from InContextSegLib.adaptation.calibration import sizes_for
+from InContextSegLib.adaptation.prepare import Task, prepare
+from InContextSegLib.errors import InputError
+from InContextSegLib.examples.saved import parts_of
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
+from InContextSegLib.inference.aggregate import Prediction
+from InContextSegLib.inference.session import Session, Told, joined
+from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.models.loading import Model, choose_device, load_model
+from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import AXES, Box, Intensities, SliceChoice, SlicePlan
+from InContextSegLib.volumes.colour import LUMINANCE, ColourMix, palette
+from InContextSegLib.volumes.files import read_labels, read_volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
+from InContextSegLib.volumes.segnrrd import Segment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where labelled examples come from: an image and its labels, or a folder of images and one of labels."""
+
+    images: Path
+    labels: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brief:
+    """What is to be segmented, and how, whatever the target.
+
+    Attributes:
+        labels: wanted; None: all that the examples hold.
+        support_slices: which slices of the examples teach, where a labelled volume does not say it itself.
+        cache: a folder where what the network learns from the examples is kept; None: nowhere.
+    """
+
+    settings: InferenceSettings = field(default_factory=InferenceSettings)
+    model: Model = field(default_factory=Model)
+    intensities: Intensities = field(default_factory=Intensities)
+    labels: tuple[Label, ...] | None = None
+    support_slices: SliceChoice = "auto"
+    device: str = "auto"
+    cache: Path | None = None
+
+
+def files_of(source: Source) -> list[tuple[Path, Path]]:
+    """One image with its labels, or all pairs of two folders, which are matched by their names."""
+    if source.images.is_dir() and source.labels.is_dir():
+        return paired_files(source.images, source.labels)
+    return [(source.images, source.labels)]
+
+
+def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
+    """Read the images of a source, their colours as `mix` says, with their labels.
+
+    They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
+    """
+    pairs = []
+    for path, labels in files_of(source):
+        image = read_volume(path, mix=mix)
+        pairs += parts_of(LabelledVolume(image, read_labels(labels, image.geometry), str(path)), labels)
+    return pairs
+
+
+def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume], report: Report) -> Session:
+    """Load the network and cut the examples of a task whose target lies on `target`.
+
+    Where the settings say so, the examples predict one another first and decide the size at which they are cut.
+
+    Raises:
+        Cancelled: from `report`.
+        InputError, WeightsError: in one sentence.
+    """
+    segmenter, provenance, size = load_model(brief.model)
+    drawn = drawn_axis(pairs)
+    axes = axes_for(brief.settings, target, drawn)
+    if drawn and axes != (drawn,):
+        log.warning(
+            "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose axis %s.",
+            drawn,
+            " and ".join(axis for axis in axes if axis != drawn),
+            drawn,
+        )
+    device = choose_device(brief.device)
+    first = cut(pairs, axes[:1], size, brief)[0]
+    task = Task(
+        cut=lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, brief)[0],
+        sizes=sizes_for(target, axes[0], size, len(first.labels)) if brief.settings.rehearse else (size,),
+        weights_sha256=provenance["weights_sha256"],
+        folder=brief.cache,
+    )
+    ready = prepare(segmenter, device, task, brief.settings, report)
+    if ready.adaptation:
+        provenance = provenance | {"adaptation": ready.record}
+    support = ready.rehearsal.support if ready.rehearsal else first
+    # Pictures have no axis, and serve along the first one only.
+    supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
+    return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior)
+
+
+def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -> tuple[str, ...]:
+    """Along which axes a target is cut: as the settings say, or as the examples were `drawn`, or as it was acquired."""
+    return (drawn or across_slices(target),) if settings.axes == (AUTO_AXIS,) else settings.axes
+
+
+def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: Brief) -> list[SupportSet]:
+    """Examples along every axis; pictures (one slice) have no axis and serve along any one.
+
+    Raises:
+        InputError: as `SupportSet` does, and if an example's slices were drawn along another axis.
+    """
+    for pair in pairs:
+        if pair.axis and tuple(axes) != (pair.axis,):
+            raise InputError(
+                f"{pair.source} teaches by single {pair.axis} slices, but the volume is to be cut along "
+                f"{' and '.join(axes)}; choose axis {pair.axis}, or other examples."
+            )
+    if all(pair.image.geometry.shape[0] == 1 for pair in pairs):
+        support = SupportSet.from_images(pairs, size, brief.intensities, brief.labels)
+        return [replace(support, axis=axes[0])]
+    return [
+        SupportSet.from_volumes(pairs, axis, size, brief.support_slices, brief.intensities, brief.labels)
+        for axis in axes
+    ]
+
+
+def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:
+    """The axis along which people labelled single slices, none beside another; None where that is not plain.
+
+    Cut along another axis, such labels would be stripes, and pass for finished slices.
+    """
+    told = {pair.axis for pair in pairs if pair.axis}
+    if told:
+        return next(iter(told)) if len(told) == 1 else None
+    possible = set(AXES)
+    for pair in pairs:
+        if 1 in pair.labels.geometry.shape or not pair.labels.array.any():
+            return None
+        possible &= {axis for axis in AXES if _stand_alone(pair.labels, axis)}
+    return next(iter(possible)) if len(possible) == 1 else None
+
+
+def _stand_alone(labels: Volume, axis: str) -> bool:
+    labelled = any_along(labels.array, SlicePlan.of(labels.geometry, axis).array_axis)
+    return not (labelled[1:] & labelled[:-1]).any()
+
+
+def same_volume(image: Volume, volume: Volume) -> bool:
+    """Whether two volumes are the very same."""
+    return image.geometry.matches(volume.geometry) and np.array_equal(image.array, volume.array)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a user labelled in the target itself; there it is the result.
+
+    Attributes:
+        pairs: the labels, which may be spread over several files, each with slices of its own; none is fine.
+        values: of the labels that are asked for.
+    """
+
+    pairs: tuple[LabelledVolume, ...]
+    values: tuple[int, ...]
+
+    @cached_property
+    def axis(self) -> str | None:
+        """In which direction, where that is plain."""
+        return drawn_axis(self.pairs)
+
+    def given(self, geometry: Geometry, axis: str, known: Told) -> tuple[int, Told]:
+        """The slices that the user labelled, in the direction in which they were drawn: array axis, and what they tell.
+
+        Cut across that direction every slice of the object shows a stripe of the labels, and none is drawn to its end.
+
+        Args:
+            axis: along which the target is cut.
+            known: the slices that are examples themselves, by index along its array axis.
+        """
+        array_axis = SlicePlan.of(geometry, self.axis or axis).array_axis
+        return array_axis, known if self.axis in (None, axis) else self._along
+
+    def keep(self, mask: np.ndarray, box: Box, given: tuple[int, Told]) -> np.ndarray:
+        """The labels (k, j, i) of a box with what was drawn in the given slices in their place.
+
+        Of labels of which a slice does not tell it keeps what was found, where nothing is drawn.
+        """
+        array_axis, told = given
+        low, high = box[0][array_axis], box[1][array_axis]
+        mask = mask.copy()
+        for index in told.keys() & range(low, high):
+            found = np.moveaxis(mask, array_axis, 0)[index - low]
+            wanted = [value for value in self.values if told[index] is None or value in told[index]]
+            found[np.isin(found, wanted)] = 0
+            for pair in self.pairs:
+                labels = np.moveaxis(pair.labels.array[tuple(map(slice, *box))], array_axis, 0)[index - low]
+                own = [value for value in wanted if pair.known is None or value in pair.known]
+                np.copyto(found, labels, where=np.isin(labels, own), casting="same_kind")
+        return mask
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(k, j, i) bool: what was drawn."""
+        return np.any([np.isin(pair.labels.array, self.values) for pair in self.pairs], axis=0)
+
+    @cached_property
+    def _along(self) -> Told:
+        array_axis = SlicePlan.of(self.pairs[0].labels.geometry, self.axis).array_axis
+        told: dict[int, frozenset[int] | None] = {}
+        for pair in self.pairs:
+            for index in np.flatnonzero(any_along(pair.labels.array, array_axis)).tolist():
+                told[index] = joined(told.get(index, frozenset()), pair.known)
+        return told
+
+
+def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> Volume:
+    """The mask, with the slices the user labelled in this very volume as the user labelled them, inside the box."""
+    mask = prediction.mask
+    if not drawn.pairs or not prediction.given:
+        return mask
+    box = box or ((0, 0, 0), mask.geometry.shape)
+    here = tuple(map(slice, *box))
+    told = {index: prediction.partly.get(index) for index in prediction.given}
+    given = drawn.given(mask.geometry, prediction.next_axis, told)
+    array = mask.array.copy()
+    array[here] = drawn.keep(mask.array[here], box, given)
+    whole = [index for index, told in given[1].items() if told is None or told.issuperset(drawn.values)]
+    if len(whole) == array.shape[given[0]] and array[here].shape == array.shape:
+        log.warning(
+            "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
+        )
+    elif not (array.astype(bool) & ~drawn.labelled).any():
+        log.warning(
+            "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
+            "choose that axis.",
+            prediction.next_axis,
+        )
+    return Volume(array, mask.geometry, Kind.LABELS)
+
+
+def segments_of(labels: Sequence[Label]) -> list[Segment]:
+    """The labels as a segmentation shows them, in the colours of a picture of them."""
+    return [Segment(label.value, label.name, palette(number)) for number, label in enumerate(labels)]
+
+
+def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
+    """What a result says besides its voxels, ready for a record."""
+    foresight = session.foresight
+    return {
+        "labels": {label.name: _amount(mask, label) for label in session.labels},
+        "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
+        "given_slices": list(prediction.given),
+        "slices": mask.geometry.shape[SlicePlan.of(mask.geometry, prediction.next_axis).array_axis],
+        "unlike_slices": list(prediction.unlike),
+        "doubtful": [doubt.record for doubt in foresight.doubtful] if foresight else [],
+        "expected": foreseen(session),
+    }
+
+
+def foreseen(session: Session) -> dict[str, dict]:
+    """By label name the Dice to expect, and the same without adapting where the network adapted."""
+    if session.foresight is None:
+        return {}
+    found, before = session.foresight.expected, session.foresight.before
+    return {
+        label.name: found[label.value].record
+        | ({"without_adapting": before[label.value].record} if label.value in before else {})
+        for label in session.labels
+        if label.value in found
+    }
+
+
+def _amount(mask: Volume, label: Label) -> dict:
+    voxels = int((mask.array == label.value).sum())
+    return {
+        "value": label.value,
+        "voxels": voxels,
+        "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3),
+    }

@@ -1,0 +1,1 @@
+"""Between volumes and the pictures that a network sees."""

@@ -1,0 +1,1 @@
+"""Training on labelled images of one's own."""

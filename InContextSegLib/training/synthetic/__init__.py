@@ -1,0 +1,1 @@
+"""Invented tasks to train on."""

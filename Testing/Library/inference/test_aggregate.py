@@ -1,0 +1,95 @@
+"""Fusing draws and axes: who gets a voxel, how far the members differ, and what to label next."""
+
+import numpy as np
+import pytest
+
+from InContextSegLib.examples.support import Label
+from InContextSegLib.inference.aggregate import AxisMaps, Fused, fuse, most_worth_labelling
+from InContextSegLib.slices.plan import SlicePlan
+from Testing.Library.fake_segmenter import grid
+
+GRID = grid((4, 8, 8), (1.0, 1.0, 1.0))
+ONE, TWO, BIG = Label(1, "one"), Label(2, "two"), Label(300, "big")
+
+
+def maps_of(members, axis="axial", geometry=GRID, size=8):
+    """Members (draws, labels): each a constant, or maps (n, size, size)."""
+    plan = SlicePlan.of(geometry, axis, size)
+    shape = (plan.count, size, size)
+    stack = np.array([[np.broadcast_to(value, shape) for value in labels] for labels in members], np.float32)
+    return AxisMaps(plan, stack.mean(axis=0), (stack**2).mean(axis=0))
+
+
+def test_a_voxel_goes_to_the_most_probable_label_and_to_none_below_the_threshold():
+    fused = fuse([maps_of([[0.6, 0.7]])], [ONE, TWO], 0.5, False)
+    assert set(np.unique(fused.labels)) == {2}
+    assert not fuse([maps_of([[0.4, 0.45]])], [ONE, TWO], 0.5, False).labels.any()
+
+
+def test_the_first_of_two_equal_labels_keeps_the_voxel():
+    assert set(np.unique(fuse([maps_of([[0.75, 0.75]])], [TWO, ONE], 0.5, False).labels)) == {2}
+
+
+@pytest.mark.parametrize("probabilities", [[0.5, 0.25], [0.25, 0.5]])
+def test_the_threshold_itself_is_enough_for_every_label(probabilities):
+    winner = 1 + int(np.argmax(probabilities))
+    assert set(np.unique(fuse([maps_of([probabilities])], [ONE, TWO], 0.5, False).labels)) == {winner}
+
+
+def test_a_label_above_255_keeps_its_value():
+    labels = fuse([maps_of([[0.9]])], [BIG], 0.5, False).labels
+    assert (labels.dtype, set(np.unique(labels))) == (np.uint16, {300})
+
+
+def test_the_spread_is_the_standard_deviation_over_the_draws_and_the_largest_of_the_labels():
+    members = [[0.2, 0.5], [0.6, 0.6], [0.7, 0.4]]
+    spread = fuse([maps_of(members)], [ONE, TWO], 0.5, False).spread
+    np.testing.assert_allclose(spread, np.std([0.2, 0.6, 0.7]), atol=1e-5)
+
+
+def test_the_spread_over_two_axes_is_the_standard_deviation_over_all_their_draws():
+    fused = fuse([maps_of([[0.2], [0.4]]), maps_of([[0.9], [0.7]], "coronal")], [ONE], 0.5, True)
+    np.testing.assert_allclose(fused.spread, np.std([0.2, 0.4, 0.9, 0.7]), atol=1e-5)
+    np.testing.assert_allclose(fused.probabilities[1], 0.55, atol=1e-3)
+    assert fused.probabilities[1].dtype == np.float16
+
+
+def test_equal_members_have_no_spread_even_at_an_edge_between_coarse_pixels():
+    edge = np.zeros((4, 8, 8), np.float32)
+    edge[..., 4:] = 1
+    fine = grid((4, 32, 32), (1.0, 0.25, 0.25))
+    fused = fuse([maps_of([[edge], [edge]], geometry=fine)], [ONE], 0.5, True)
+    between = fused.probabilities[1]
+    assert ((between > 0.1) & (between < 0.9)).any()
+    assert fused.spread.max() < 1e-3
+
+
+def test_the_slice_worth_labelling_holds_most_doubt_away_from_labelled_ones():
+    plan = SlicePlan.of(GRID, "axial", 8)
+    unsettled = np.zeros(GRID.shape, np.float32)
+    unsettled[plan.slice_index(0)], unsettled[plan.slice_index(3)] = 2, 1
+    assert most_worth_labelling(unsettled, plan, []) == plan.slice_index(0)
+    assert most_worth_labelling(unsettled, plan, [1]) == plan.slice_index(3)
+    assert most_worth_labelling(unsettled, plan, [1, 2]) == plan.slice_index(0)
+
+
+def test_the_slice_worth_labelling_is_counted_as_stored_in_a_volume_from_superior_to_inferior():
+    plan = SlicePlan.of(grid((4, 8, 8), left_handed=True), "axial", 8)
+    unsettled = np.zeros((4, 8, 8), np.float32)
+    unsettled[3] = 1
+    assert most_worth_labelling(unsettled, plan, []) == 3
+
+
+def test_the_slice_worth_labelling_lies_inside_the_box():
+    plan = SlicePlan.of(GRID, "axial", 8, ((1, 0, 0), (3, 8, 8)))
+    unsettled = np.zeros(GRID.shape, np.float32)
+    unsettled[3], unsettled[2] = 9, 1
+    assert most_worth_labelling(unsettled, plan, []) == 2
+
+
+def test_nothing_is_left_outside_a_box():
+    ones = np.ones((2, 4, 4), np.float32)
+    inside = Fused(ones.astype(np.uint8), ones, ones, {1: ones}).inside(((0, 1, 1), (1, 3, 4)))
+    for array in (inside.labels, inside.spread, inside.doubt, inside.probabilities[1]):
+        assert array.sum() == 6
+        assert (array[0, 1:3, 1:4] == 1).all()

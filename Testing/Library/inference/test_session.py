@@ -1,0 +1,271 @@
+"""A session: the same answer for the same question, nothing where nobody showed it, and progress one can trust."""
+
+import numpy as np
+import pytest
+import torch
+
+from InContextSegLib.errors import Cancelled, InputError
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.inference import cached
+from InContextSegLib.inference.session import Session
+from InContextSegLib.inference.settings import PRESETS, InferenceSettings
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.networks import build
+from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import AXES, Intensities
+from InContextSegLib.volumes.geometry import Kind, Volume
+from Testing.Library.fake_segmenter import CUBE, LABEL, SIZE, Echo, Threshold, grid, scan
+
+CPU = torch.device("cpu")
+
+
+def support_of(*scans, axis="axial", slices="all", size=SIZE):
+    return SupportSet.from_volumes(
+        [LabelledVolume(*each, f"case{n}") for n, each in enumerate(scans)], axis, size, slices
+    )
+
+
+def session_of(segmenter, *supports):
+    return Session(segmenter, supports, Intensities(), {"entry": "fake"}, CPU)
+
+
+def segment(session, volume, report=None, box=None, keep=False, **settings):
+    settings = {"supports": 4, "draws": 1, "axes": tuple(session.supports)} | settings
+    return session.segment(volume, InferenceSettings(**settings), report or Report(), box, keep)
+
+
+def without_first_slice(pair):
+    keep = np.arange(6)[:, None, None] > 0
+    return tuple(Volume(each.array * keep, each.geometry, each.kind) for each in pair)
+
+
+class Steps(Report):
+    """Remembers the steps, and cancels after some."""
+
+    def __init__(self, cancel_after=None):
+        super().__init__()
+        self.seen, self.cancel_after = [], cancel_after
+
+    def step(self, done, total, message=""):
+        super().step(done, total, message)
+        self.seen.append((done, total))
+        if len(self.seen) == self.cancel_after:
+            self.cancel()
+
+
+def test_the_network_that_comes_with_the_software_gives_the_same_prediction_for_the_same_seed():
+    torch.manual_seed(3)
+    session = session_of(build(find("default")), support_of(scan(0), size=128))
+    first, again = (
+        segment(session, scan(1)[0], box=((2, 0, 0), (4, 24, 24)), draws=2, supports=2, seed=5) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.mask.array, again.mask.array)
+    np.testing.assert_array_equal(first.uncertainty.array, again.uncertainty.array)
+    assert first.uncertainty.array.any()
+
+
+def test_another_seed_draws_other_examples():
+    cases = [
+        (image, Volume(np.roll(labels.array, n, 2), image.geometry, labels.kind))
+        for n in range(4)
+        for image, labels in [scan(n)]
+    ]
+    session = session_of(Echo(), support_of(*cases))
+    spreads = [segment(session, scan(1)[0], draws=3, supports=2, seed=seed).uncertainty.array for seed in (5, 5, 6)]
+    np.testing.assert_array_equal(spreads[0], spreads[1])
+    assert (spreads[0] != spreads[2]).any()
+
+
+def test_labels_do_not_overlap_and_keep_values_above_255():
+    image, low = scan(0, 3)
+    both = np.where(np.arange(24) < 14, low.array, low.array.astype(np.uint16) * 100)
+    support = support_of((image, Volume(both.astype(np.uint16), image.geometry, Kind.LABELS)))
+    mask = segment(session_of(Echo(), support), image, supports=1).mask.array
+    assert set(np.unique(mask)) == {0, 3, 300}
+    assert (mask[3] == both[3]).mean() > 0.9
+
+
+def test_the_known_slices_of_the_target_are_found_and_no_others():
+    pair = scan(0)
+    support = support_of(pair, slices=(1, 4))
+    assert segment(session_of(Threshold(), support), pair[0]).given == (1, 4)
+    assert segment(session_of(Threshold(), support), scan(1)[0]).given == ()
+
+
+def test_known_slices_outside_the_box_are_not_mistaken_for_others():
+    image = np.repeat(scan(0)[0].array[2:3], 6, axis=0)
+    volume = Volume(image, grid(), Kind.INTENSITY)
+    support = support_of((volume, scan(0)[1]), slices=(1,))
+    assert segment(session_of(Threshold(), support), volume, box=((3, 0, 0), (6, 24, 24))).given == ()
+
+
+def test_empty_slices_of_another_patient_are_not_taken_for_the_target_s_own():
+    (image, labels), (other, _) = (without_first_slice(scan(seed)) for seed in (0, 1))
+    assert segment(session_of(Threshold(), support_of((image, labels))), other).given == ()
+
+
+def test_a_box_leaves_everything_outside_untouched():
+    box = ((2, 4, 9), (5, 20, 18))
+    prediction = segment(session_of(Threshold(), support_of(scan(0))), scan(1)[0], box=box, draws=2, keep=True)
+    inside = np.zeros((6, 24, 24), bool)
+    inside[2:5, 4:20, 9:18] = True
+    for array in (prediction.mask.array, prediction.uncertainty.array, prediction.probabilities[1]):
+        assert not array[~inside].any()
+    assert prediction.mask.array[inside].any()
+    assert 2 <= prediction.next_slice < 5
+
+
+def test_several_axes_are_fused_and_spread_even_with_one_draw():
+    supports = [support_of(scan(0), axis=axis) for axis in AXES]
+    prediction = segment(session_of(Threshold(), *supports), scan(1)[0])
+    assert prediction.uncertainty is not None
+    assert prediction.provenance["settings"]["axes"] == list(AXES)
+    truth = scan(1)[1].array > 0
+    assert (prediction.mask.array[truth] == 1).mean() > 0.8
+
+
+def test_an_axis_without_examples_is_refused():
+    session = session_of(Threshold(), support_of(scan(0)))
+    with pytest.raises(InputError, match="along the coronal axis, but the examples were cut along axial only"):
+        segment(session, scan(1)[0], axes=("coronal",))
+
+
+def test_one_draw_has_no_uncertainty():
+    assert segment(session_of(Threshold(), support_of(scan(0))), scan(1)[0]).uncertainty is None
+
+
+def test_a_cascade_lets_confident_neighbours_join_the_examples():
+    pair, network = scan(0), Threshold()
+    prediction = segment(session_of(network, support_of(pair, slices=(3,))), pair[0], cascade=True, supports=1)
+    assert max(network.shown) > 1
+    assert (prediction.mask.array[CUBE] == 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("cascade", [False, True])
+@pytest.mark.parametrize("axes", [("axial",), ("axial", "sagittal")])
+def test_progress_never_goes_back_and_reaches_its_total(own, cascade, axes):
+    report, pair = Steps(), scan(0)
+    session = session_of(
+        Threshold(), *(support_of(pair, axis=axis, slices=(3, 12)[n : n + 1]) for n, axis in enumerate(axes))
+    )
+    segment(session, pair[0] if own else scan(1)[0], report, cascade=cascade, draws=2)
+    done = [step for step, _ in report.seen]
+    assert done == sorted(done)
+    assert len({total for _, total in report.seen}) == 1
+    assert report.seen[-1][0] == report.seen[-1][1]
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_cancelling_half_way_stops_at_the_next_step(cascade):
+    report, network = Steps(cancel_after=3), Threshold()
+    with pytest.raises(Cancelled, match="Cancelled after"):
+        segment(session_of(network, support_of(scan(0))), scan(1)[0], report, draws=8, cascade=cascade)
+    assert len(report.seen) == 3
+    assert network.calls < 10
+
+
+def test_the_caches_stay_within_their_budgets(monkeypatch):
+    monkeypatch.setattr(cached, "CONTEXT_BYTES", 20 * SIZE * SIZE * 4)
+    monkeypatch.setattr(cached, "EMBEDDING_BYTES", 10 * SIZE * SIZE * 4)
+    session = session_of(Threshold(), support_of(scan(0), scan(1)))
+    for seed in range(3):
+        segment(session, scan(seed + 2)[0], draws=4)
+        assert session.network.contexts.used_bytes <= session.network.contexts.budget_bytes
+        assert session.network.embeddings.used_bytes <= session.network.embeddings.budget_bytes
+
+
+def test_what_no_chosen_example_shows_is_not_predicted():
+    network = Threshold()
+    support = support_of(scan(0))
+    empty = support.without([n for n, example in enumerate(support.examples) if example.labels.any()])
+    assert not segment(session_of(network, empty), scan(1)[0], keep=True).probabilities[LABEL.value].any()
+    assert network.calls == 0
+
+
+def test_one_session_answers_for_several_volumes_as_sessions_of_their_own_would():
+    support, volumes = support_of(scan(0)), [scan(1)[0], scan(2, geometry=grid((9, 30, 20), (2.0, 1.5, 1.0)))[0]]
+    shared = session_of(Echo(), support)
+    for volume in (*volumes, volumes[0]):
+        alone = segment(session_of(Echo(), support), volume, draws=3)
+        np.testing.assert_array_equal(segment(shared, volume, draws=3).mask.array, alone.mask.array)
+
+
+@pytest.mark.parametrize("indices", [[3], [3, 3, 3], [4, 3, 2, 1]])
+def test_one_example_a_repeated_one_and_any_order_are_fine(indices):
+    support = support_of(scan(0)).subset(indices)
+    prediction = segment(session_of(Threshold(), support), scan(1)[0], draws=4, cascade=len(indices) == 1)
+    assert prediction.mask.array.any()
+
+
+def test_the_provenance_says_how_a_prediction_came_about():
+    support = support_of(scan(0))
+    provenance = segment(session_of(Threshold(), support), scan(1)[0], seed=7).provenance
+    wanted = InferenceSettings(supports=4, draws=1, axes=("axial",), seed=7)
+    assert provenance["settings"] == wanted.to_mapping()
+    assert provenance["support"] == {"axial": {"examples": 6, "fingerprint": support.fingerprint}}
+    assert provenance["labels"] == {"1": "label 1"}
+    assert provenance["model"] == {"entry": "fake"}
+    assert {"incontextseg", "torch", "device", "intensities"} <= set(provenance)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"supports": 0}, "supports: asked for at least 1"),
+        ({"draws": 0}, "draws: asked for at least 1"),
+        ({"threshold": float("nan")}, "threshold: asked for a number between 0 and 1"),
+        ({"seed": -1}, "seed: asked for a whole number"),
+        ({"axes": ("axial", "axial")}, "axes: asked for 'auto' or different ones"),
+        ({"axes": ()}, "axes: asked for 'auto' or different ones"),
+    ],
+)
+def test_settings_without_sense_are_refused_as_bad_input(wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        InferenceSettings(**wrong)
+
+
+def test_every_preset_is_valid():
+    assert {name: InferenceSettings(**preset).members for name, preset in PRESETS.items()} == {
+        "fast": 1, "normal": 2, "best": 4,
+    }  # fmt: skip
+
+
+def test_a_label_picture_can_be_its_own_example_along_any_axis():
+    image, labels = scan(0, 1, grid((1, 24, 24)))
+    support = SupportSet.from_images([LabelledVolume(image, labels, "picture")], SIZE)
+    assert segment(session_of(Echo(), support), image).mask.array.sum() == pytest.approx(labels.array.sum(), rel=0.2)
+    assert Label(1, "label 1") in support.labels
+
+
+def test_a_single_slice_is_not_taken_for_the_middle_of_a_patient():
+    image, labels = scan(0)
+    top = Volume(image.array[4:5], grid((1, 24, 24)), Kind.INTENSITY)
+    session = session_of(Threshold(), support_of((image, labels)))
+    asked = []
+    select = SupportSet.select
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SupportSet, "select", lambda self, *rest: asked.append(rest[1]) or select(self, *rest))
+        segment(session, top)
+        segment(session, image)
+    assert asked[0] is None
+    assert None not in asked[1:]
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_box_changes_nothing_inside_runs_of_slices_that_it_holds_whole(axis):
+    geometry = grid((16, 16, 16), (1.0, 1.0, 1.0), left_handed=True)
+    session = session_of(Echo(), support_of(*(scan(n, geometry=geometry) for n in range(3)), axis=axis))
+    volume, settings = scan(5, geometry=geometry)[0], {"draws": 3, "supports": 5}
+    whole = segment(session, volume, **settings)
+    for low, high in ((4, 12), (0, 8), (8, 16)):
+        part = segment(session, volume, box=((low,) * 3, (high,) * 3), **settings)
+        inside = (slice(low, high),) * 3
+        np.testing.assert_array_equal(part.mask.array[inside], whole.mask.array[inside])
+        np.testing.assert_allclose(part.uncertainty.array[inside], whole.uncertainty.array[inside], atol=1e-6)
+
+
+def test_a_slice_that_does_not_exist_cannot_be_segmented_alone():
+    session, volume = session_of(Threshold(), support_of(scan(0))), scan(1)[0]
+    with pytest.raises(InputError, match="There is no axial slice 6; choose an index from 0 to 5"):
+        session.segment_slice(volume, session.intensities.of(volume.array), "axial", 6, InferenceSettings())
