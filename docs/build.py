@@ -1,10 +1,12 @@
 """What mkdocs does not do by itself: pages from files outside `docs`, the words of the command line, the notebook.
 
 Links in all pages are written as a reader of the repository needs them, relative to the file; here they become links of
-the site, or, where they lead to a file that the site does not have, to the repository. One that leads nowhere fails.
+the site, or, where they lead to a file that the site does not have, to the repository. One that leads nowhere is a
+warning, by which a strict build fails.
 """
 
 import argparse
+import logging
 import os
 import posixpath
 import re
@@ -25,7 +27,7 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "https://github.com/InContextSeg/InContextSeg/blob/main"
 NOTEBOOK, COMMANDS = "tutorials/python.md", "reference/command-line.md"
-# Pages of the site by the files of the repository that they are made of; all others lie in `docs` under their own names.
+# Pages of the site by the files of the repository that they are made of; all others lie in `docs` under their names.
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "development/contributing.md",
@@ -35,6 +37,10 @@ PAGES = {
 }
 SOURCES = {page: source for source, page in PAGES.items()}
 NOTEBOOK_SECONDS = 600
+USAGE_COLUMNS = 100
+WIDE = {"index.md", "benchmarks.md"}  # alone in their part of the site: without its contents at their side
+log = logging.getLogger("mkdocs.hooks")
+
 _FENCE = re.compile(r"(^```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
@@ -60,7 +66,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if name == COMMANDS:
         from InContextSegLib.cli.arguments import parser  # noqa: PLC0415 - of the checkout that is documented
 
+        os.environ["COLUMNS"] = str(USAGE_COLUMNS)
         markdown += "\n".join(command_line(parser()))
+    if name in WIDE:
+        page.meta["hide"] = ["navigation"]
     return _relinked(markdown, name)
 
 
@@ -75,7 +84,8 @@ def _relinked(markdown: str, page: str) -> str:
             return match[0]
         place = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
         if not (ROOT / place).exists():
-            raise PluginError(f"{source}: the link {match[2]} leads to {place}, which does not exist.")
+            log.warning("%s: the link %s leads to %s, which does not exist.", source, match[2], place)
+            return match[0]
         target = PAGES.get(place) or (place.removeprefix("docs/") if place.startswith("docs/") else "")
         new = posixpath.relpath(target, posixpath.dirname(page) or ".") if target else f"{REPOSITORY}/{place}"
         return f"{match[1]}{new}{'#' * bool(anchor)}{anchor}{match[3]}"
@@ -112,17 +122,20 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 
 # The command line
 
+TITLES = {"positional arguments": "Needed", "options": "Further options"}  # argparse's own words
+
 
 def command_line(top: argparse.ArgumentParser) -> Iterator[str]:
     """Every command with all its words, as Markdown."""
     for name, command in _commands(top):
-        yield f"\n## {name}\n"
+        yield f"\n## {name.removeprefix(f'{top.prog} ')}\n"
         yield f"{_sentence(command.description or '')}\n"
         yield f"```text\n{command.format_usage().removeprefix('usage: ').strip()}\n```\n"
-        for group in command._action_groups:
+        special, common = command._action_groups[2:], command._action_groups[:2]
+        for group in [*special, *common]:
             shown = [action for action in group._group_actions if _is_shown(action)]
             if shown:
-                yield f"**{_sentence(group.title).removesuffix('.')}**\n"
+                yield f"**{TITLES.get(group.title) or _sentence(group.title).removesuffix('.')}**\n"
                 yield from _words(command, shown)
 
 
@@ -144,7 +157,7 @@ def _words(command: argparse.ArgumentParser, actions: list[argparse.Action]) -> 
     formatter = command._get_formatter()
     for action in actions:
         names = ", ".join(action.option_strings)
-        value = formatter._format_args(action, (action.metavar or action.dest).upper() if names else action.dest)
+        value = formatter._format_args(action, action.dest.upper() if names else action.dest)
         yield f"`{' '.join(filter(None, [names, value]))}`"
         needed = "**Needed.** " if names and action.required else ""
         yield f":   {needed}{_sentence(formatter._expand_help(action) if action.help else 'See `segment`')}\n"
