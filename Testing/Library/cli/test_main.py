@@ -22,7 +22,6 @@ from InContextSegLib.cli.main import main
 from InContextSegLib.jobs import segment as jobs
 from InContextSegLib.jobs import task as tasks
 from InContextSegLib.models import catalog, loading
-from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import CatalogEntry, Weights
 from InContextSegLib.models.networks import build
 from InContextSegLib.models.weights import save_weights
@@ -246,7 +245,7 @@ def test_a_volume_of_one_slice_works_whichever_way_it_is_stored(folder, network,
 
 def test_the_network_of_the_software_with_other_weights_works_from_files_to_files(folder, capfd):
     torch.manual_seed(0)
-    save_weights(folder / "own.safetensors", build(find("default")).state_dict())
+    save_weights(folder / "own.safetensors", build(catalog.find("default")).state_dict())
     assert call(words(folder, "--weights", folder / "own.safetensors", "--slices", 2, 3, "--supports", 2)) == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["mask.json", "mask.nii.gz", "mask_picture.png"]
 
@@ -286,7 +285,7 @@ def test_weights_that_are_missing_or_do_not_fit_are_refused(folder, capfd, name)
 
 def test_weights_with_another_hash_are_refused(folder, capfd, monkeypatch):
     save_weights(folder / "default.safetensors", {"weight": torch.zeros(1)})
-    entry = find("default")
+    entry = catalog.find("default")
     fields = {name: getattr(entry, name) for name in ("name", "description", "model", "capability", "licence")}
     changed_entry = CatalogEntry(
         weights=Weights(file="default.safetensors", sha256="1" * 64), citation="", arguments=entry.arguments, **fields
@@ -344,7 +343,7 @@ def test_an_impatient_ctrl_c_is_one_sentence_too(folder, capfd, monkeypatch):
 
 SLOW = f"""
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+sys.path.insert(0, {str(ROOT)!r})
 from Testing.Library.fake_segmenter import Threshold
 from InContextSegLib.models import loading
 from InContextSegLib.jobs import task as tasks
