@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 REPOSITORY = "https://github.com/InContextSeg/InContextSeg/blob/main/"
 RUNS = re.compile(r"<!-- runs -->\n```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BUILD = ["-m", "mkdocs", "build", "--strict", "--quiet"]
+BUILD = ["-m", "mkdocs", "build", "--strict"]  # with --quiet warnings would not count
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def test_every_file_that_contributing_and_design_name_exists():
 
 
 def test_every_type_and_function_that_pages_for_developers_name_exists():
-    pages = [name for name in PAGES if name.startswith(("CONTRIBUTING", "docs/development", "docs/reference/python"))]
+    pages = [name for name in PAGES if name.startswith(("CONTRIBUTING", PAGE_OF_DESIGN, "docs/reference/python"))]
     spans = re.findall(r"`(\w+(?:\.\w+)?)`", "".join(map(read, pages)))
     endings = {"py", "md", "json", "jsonl", "toml", "txt", "png"}
     named = {span.split(".")[-1] for span in spans if re.match(r"[A-Z][a-z]+[A-Z]?|\w+\.", span)} - endings
@@ -175,9 +175,10 @@ def test_every_type_and_function_that_pages_for_developers_name_exists():
 
 
 def _defined():
-    """The names of all classes, functions and variables in the library."""
+    """The names of all modules, classes, functions and variables in the library."""
     names = set()
     for path in (ROOT / "InContextSegLib").rglob("*.py"):
+        names.add(path.stem)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 names.add(node.name)
