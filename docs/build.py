@@ -37,7 +37,7 @@ PAGES = {
 }
 SOURCES = {page: source for source, page in PAGES.items()}
 NOTEBOOK_SECONDS = 600
-USAGE_COLUMNS = 100
+USAGE_COLUMNS = 88
 WIDE = {"index.md", "benchmarks.md"}  # alone in their part of the site: without its contents at their side
 log = logging.getLogger("mkdocs.hooks")
 

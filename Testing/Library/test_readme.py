@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from InContextSegLib.cli.arguments import parser
+from InContextSegLib.training.site.datasets import read_site
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "InContextSegLib/weights/default.md")
@@ -109,6 +110,29 @@ def test_every_option_in_the_sentences_is_one_of_the_program(name):
     lines = [line for line in command_lines(name) if not line.startswith(("python", ".venv", "incontextseg --help"))]
     named = {word for line in lines for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
     assert named <= known | {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("question", "link"),
+    [
+        ("how to segment", "docs/tutorials/command-line.md"),
+        ("how to segment in Slicer", "docs/tutorials/slicer.md"),
+        ("how to correct in Slicer", "docs/how-to/correcting.md"),
+        ("how good it is on CT", "docs/benchmarks.md#ct"),
+        ("how to call it from Python", "docs/tutorials/python.ipynb"),
+        ("how to add a model", "CONTRIBUTING.md#add-a-model"),
+    ],
+)
+def test_the_readme_answers_within_one_click(question, link):
+    assert link in relative_links("README.md"), question
+
+
+def test_a_file_of_a_site_that_is_shown_can_be_read(tmp_path):
+    shown = [block for name in PAGES for block in blocks(name, "toml")]
+    assert shown
+    for text in shown:
+        (tmp_path / "site.toml").write_text(text, encoding="utf-8")
+        assert read_site(tmp_path / "site.toml").datasets
 
 
 @cache
