@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "https://github.com/InContextSeg/InContextSeg/blob/main"
@@ -115,7 +116,8 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
             client.execute(env=environment)
         except CellExecutionError as error:
             raise PluginError(f"{path.name} does not run:\n{error}") from error
-    text, resources = MarkdownExporter().from_notebook_node(content)
+    # What a cell printed is one text, however it came in pieces.
+    text, resources = MarkdownExporter(preprocessors=[CoalesceStreamsPreprocessor]).from_notebook_node(content)
     _MADE.update(resources["outputs"])
     return text, resources["outputs"]
 
