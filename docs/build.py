@@ -34,6 +34,7 @@ PAGES = {
     "CONTRIBUTING.md": "development/contributing.md",
     "CHANGELOG.md": "development/changes.md",
     "InContextSegLib/weights/default.md": "explanation/default-model.md",
+    "InContextSegLib/weights/universeg.md": "explanation/universeg-model.md",
     "docs/tutorials/python.ipynb": NOTEBOOK,
 }
 SOURCES = {page: source for source, page in PAGES.items()}

@@ -14,8 +14,14 @@ from InContextSegLib.cli.arguments import parser
 from InContextSegLib.training.site.datasets import read_site
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "InContextSegLib/weights/default.md")
-PAGES += tuple(sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAGES += tuple(
+    sorted(
+        path.relative_to(ROOT).as_posix()
+        for folder in ("docs", "InContextSegLib")
+        for path in (ROOT / folder).rglob("*.md")
+    )
+)
 RAW_FILES = "https://raw.githubusercontent.com/InContextSeg/InContextSeg/main/"
 
 
