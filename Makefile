@@ -2,6 +2,7 @@
 # On a machine without a GPU a smaller torch can be chosen with pip's own settings, for example PIP_EXTRA_INDEX_URL.
 
 PYTHON ?= python3
+OPEN_DATA ?= ../shared
 BIN := .venv/bin
 BUILT := .venv/.built
 HARNESS := .venv/.harness
@@ -26,8 +27,9 @@ docs: $(DOCS)
 bench: $(BUILT)
 	$(BIN)/python -m Testing.Benchmarks.bench
 
+# OPEN_DATA: the folder in which the data lie that Resources/Recipes/open_data.toml lists.
 weights: $(BUILT)
-	$(BIN)/incontextseg train Resources/Recipes/default.toml --output runs/default
+	$(BIN)/incontextseg train Resources/Recipes/default.toml --data $(OPEN_DATA) --output runs/default
 
 .venv: $(BUILT)
 
