@@ -1,5 +1,6 @@
 """Fixtures of everything that runs in the harness; without slicer-core and PySide6 these tests are skipped."""
 
+import gc
 import sys
 
 import pytest
@@ -33,6 +34,11 @@ def pytest_pycollect_makemodule(module_path, parent):
 
     app.start()
     return None
+
+
+def pytest_collection_finish():
+    """What was imported stays: looking for garbage after every test passes over it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
