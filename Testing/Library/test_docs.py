@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from InContextSegLib.cli.arguments import parser
 from InContextSegLib.cli.demo import LABELLED_PATIENTS, NEW_PATIENT
@@ -23,16 +24,22 @@ DOCS = ROOT / "docs"
 REPOSITORY = "https://github.com/InContextSeg/InContextSeg/blob/main/"
 SMALL = {"shape": (8, 80, 80), "spacing_mm": (24.0, 4.4, 4.4)}
 RUNS = re.compile(r"<!-- runs -->\n```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+pytestmark = pytest.mark.timeout(900)  # a site is built, and a notebook run, on a computer that may be busy
 BUILD = ["-m", "mkdocs", "build", "--strict"]  # with --quiet warnings would not count
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site."""
+    """The site, built once, however many processes test."""
     pytest.importorskip("mkdocs", reason="what requirements-docs.lock names is not installed")
-    folder = tmp_path_factory.mktemp("site")
-    result = build("--site-dir", str(folder))
-    assert result.returncode == 0, result.stdout + result.stderr
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder, built = shared / "site", shared / "site.built"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            result = build("--site-dir", str(folder))
+            assert result.returncode == 0, result.stdout + result.stderr
+            built.touch()
     return folder
 
 
@@ -186,7 +193,6 @@ def test_a_notebook_that_does_not_run_fails_the_build(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["README.md", "docs/tutorials/command-line.md"])
 def test_what_is_marked_as_runnable_runs(name, tmp_path):
     blocks = RUNS.findall((ROOT / name).read_text(encoding="utf-8"))
