@@ -261,7 +261,7 @@ class Session:
         embedding = self.network.embed(images, self._flip(draw), positions)
         for number in self._shown(chosen):
             context = self._context(number, chosen[number], draw)
-            out[number] = self._probability(embedding, context, number, draw)
+            out[number] = self._probability(axis, embedding, context, number, draw)
         return out
 
     def _cascade(
@@ -283,7 +283,7 @@ class Session:
                         picture = axis.seen[behind][None]
                         contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
                 context = self.network.join(contexts)
-                out[number, step.number] = self._probability(embedding, context, number, draw)[0]
+                out[number, step.number] = self._probability(axis, embedding, context, number, draw)[0]
         progress.step(axis.plan.count)
         return out
 
@@ -324,8 +324,10 @@ class Session:
     def _context(self, label: int, chosen: Chosen, draw: int):
         return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
-    def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
-        logits = self.network.logits(embedding, context, label=self.labels[label].value)
+    def _probability(self, axis: _Axis, embedding, context, label: int, draw: int) -> np.ndarray:
+        # Heads that were fitted know pictures cut along the first axis; along others the network answers alone.
+        asked = self.labels[label].value if axis.plan.axis == next(iter(self.supports)) else None
+        logits = self.network.logits(embedding, context, label=asked)
         if self.calibration:
             logits = logits + self.calibration.shifts.get(self.labels[label].value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
