@@ -115,7 +115,9 @@ class Session:
         settings = self.calibrated(settings)
         scale = scale or self.intensities.of(volume.array)
         axes = [self._axis(volume, scale, name, box) for name in self._axis_names(settings)]
-        if settings.style:
+        if settings.style and self.network.channels > 1:
+            log.warning("A model that sees colours or neighbouring slices takes no style; the target stays as it is.")
+        elif settings.style:
             axes = [self._styled(axis, settings, report) for axis in axes]
         steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
         total, done, maps = settings.draws * sum(steps.values()), 0, []
@@ -231,7 +233,7 @@ class Session:
             )
         positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
         images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
-        return replace(axis, images=images, channels=None, style=style)
+        return replace(axis, images=images, style=style)
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
@@ -326,10 +328,10 @@ class Session:
 
     def _probability(self, axis: _Axis, embedding, context, label: int, draw: int) -> np.ndarray:
         # Heads that were fitted know pictures cut along the first axis; along others the network answers alone.
-        asked = self.labels[label].value if axis.plan.axis == next(iter(self.supports)) else None
-        logits = self.network.logits(embedding, context, label=asked)
-        if self.calibration:
-            logits = logits + self.calibration.shifts.get(self.labels[label].value, 0.0)
+        value, first = self.labels[label].value, axis.plan.axis == next(iter(self.supports))
+        logits = self.network.logits(embedding, context, label=value if first else None)
+        if self.calibration and (first or not self.network.fitted):
+            logits = logits + self.calibration.shifts.get(value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
 
     def _flip(self, draw: int) -> tuple[int, ...]:
@@ -339,7 +341,7 @@ class Session:
         members = settings.draws * len(axes)
         plan = axes[0].plan
         uncertainty = Volume(fused.spread, plan.geometry, Kind.INTENSITY) if members > 1 else None
-        unsettled = fused.spread if members > 1 else fused.doubt
+        unsettled = fused.spread if fused.spread.any() else fused.doubt
         return Prediction(
             mask=Volume(fused.labels, plan.geometry, Kind.LABELS),
             uncertainty=uncertainty,
@@ -370,7 +372,7 @@ class Session:
             "intensities": {"window": self.intensities.window},
             "calibration": self.calibration.record if self.calibration else None,
             "foresight": self.foresight.record if self.foresight else None,
-            "style": {axis.plan.axis: axis.style.record for axis in cut} if settings.style else None,
+            "style": {axis.plan.axis: axis.style.record for axis in cut if axis.style} or None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
                 axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}

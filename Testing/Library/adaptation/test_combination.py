@@ -192,3 +192,32 @@ def test_along_a_second_axis_the_network_answers_alone(network):
     }
     assert along["axial"].mask.array.all()
     assert not along["coronal"].mask.array.all()
+
+
+def test_a_rare_label_is_among_what_heads_are_fitted_to():
+    examples = [example(n, shows=n in (7, 201, 333), size=32) for n in range(400)]
+    for number in range(0, 400, 2):
+        labels = examples[number].labels.copy()
+        labels[0, :5] = 3
+        examples[number] = replace(examples[number], labels=labels)
+    many = SupportSet(tuple(examples), (Label(1, "disk"), Label(3, "line")), "axial", 32)
+    chosen = combination._to_learn(many, [1, 3])
+    assert {7, 201, 333} <= set(chosen)
+    assert len(chosen) <= combination.MOST_PICTURES
+
+
+def test_a_head_is_not_judged_where_nothing_that_it_learnt_from_shows_the_label(network):
+    """Both pictures that show label 1 fall into one fold."""
+    shown = support(6, labels=(1,))
+    folds = combination._folds(units(shown), SETTINGS.seed)
+    fold = max(folds, key=len)
+    examples = [
+        each if number in fold else replace(each, labels=np.where(each.labels == 1, 0, each.labels).astype(np.uint16))
+        for number, each in enumerate(shown.examples)
+    ]
+    rare = SupportSet(tuple(examples), (Label(1, "disk"), Label(2, "other")), "axial", SIZE)
+    tries = {1: sorted(fold), 2: sorted(fold)}
+    fitting = combination._Fitting(network, CPU, rare, tries, folds, SETTINGS.seed)
+    _, held_out = fitting.at(SIZE)
+    assert all(held_out[1, index] is None for index in fold)
+    assert all(held_out[2, index] is not None for index in fold)
