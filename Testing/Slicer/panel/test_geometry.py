@@ -29,7 +29,7 @@ AFFINES = {
 @pytest.fixture
 def doctor(scene):
     doctor = Radiologist()
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     yield doctor
     doctor.close()
 

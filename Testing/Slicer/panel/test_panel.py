@@ -43,7 +43,7 @@ def patient(scene, name, number, affine=None):
 @pytest.fixture
 def doctor(scene):
     doctor = Radiologist()
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     yield doctor
     doctor.close()
 
@@ -201,7 +201,7 @@ def test_a_scene_closed_while_the_worker_computes_leaves_a_panel_that_works(read
     doctor.teach(*patient(scene, "Teacher", 0)[:2])
     target, _labels, truth = patient(scene, "Target", 1)
     doctor.choose(target)
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     doctor.press("segmentButton")
     doctor.wait()
     assert dice(mask(doctor.output, target), truth) > 0.7, doctor.status
@@ -235,7 +235,7 @@ def test_saved_examples_do_in_another_scene_what_they_did_in_this_one(ready, sce
     scene.Clear(0)
     app.pump(0.2)
     target, _labels, truth = patient(scene, "Target", 1)
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     doctor.choose(target)
     app.answers.give("QFileDialog.getExistingDirectory", str(tmp_path))
     doctor.press("addFolderButton")
