@@ -27,7 +27,7 @@ AFFINES = {
 
 
 @pytest.fixture
-def doctor(scene):
+def doctor(scene, standingWorker):
     doctor = Radiologist()
     doctor.hurry()
     yield doctor
