@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from InContextSegLib.adaptation.calibration import FEWEST
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.expectation import Trial, expected, in_turns, scores_of, to_try, tried
 from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, shift_of
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.origins import units
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Expected, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Expected
 from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
 from InContextSegLib.progress import Report
 
@@ -53,7 +53,7 @@ class Adaptation:
         differences: by the name of a parameter what to add to it, float16.
         helped: whether examples it had not learnt from were segmented better; else the network stays as it was.
         why: the same in words.
-        rehearsal: how the network is best asked, adapted or not.
+        calibration: how the network is best asked, adapted or not.
         before, after: by label value the Dice to expect, without and with what was learnt.
         trials: the examples segmented by the others, by the network that is to be used.
         steps: that were trained.
@@ -63,7 +63,7 @@ class Adaptation:
     differences: Mapping[str, Tensor]
     helped: bool
     why: str
-    rehearsal: Rehearsal
+    calibration: Calibration
     before: Mapping[int, Expected]
     after: Mapping[int, Expected]
     trials: tuple[Trial, ...]
@@ -99,9 +99,9 @@ class Adaptation:
 
 
 def adapt(
-    segmenter: nn.Module, device: torch.device, rehearsal: Rehearsal, settings: AdaptSettings, report: Report
+    segmenter: nn.Module, device: torch.device, calibration: Calibration, settings: AdaptSettings, report: Report
 ) -> Adaptation:
-    """Train a copy of a network on the examples of a rehearsal, and judge whether it is the better one.
+    """Train a copy of a network on the examples of a calibration, and judge whether it is the better one.
 
     Args:
         segmenter: a `SliceSegmenter`; it is moved to the device and stays as it is.
@@ -109,14 +109,14 @@ def adapt(
     Raises:
         Cancelled: from `report`.
     """
-    started, shown = time.monotonic(), min(rehearsal.shown, MOST_SHOWN)
-    leave = _leave_out(rehearsal)
+    started, shown = time.monotonic(), min(calibration.shown, MOST_SHOWN)
+    leave = _leave_out(calibration)
     judge = _Judge(leave, shown, report, _to_judge(leave, shown, settings))
     latest = math.inf if settings.steps else started + SHARE_FOR_JUDGING * settings.seconds
     trials = judge.before(CachedSegmenter(segmenter, device), latest)
     judging_seconds = time.monotonic() - started
     unchanged = Adaptation(
-        {}, False, NOTHING_TO_JUDGE, rehearsal, _expected(trials, _best_shifts(trials)), {}, trials, 0, 0.0
+        {}, False, NOTHING_TO_JUDGE, calibration, _expected(trials, _best_shifts(trials)), {}, trials, 0, 0.0
     )
     if not unchanged.before or not any(each.requires_grad for each in segmenter.parameters()):
         return replace(unchanged, seconds=time.monotonic() - started)
@@ -155,17 +155,17 @@ def adapt(
 
 
 def foresee(
-    segmenter: nn.Module, device: torch.device, rehearsal: Rehearsal, report: Report
+    segmenter: nn.Module, device: torch.device, calibration: Calibration, report: Report
 ) -> tuple[tuple[Trial, ...], dict[int, Expected]]:
     """The examples segmented by one another, and by label value the Dice to expect of a network as it is.
 
     Raises:
         Cancelled: from `report`.
     """
-    network, leave = CachedSegmenter(segmenter, device), _leave_out(rehearsal)
+    network, leave = CachedSegmenter(segmenter, device), _leave_out(calibration)
     tries = in_turns({label.value: to_try(leave, label.value) for label in leave.support.labels})
-    trials = tried(lambda index: network, leave, tries, rehearsal.shown, report)
-    return trials, _expected(trials, {value: rehearsal.shifts.get(value, 0.0) for value in _best_shifts(trials)})
+    trials = tried(lambda index: network, leave, tries, calibration.shown, report)
+    return trials, _expected(trials, {value: calibration.shifts.get(value, 0.0) for value in _best_shifts(trials)})
 
 
 def differences(segmenter: nn.Module, adapted: nn.Module) -> dict[str, Tensor]:
@@ -206,9 +206,9 @@ class _Judge:
         network_of = {index: network for network, fold in asked for index in fold}
         trials = self._tried(network_of.__getitem__, tries=self.tries)
         shifts = _best_shifts(trials)
-        rehearsal = unchanged.rehearsal
-        rehearsal = replace(rehearsal, shown=self._shown, shifts=dict(rehearsal.shifts) | shifts)
-        return replace(unchanged, after=_expected(trials, shifts), trials=trials, rehearsal=rehearsal)
+        calibration = unchanged.calibration
+        calibration = replace(calibration, shown=self._shown, shifts=dict(calibration.shifts) | shifts)
+        return replace(unchanged, after=_expected(trials, shifts), trials=trials, calibration=calibration)
 
 
 class _Course:
@@ -225,8 +225,8 @@ class _Course:
         self._deadline = math.inf
         self._done = [0] * FOLDS
         self._settings, self._report, self._device = settings, report, device
-        first = Lessons(leave, device, FOLDS * settings.seed)
-        self._lessons = [first, *(first.with_seed(FOLDS * settings.seed + number) for number in range(1, FOLDS))]
+        first = EpisodeSampler(leave, device, FOLDS * settings.seed)
+        self._samplers = [first, *(first.with_seed(FOLDS * settings.seed + number) for number in range(1, FOLDS))]
         self._step_seconds = 0.0
         self._planned = settings.most_steps
         self._stopped = Event()
@@ -239,7 +239,7 @@ class _Course:
         """See how long a step takes, and plan as many as there is time for; half of the time until the judgement."""
         if self._settings.steps is not None:
             return
-        trials = [deepcopy(segmenter) for _ in self._lessons]
+        trials = [deepcopy(segmenter) for _ in self._samplers]
         seconds = []
         for _ in range(TRIED_STEPS):
             since = time.monotonic()
@@ -257,7 +257,7 @@ class _Course:
         """
         if self._settings.steps is None:
             self._deadline = deadline
-        return time.monotonic() + self._step_seconds * len(self._lessons) < self._deadline
+        return time.monotonic() + self._step_seconds * len(self._samplers) < self._deadline
 
     def take(self, networks: list[nn.Module], among: Sequence[Sequence[int]]) -> list[nn.Module]:
         """Train each network on its own examples by half of the planned steps; the same networks."""
@@ -268,15 +268,15 @@ class _Course:
             for n in range(len(networks))
         ]
         works = [
-            partial(self._lessons[n].train, networks[n], among[n], steps, ends[n], partial(self._step_done, n))
+            partial(self._samplers[n].train, networks[n], among[n], steps, ends[n], partial(self._step_done, n))
             for n in range(len(networks))
         ]
         self._side_by_side(works)
         return networks
 
     def _tried(self, number: int, network: nn.Module) -> None:
-        lessons = self._lessons[number].with_seed(0)
-        lessons.train(network, range(len(lessons.leave.units)), 1, math.inf, lambda step: None)
+        sampler = self._samplers[number].with_seed(0)
+        sampler.train(network, range(len(sampler.leave.units)), 1, math.inf, lambda step: None)
 
     @property
     def _alone(self) -> bool:
@@ -307,8 +307,8 @@ class _Course:
             raise Cancelled("Cancelled while the network adapted.")
 
 
-def _leave_out(rehearsal: Rehearsal) -> LeaveOut:
-    return LeaveOut(rehearsal.support, rehearsal.truth or rehearsal.support, units(rehearsal.support))
+def _leave_out(calibration: Calibration) -> LeaveOut:
+    return LeaveOut(calibration.support, calibration.truth or calibration.support, units(calibration.support))
 
 
 def _to_judge(leave: LeaveOut, shown: int, settings: AdaptSettings) -> list[tuple[int, int]]:

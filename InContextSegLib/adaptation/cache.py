@@ -18,14 +18,14 @@ from InContextSegLib.adaptation.expectation import Trial
 from InContextSegLib.errors import OutputError, WeightsError
 from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import SupportSet
-from InContextSegLib.inference.prior import Expected, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Expected
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.weights import load_weights, save_weights
 from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the file and of how networks adapt; another one is another key
+VERSION = 4  # of the file and of how networks adapt; another one is another key
 BUDGET_BYTES = 256 << 20
 
 
@@ -42,7 +42,7 @@ def key_of(support: SupportSet, sizes: Sequence[int], weights_sha256: str, setti
         "together": [names.index(name) for name in names],
         "weights": weights_sha256,
         "sizes": list(sizes),
-        "settings": [settings.supports, settings.rehearse, settings.adapt_seconds, settings.seed],
+        "settings": [settings.supports, settings.calibrate, settings.adapt_seconds, settings.seed],
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -88,7 +88,7 @@ def save_adaptation(path: Path, key: str, adaptation: Adaptation) -> None:
     """
     about = adaptation.record | {
         "key": key,
-        "rehearsal": _flat(adaptation.rehearsal),
+        "calibration": _flat(adaptation.calibration),
         "trials": [[each.value, each.index, each.overlap.tolist(), each.separation] for each in adaptation.trials],
         "exact": {
             way: {str(value): [each.dice, each.spread, each.units] for value, each in found.items()}
@@ -116,13 +116,13 @@ def load_adaptation(path: Path, key: str, cut: Callable[[int], SupportSet]) -> A
             raise WeightsError(
                 f"{path} was learnt from other examples, other weights or with other settings; adapt anew."
             )
-        rehearsal = _rehearsal(about["rehearsal"], cut)
-        names = units(rehearsal.support)
+        calibration = _calibration(about["calibration"], cut)
+        names = units(calibration.support)
         return Adaptation(
             differences=tensors if about["helped"] else {},
             helped=about["helped"],
             why=about["why"],
-            rehearsal=rehearsal,
+            calibration=calibration,
             before=_expectations(about["exact"]["before"]),
             after=_expectations(about["exact"]["after"]),
             trials=tuple(
@@ -136,19 +136,19 @@ def load_adaptation(path: Path, key: str, cut: Callable[[int], SupportSet]) -> A
         raise WeightsError(f"{path} holds no adaptation of a network, or a damaged one; adapt anew.") from error
 
 
-def _flat(rehearsal: Rehearsal) -> dict:
+def _flat(calibration: Calibration) -> dict:
     return {
-        "size": rehearsal.support.size,
-        "shown": rehearsal.shown,
-        "shifts": list(rehearsal.shifts.items()),
-        "dice": list(rehearsal.dice.items()),
-        "tried": [[*choice, score] for choice, score in rehearsal.tried.items()],
+        "size": calibration.support.size,
+        "shown": calibration.shown,
+        "shifts": list(calibration.shifts.items()),
+        "dice": list(calibration.dice.items()),
+        "tried": [[*choice, score] for choice, score in calibration.tried.items()],
     }
 
 
-def _rehearsal(about: dict, cut: Callable[[int], SupportSet]) -> Rehearsal:
+def _calibration(about: dict, cut: Callable[[int], SupportSet]) -> Calibration:
     tried = {(size, shown): score for size, shown, score in about["tried"]}
-    return Rehearsal(cut(about["size"]), about["shown"], dict(about["shifts"]), dict(about["dice"]), tried)
+    return Calibration(cut(about["size"]), about["shown"], dict(about["shifts"]), dict(about["dice"]), tried)
 
 
 def _expectations(found: dict[str, list]) -> dict[int, Expected]:

@@ -1,4 +1,4 @@
-"""The rehearsal: labelled examples predict one another, which tells how the network is best asked.
+"""Leave-one-out calibration: labelled examples predict one another, which tells how the network is best asked.
 
 Every example is left out in turn, with all slices of its volume, and segmented by the others. Only the user's own
 examples take part, and nothing is trained; what is found is used for every target of the same examples.
@@ -14,7 +14,7 @@ from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, dice,
 from InContextSegLib.examples.origins import origin, spread_evenly
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.geometry import Geometry
@@ -44,9 +44,9 @@ def larger(size: int) -> int:
     return 2 * size if size < LARGE else size * 3 // 2
 
 
-def rehearse(
+def calibrate(
     network: CachedSegmenter, cut: Callable[[int], SupportSet], sizes: Sequence[int], shown: int, report: Report
-) -> Rehearsal:
+) -> Calibration:
     """Let the examples predict one another, first by fewer and fewer of the others, then at every further size.
 
     Whatever departs from the first size, the number asked for and the threshold 0.5 must gain: see `gains`. All
@@ -66,10 +66,10 @@ def rehearse(
     trials = {value: indices for value, indices in trials.items() if indices}
     truth = first if len(sizes) == 1 else cut(sizes[-1])
     if not trials:
-        return Rehearsal(first, shown, truth=truth)
+        return Calibration(first, shown, truth=truth)
     counts = [shown, *(count for count in FEWER if count < min(shown, len(first) - 1))]
     choices = [(sizes[0], count) for count in counts] + [(size, None) for size in sizes[1:]]
-    best: Rehearsal | None = None
+    best: Calibration | None = None
     tried: dict[tuple[int, int], float] = {}
     for done, (size, number) in enumerate(choices):
         count = number or best.shown
@@ -82,7 +82,7 @@ def rehearse(
             scores = _mean_dice(network, stage, value, indices, count, step)
             best_one = best_threshold(scores)
             shifts[value], found[value] = shift_of(best_one), float(scores[best_one])
-        one = Rehearsal(stage.support, count, shifts, found, tried, truth)
+        one = Calibration(stage.support, count, shifts, found, tried, truth)
         tried[size, count] = one.mean_dice
         if best is None or gains(one.mean_dice, best.mean_dice):
             best = one

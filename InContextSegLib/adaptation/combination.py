@@ -21,7 +21,7 @@ from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt, resized
-from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.fitted import LEVELS, FittedHead, Pixels, fit_head, pixels_of
 from InContextSegLib.models.incontext import InContextNet
@@ -41,12 +41,12 @@ class Combination:
 
     Attributes:
         segmenter: the network and the heads, weighted.
-        rehearsal: size, thresholds and Dice of the examples left out.
+        calibration: size, thresholds and Dice of the examples left out.
         trials: the examples left out, as the combination segmented them.
     """
 
     segmenter: Combined
-    rehearsal: Rehearsal
+    calibration: Calibration
     trials: tuple[Trial, ...]
 
 
@@ -89,7 +89,7 @@ def combine(
         found = _best(leave, value, tries[value], answers, names)
         weights[value], shifts[value], scores[value], own = found
         trials += own
-    rehearsal = Rehearsal(
+    calibration = Calibration(
         support,
         shown,
         {value: shift for value, shift in shifts.items() if shift},
@@ -97,7 +97,7 @@ def combine(
         {},
         support,
     )
-    return Combination(Combined(network, sizes[0], heads, values, weights), rehearsal, tuple(trials))
+    return Combination(Combined(network, sizes[0], heads, values, weights), calibration, tuple(trials))
 
 
 def _best(

@@ -31,7 +31,7 @@ Batch = tuple[
 ]
 
 
-class Lessons:
+class EpisodeSampler:
     """Episodes out of labelled examples: one of them is the query, others like it are its supports.
 
     Args:
@@ -53,7 +53,7 @@ class Lessons:
             for label in leave.support.labels
         }
 
-    def with_seed(self, seed: int) -> "Lessons":
+    def with_seed(self, seed: int) -> "EpisodeSampler":
         """The same examples, which are not copied, with chances of their own."""
         other = copy(self)
         other._chance = np.random.default_rng(seed)

@@ -9,18 +9,18 @@ from scipy import ndimage
 from InContextSegLib.adaptation.expectation import Trial
 from InContextSegLib.adaptation.leave_out import dice, threshold_of
 from InContextSegLib.examples.support import Example
-from InContextSegLib.inference.prior import Doubt, Rehearsal
+from InContextSegLib.inference.prior import Calibration, SuspectLabel
 
 FEWEST = 5  # with fewer examples of a label none can be told from the usual spread
 # Robust standard deviations by which an example falls behind the others, in the mean of both witnesses. With this one
 # right example in forty is named, and most label maps that belong to another patient (docs/benchmarks.md).
-DOUBTFUL = 1.75
+SUSPECT = 1.75
 LEAST, MOST = -1.0, 6.0  # of one witness: neither may outvote the other altogether
 LEAST_SPREAD = {"separation": 0.3, "edges": 0.1}
 RING_PX = 4
 
 
-def doubtful(trials: Sequence[Trial], rehearsal: Rehearsal) -> tuple[Doubt, ...]:
+def check_labels(trials: Sequence[Trial], calibration: Calibration) -> tuple[SuspectLabel, ...]:
     """Pictures whose label is an outlier, the worst first; of a label that few pictures show none can be told.
 
     Two witnesses: how well the answer of the others separates the labelled pixels from the rest (log odds of the area
@@ -30,21 +30,21 @@ def doubtful(trials: Sequence[Trial], rehearsal: Rehearsal) -> tuple[Doubt, ...]
     found = []
     for value in dict.fromkeys(trial.value for trial in trials):
         own = [trial for trial in trials if trial.value == value and not np.isnan(trial.separation)]
-        examples = [rehearsal.support.examples[trial.index] for trial in own]
+        examples = [calibration.support.examples[trial.index] for trial in own]
         # Slices near the end of a structure are unlike the others too, and were not measured: only pictures are judged.
         if len(own) < FEWEST or any(example.position is not None for example in examples):
             continue
-        threshold = threshold_of(rehearsal.shifts.get(value, 0.0))
+        threshold = threshold_of(calibration.shifts.get(value, 0.0))
         scores = [float(dice(trial.overlap)[threshold]) for trial in own]
         area = np.clip([trial.separation for trial in own], 1e-4, 1 - 1e-4)
         behind = _behind(np.log(area / (1 - area)), LEAST_SPREAD["separation"])
         behind += _behind(np.array([_edges(each, value) for each in examples]), LEAST_SPREAD["edges"])
         found += [
-            Doubt(value, example.source, score, float(np.median(scores)), float(strength))
+            SuspectLabel(value, example.source, score, float(np.median(scores)), float(strength))
             for example, score, strength in zip(examples, scores, behind / 2, strict=True)
-            if strength > DOUBTFUL
+            if strength > SUSPECT
         ]
-    return tuple(sorted(found, key=lambda doubt: -doubt.strength))
+    return tuple(sorted(found, key=lambda suspect: -suspect.strength))
 
 
 def _behind(values: Float[np.ndarray, " n"], least_spread: float) -> Float[np.ndarray, " n"]:

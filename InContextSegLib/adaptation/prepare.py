@@ -1,6 +1,6 @@
-"""What is done with the examples of a task before its first target: rehearse, adapt, foresee how good it will be."""
+"""What is done with the examples of a task before its first target: calibrate, adapt, foresee how good it will be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,14 @@ from torch import nn
 
 from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
 from InContextSegLib.adaptation.cache import key_of, remembered
-from InContextSegLib.adaptation.calibration import rehearse
+from InContextSegLib.adaptation.calibration import calibrate
 from InContextSegLib.adaptation.combination import combine
 from InContextSegLib.adaptation.expectation import expected
-from InContextSegLib.adaptation.label_check import doubtful
+from InContextSegLib.adaptation.label_check import check_labels
 from InContextSegLib.adaptation.style import judge
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Foresight, Prior, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Foresight, Prior
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
@@ -42,18 +42,23 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked)."""
+    """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked).
+
+    Attributes:
+        members: by label value, which members of a combination answer with what weight.
+    """
 
     segmenter: nn.Module
-    rehearsal: Rehearsal | None = None
+    calibration: Calibration | None = None
     foresight: Foresight | None = None
     adaptation: Adaptation | None = None
     key: str = ""
+    members: Mapping[str, Mapping[str, float]] | None = None
 
     @property
     def prior(self) -> Prior:
         """What a session is told of it."""
-        return Prior(self.rehearsal, self.foresight, judge)
+        return Prior(self.calibration, self.foresight, judge)
 
     @property
     def record(self) -> dict:
@@ -69,19 +74,19 @@ def prepare(
     Raises:
         Cancelled: from `report`.
     """
-    if isinstance(segmenter, InContextNet) and (settings.rehearse or settings.adapt_seconds):
+    if isinstance(segmenter, InContextNet) and (settings.calibrate or settings.adapt_seconds):
         return _combined(segmenter, device, task, settings, report)
     if settings.adapt_seconds:
         compute = partial(_adapted, segmenter, device, task, settings, report)
         key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
         adaptation = remembered(task.folder, key, task.cut, compute) if task.folder else compute()
         before = adaptation.before if adaptation.helped else {}
-        foresight = Foresight(adaptation.expected, before, doubtful(adaptation.trials, adaptation.rehearsal))
-        return Prepared(adaptation.applied(segmenter), adaptation.rehearsal, foresight, adaptation, key)
-    if settings.rehearse:
-        rehearsal = _rehearsed(segmenter, device, task, settings, report)
-        trials, expectations = foresee(segmenter, device, rehearsal, report)
-        return Prepared(segmenter, rehearsal, Foresight(expectations, {}, doubtful(trials, rehearsal)))
+        foresight = Foresight(adaptation.expected, before, check_labels(adaptation.trials, adaptation.calibration))
+        return Prepared(adaptation.applied(segmenter), adaptation.calibration, foresight, adaptation, key)
+    if settings.calibrate:
+        calibration = _calibrated(segmenter, device, task, settings, report)
+        trials, expectations = foresee(segmenter, device, calibration, report)
+        return Prepared(segmenter, calibration, Foresight(expectations, {}, check_labels(trials, calibration)))
     return Prepared(segmenter)
 
 
@@ -92,21 +97,21 @@ def _combined(
     sizes, support = task.sizes, task.cut(max(task.sizes))
     found = combine(network, device, support, sizes, settings, report)
     tried = {trial.value for trial in found.trials}
-    expectations = {value: expected(found.trials, value, found.rehearsal.shifts.get(value, 0.0)) for value in tried}
-    foresight = Foresight(expectations, {}, doubtful(found.trials, found.rehearsal))
-    return Prepared(found.segmenter, found.rehearsal, foresight)
+    expectations = {value: expected(found.trials, value, found.calibration.shifts.get(value, 0.0)) for value in tried}
+    foresight = Foresight(expectations, {}, check_labels(found.trials, found.calibration))
+    return Prepared(found.segmenter, found.calibration, foresight, members=found.segmenter.record)
 
 
 def _adapted(
     segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
 ) -> Adaptation:
-    rehearsal = _rehearsed(segmenter, device, task, settings, report)
-    return adapt(segmenter, device, rehearsal, AdaptSettings(settings.adapt_seconds, settings.seed), report)
+    calibration = _calibrated(segmenter, device, task, settings, report)
+    return adapt(segmenter, device, calibration, AdaptSettings(settings.adapt_seconds, settings.seed), report)
 
 
-def _rehearsed(
+def _calibrated(
     segmenter: nn.Module, device: torch.device, task: Task, settings: InferenceSettings, report: Report
-) -> Rehearsal:
-    if not settings.rehearse:
-        return Rehearsal(task.cut(task.sizes[0]), settings.supports)
-    return rehearse(CachedSegmenter(segmenter, device), task.cut, task.sizes, settings.supports, report)
+) -> Calibration:
+    if not settings.calibrate:
+        return Calibration(task.cut(task.sizes[0]), settings.supports)
+    return calibrate(CachedSegmenter(segmenter, device), task.cut, task.sizes, settings.supports, report)

@@ -182,12 +182,7 @@ def _how(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--cascade", action="store_true", help="let confidently segmented neighbour slices join the examples"
     )
-    how.add_argument(
-        "--rehearsal",
-        action=argparse.BooleanOptionalAction,
-        help="let the examples predict one another first, to choose how many to show, image size and thresholds "
-        "(default: the preset's)",
-    )
+    _calibration(how, None, "the preset's")
     how.add_argument(
         "--adapt",
         type=_seconds,
@@ -215,6 +210,24 @@ def _colour(group: argparse._ActionsContainer) -> None:
         metavar="auto|luminance|R,G,B",
         help="how colours become grey; auto: as separates the examples' labels best; R,G,B: weights, as "
         "--colour=-0.2,0.5,-0.3 (default: auto)",
+    )
+
+
+def _calibration(group: argparse._ActionsContainer, default: bool | None, said: str) -> None:
+    group.add_argument(
+        "--calibration",
+        action=argparse.BooleanOptionalAction,
+        default=default,
+        help="leave-one-out calibration: let the examples predict one another first, to choose how many to show, image "
+        f"size and thresholds (default: {said})",
+    )
+    # What version 0.1 called it.
+    group.add_argument(
+        "--rehearsal",
+        dest="calibration",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
     )
 
 
@@ -264,12 +277,7 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
         help="what that user begins with, with --clicks (default click)",
     )
     _colour(command)
-    command.add_argument(
-        "--rehearsal",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="let the examples predict one another first, to choose how many to show, image size and thresholds",
-    )
+    _calibration(command, True, "yes")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--model", default="default")
     command.add_argument("--weights", type=Path, metavar="FILE")

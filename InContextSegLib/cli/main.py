@@ -154,7 +154,7 @@ def _foreseen(record: dict) -> list[str]:
     adaptation = record["provenance"]["model"].get("adaptation")
     if adaptation:
         lines.append(f"{'Adapted' if adaptation['helped'] else 'Not adapted'}: {adaptation['why']}.")
-    lines += [f"Look again at {doubt['source']}: {doubt['why']}." for doubt in record["doubtful"]]
+    lines += [f"Look again at {suspect['source']}: {suspect['why']}." for suspect in record["label_check"]]
     unlike = record["unlike_slices"]
     if unlike:
         which = (
@@ -187,7 +187,7 @@ def _ranges(indices: Sequence[int]) -> str:
 def _settings(options: argparse.Namespace) -> InferenceSettings:
     own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
     own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
-    own |= {"rehearse": options.rehearsal, "adapt_seconds": options.adapt, "style": options.style}
+    own |= {"calibrate": options.calibration, "adapt_seconds": options.adapt, "style": options.style}
     chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}
     return InferenceSettings(**chosen)
 
@@ -237,7 +237,7 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
         study = replace(study, **{numbers: tuple(options.supports)})
     model = Model(options.model, options.weights)
     how = {"draws": options.draws, "seed": options.seed, "device": options.device}
-    run = Run(options.data, options.output, model, **how, colour=options.colour, rehearse=options.rehearsal)
+    run = Run(options.data, options.output, model, **how, colour=options.colour, calibrate=options.calibration)
     if options.adapt and options.clicks:
         raise InputError("Clicks and adapting are measured one at a time; leave out --clicks or --adapt.")
     if options.adapt:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from InContextSegLib.adaptation.adapt import Adaptation, adapt
-from InContextSegLib.adaptation.calibration import rehearse, sizes_for
+from InContextSegLib.adaptation.calibration import calibrate, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
@@ -20,7 +20,7 @@ from InContextSegLib.evaluation.scatter import Dot, draw_expected
 from InContextSegLib.evaluation.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Prior, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Prior
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.jobs.task import across_slices
@@ -43,7 +43,7 @@ class SetTask:
 
 
 def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float) -> tuple[dict, str]:
-    """Segment every test picture by the network as it is, after a rehearsal, and after adapting for `seconds`.
+    """Segment every test picture by the network as it is, after a calibration, and after adapting for `seconds`.
 
     Writes cases.jsonl, table.md, expected.png and adaptation.json.
 
@@ -120,21 +120,23 @@ def _sessions(
     geometry = task.support[0].image.geometry
     network = CachedSegmenter(segmenter, device)
     first = cut(size)
-    if run.rehearse:
+    if run.calibrate:
         sizes = sizes_for(geometry, stored_axis(geometry), size, len(each.labels))
-        rehearsal = rehearse(network, lambda pixels: first if pixels == size else cut(pixels), sizes, count, Report())
+        calibration = calibrate(
+            network, lambda pixels: first if pixels == size else cut(pixels), sizes, count, Report()
+        )
     else:
-        rehearsal = Rehearsal(first, count)
-    adaptation = adapt(segmenter, device, rehearsal, settings, Report())
+        calibration = Calibration(first, count)
+    adaptation = adapt(segmenter, device, calibration, settings, Report())
 
-    def session(network, rehearsal: Rehearsal | None) -> Session:
-        support = rehearsal.support if rehearsal else first
-        return Session(network, [support], intensities, provenance, device, Prior(rehearsal))
+    def session(network, calibration: Calibration | None) -> Session:
+        support = calibration.support if calibration else first
+        return Session(network, [support], intensities, provenance, device, Prior(calibration))
 
     return {
         "plain": session(segmenter, None),
-        "before": session(segmenter, rehearsal),
-        "after": session(adaptation.applied(segmenter), adaptation.rehearsal),
+        "before": session(segmenter, calibration),
+        "after": session(adaptation.applied(segmenter), adaptation.calibration),
     }, adaptation
 
 
@@ -175,7 +177,7 @@ def _about(each: DataSet, count: int, task: SetTask, adaptation: Adaptation) -> 
         {"set": each.name, "supports": count, "shown": len(task.support)}
         | record
         | {way: named(record[way]) for way in ("before", "after")}
-        | {"rehearsal": adaptation.rehearsal.record}
+        | {"calibration": adaptation.calibration.record}
     )
 
 
@@ -188,7 +190,7 @@ def _written(study: Study, run: Run, records: list[dict], adaptations: list[dict
     result = about | {
         "study": to_mapping(study),
         "seed": run.seed,
-        "rehearse": run.rehearse,
+        "calibrate": run.calibrate,
         "summaries": summaries,
         "means": means,
         "adaptations": adaptations,

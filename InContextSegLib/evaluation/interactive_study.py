@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.adaptation.calibration import rehearse
+from InContextSegLib.adaptation.calibration import calibrate
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.click_curves import Curve, draw_clicks
@@ -22,7 +22,7 @@ from InContextSegLib.evaluation.user import correcting_click, jittered_box, rand
 from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
-from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.loading import choose_device, load_model
 from InContextSegLib.progress import Report
@@ -79,33 +79,33 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
         for count in study.contexts:
             message = f"{each.name}, {count} examples"
             report.step(done, len(study.sets), message)
-            for case, rehearsal in _rehearsed(network, each, study, run, count, size):
+            for case, calibration in _calibrated(network, each, study, run, count, size):
                 for target in _targets(network, case, each, run.seed, size):
                     records.append(
                         {"set": each.name, "case": case.name, "label": target.label.name, "supports": count}
                         | {"colour": case.mix.record}
-                        | _interaction(target, rehearsal, first)
+                        | _interaction(target, calibration, first)
                     )
                 report.step(done, len(study.sets), f"{message}, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
     return _written(study, run, records, {"model": provenance, "first": first})
 
 
-def _rehearsed(
+def _calibrated(
     network: CachedSegmenter, each: DataSet, study: Study, run: Run, count: int, size: int
-) -> Iterator[tuple[Case, Rehearsal | None]]:
+) -> Iterator[tuple[Case, Calibration | None]]:
     """Every case with its examples cut to size, once for all cases that share them; None for a count of 0.
 
     How many of them stand beside a slice, the examples say themselves, unless the run has them all shown.
     """
-    shared, rehearsal = None, None
+    shared, calibration = None, None
     for case in cases(each, study, run, count, study.contexts):
         if count and case.support is not shared:
             shared, cut = case.support, partial(support_of, case, each)
-            rehearsal = (
-                rehearse(network, cut, (size,), count, Report()) if run.rehearse else Rehearsal(cut(size), count)
+            calibration = (
+                calibrate(network, cut, (size,), count, Report()) if run.calibrate else Calibration(cut(size), count)
             )
-        yield case, rehearsal
+        yield case, calibration
 
 
 def _targets(network: CachedSegmenter, case: Case, each: DataSet, seed: int, size: int) -> Iterator[_Target]:
@@ -130,9 +130,9 @@ def _opened(network: CachedSegmenter, case: Case, scale: Scale, plan: SlicePlan,
     return InteractiveSlice(network, case.pair.image, scale, plan, plan.number(index))
 
 
-def _interaction(target: _Target, rehearsal: Rehearsal | None, first: First) -> dict:
+def _interaction(target: _Target, calibration: Calibration | None, first: First) -> dict:
     """Dice after 0, 1, ... `CLICKS` clicks (undefined after 0 without examples), and how many it took."""
-    examples = target.slice.chosen(rehearsal.support, rehearsal.shown) if rehearsal else ()
+    examples = target.slice.chosen(calibration.support, calibration.shown) if calibration else ()
     if not any((example.labels == target.label.value).any() for example in examples):
         examples = ()  # what no example shows is a task without examples
     prompts, answer, scores = Prompts(), None, []

@@ -103,7 +103,7 @@ class Run:
 
     Attributes:
         colour: how colours become grey; None: as the examples say (`colour_mix`).
-        rehearse: let the examples choose how many to show, image size and thresholds.
+        calibrate: let the examples choose how many to show, image size and thresholds.
     """
 
     data: Path
@@ -113,7 +113,7 @@ class Run:
     seed: int = 0
     device: str = "auto"
     colour: ColourMix | None = None
-    rehearse: bool = True
+    calibrate: bool = True
 
     def __post_init__(self):
         InferenceSettings(draws=self.draws, seed=self.seed)
@@ -174,7 +174,7 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         "draws": run.draws,
         "seed": run.seed,
         "colour": run.colour.record if run.colour else "auto",
-        "rehearse": run.rehearse,
+        "calibrate": run.calibrate,
         "summaries": summaries,
     }
     write_text(run.output / "study.json", json_text(result, indent=2) + "\n")
@@ -190,15 +190,15 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
     """
     segmenter, provenance, size = model
     device = choose_device(run.device)
-    if not run.rehearse:
+    if not run.calibrate:
         return Session(segmenter, [support_of(case, each, size)], Intensities(each.window), provenance, device)
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
     sizes = sizes_for(geometry, axis, size, len(each.labels))
     task = Task(partial(support_of, case, each), sizes)
-    settings = InferenceSettings(supports=count, seed=run.seed, rehearse=True)
+    settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True)
     ready = prepare(segmenter, device, task, settings, Report())
-    support = ready.rehearsal.support
+    support = ready.calibration.support
     return Session(ready.segmenter, [support], Intensities(each.window), provenance, device, ready.prior)
 
 
@@ -281,7 +281,7 @@ def _patient(image: Path, pattern: str) -> str:
 
 
 def _read(each: DataSet, image: Path, masks: Path, mix: ColourMix) -> LabelledVolume:
-    # Named by the patient, so that a rehearsal never predicts one picture of a patient from another.
+    # Named by the patient, so that a calibration never predicts one picture of a patient from another.
     name = _patient(image, each.groups) if each.groups else image.name
     return LabelledVolume(read_volume(image, mix=mix), _read_labels(each, masks), name)
 
@@ -344,7 +344,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
-        | {"colour": case.mix.record, "rehearsal": session.rehearsal.record if session.rehearsal else None}
+        | {"colour": case.mix.record, "calibration": session.calibration.record if session.calibration else None}
         | asdict(scores[label.value])
         for label in wanted
     ]

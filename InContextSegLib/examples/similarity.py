@@ -88,7 +88,7 @@ class Coverage:
         ]
 
 
-def unlikeness(
+def dissimilarity(
     appearance: Appearance, one: Appearance, positions: Sequence[float | None], position: float | None
 ) -> Float[np.ndarray, " n"]:
     """How little every picture resembles a single one: appearance (two halves) and, where both are known, position.

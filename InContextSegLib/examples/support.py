@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.examples.similarity import Appearance, unlikeness
+from InContextSegLib.examples.similarity import Appearance, dissimilarity
 from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
 
@@ -257,7 +257,7 @@ class SupportSet:
             return tuple(among)
         one = Appearance.of(np.asarray(image, dtype=np.float32)[None])
         positions = [self.examples[index].position for index in among]
-        score = -unlikeness(self.appearance.at(among), one, positions, position)
+        score = -dissimilarity(self.appearance.at(among), one, positions, position)
         if generator is not None:
             score = score / _TEMPERATURE + generator.gumbel(size=len(among))
         return tuple(among[place] for place in np.argsort(-score, kind="stable")[:count])
@@ -301,7 +301,7 @@ class SupportSet:
             return ()
         one, own = self.appearance.at([index]), self.examples[index].position
         positions = [self.examples[other].position for other in among]
-        order = np.argsort(unlikeness(self.appearance.at(among), one, positions, own), kind="stable")
+        order = np.argsort(dissimilarity(self.appearance.at(among), one, positions, own), kind="stable")
         return tuple(among[place] for place in order)
 
     def _at(self, indices: Sequence[int] | None) -> tuple[Example, ...]:

@@ -15,7 +15,7 @@ from InContextSegLib.slices.plan import Intensities
 
 
 @dataclass(frozen=True, eq=False)
-class Rehearsal:
+class Calibration:
     """What the examples taught about themselves.
 
     Attributes:
@@ -67,7 +67,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class SuspectLabel:
     """One example whose label for one structure neither the other examples nor its own image bear out.
 
     Attributes:
@@ -110,12 +110,12 @@ class Foresight:
     Attributes:
         expected: by label value the Dice to expect.
         before: the same without adapting, where the network adapted.
-        doubtful: examples that disagree with the others.
+        suspects: examples that disagree with the others.
     """
 
     expected: Mapping[int, Expected]
     before: Mapping[int, Expected]
-    doubtful: tuple[Doubt, ...]
+    suspects: tuple[SuspectLabel, ...]
 
     @property
     def record(self) -> dict:
@@ -123,7 +123,7 @@ class Foresight:
         return {
             "expected": {str(value): each.record for value, each in self.expected.items()},
             "without_adapting": {str(value): each.record for value, each in self.before.items()},
-            "doubtful": [each.record for each in self.doubtful],
+            "label_check": [each.record for each in self.suspects],
         }
 
 
@@ -167,11 +167,11 @@ class Prior:
     """All of it; None where it was not asked.
 
     Attributes:
-        rehearsal: what the examples taught about themselves.
+        calibration: what the examples taught about themselves.
         foresight: what they lead to expect.
         judge: of their style; needed where the settings ask for it.
     """
 
-    rehearsal: Rehearsal | None = None
+    calibration: Calibration | None = None
     foresight: Foresight | None = None
     judge: StyleJudge | None = None

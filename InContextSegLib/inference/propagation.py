@@ -1,7 +1,7 @@
 """Carries a label from the slices that a user applied to those beside them, slice by slice, until it is unsure.
 
-Every slice leans on the one before it, so doubts multiply: how sure a slice is, is its own confidence (`cascade`) times
-that of all slices between it and the applied one. Alone, neither tells much about the Dice of a slice.
+Every slice leans on the one before it, so uncertainties multiply: a slice is as sure as its own confidence
+(`cascade`) times that of all slices between it and the applied one. Neither alone tells much about a Dice.
 """
 
 from collections.abc import Sequence

@@ -87,7 +87,7 @@ class Session:
         self.size = supports[0].size
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         prior = prior or Prior()
-        self.rehearsal, self.foresight, self._judge = prior.rehearsal, prior.foresight, prior.judge
+        self.calibration, self.foresight, self._judge = prior.calibration, prior.foresight, prior.judge
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
 
@@ -112,7 +112,7 @@ class Session:
             Cancelled: from `report`.
             InputError: if the settings name an axis along which there are no examples.
         """
-        settings = self.rehearsed(settings)
+        settings = self.calibrated(settings)
         scale = scale or self.intensities.of(volume.array)
         axes = [self._axis(volume, scale, name, box) for name in self._axis_names(settings)]
         if settings.style:
@@ -155,7 +155,7 @@ class Session:
         ends = [whole.slice_index(each) for each in (start, stop - 1)]
         beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))))
         here, mean, square = number - start, 0.0, 0.0
-        settings = self._quick(beside, self.rehearsed(settings))
+        settings = self._quick(beside, self.calibrated(settings))
         for draw in range(settings.draws):
             member = self._members(beside, settings, draw, (0, stop - start), (here, here + 1))
             mean, square = mean + member / settings.draws, square + member**2 / settings.draws
@@ -178,7 +178,7 @@ class Session:
             Cancelled: from `report`.
         """
         support, labels = self.supports[axis], range(len(self.labels))
-        settings = self.rehearsed(replace(settings, supports=min(settings.supports, len(support))))
+        settings = self.calibrated(replace(settings, supports=min(settings.supports, len(support))))
         draws = quick(settings, self.size, 1, self.network.additive).draws
         told = [[support.examples[index] for index in support.telling(label.value)] for label in self.labels]
         keys = [(example, label, draw) for draw in range(draws) for label in labels for example in told[label]]
@@ -189,11 +189,11 @@ class Session:
             example, label, draw = keys[place]
             self._context(label, (example,), draw)
 
-    def rehearsed(self, settings: InferenceSettings) -> InferenceSettings:
-        """The settings, with no more examples shown than the rehearsal found best."""
-        if self.rehearsal is None:
+    def calibrated(self, settings: InferenceSettings) -> InferenceSettings:
+        """The settings, with no more examples shown than the calibration found best."""
+        if self.calibration is None:
             return settings
-        return replace(settings, supports=min(settings.supports, self.rehearsal.shown))
+        return replace(settings, supports=min(settings.supports, self.calibration.shown))
 
     def _quick(self, axis: _Axis, settings: InferenceSettings) -> InferenceSettings:
         chosen = self._chosen(axis, settings, 0, (axis.plan.count - 1) // 2)
@@ -222,7 +222,7 @@ class Session:
 
     def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
         """The axis with the target's pictures in the style of the examples, where that helps."""
-        asked, shifts = (axis.plan.axis, settings.supports), self.rehearsal.shifts if self.rehearsal else {}
+        asked, shifts = (axis.plan.axis, settings.supports), self.calibration.shifts if self.calibration else {}
         if asked not in self.styles:
             if self._judge is None:
                 raise ValueError("A target is to be brought to the style of the examples, but nothing judges that.")
@@ -326,8 +326,8 @@ class Session:
 
     def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
         logits = self.network.logits(embedding, context, label=self.labels[label].value)
-        if self.rehearsal:
-            logits = logits + self.rehearsal.shifts.get(self.labels[label].value, 0.0)
+        if self.calibration:
+            logits = logits + self.calibration.shifts.get(self.labels[label].value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
 
     def _flip(self, draw: int) -> tuple[int, ...]:
@@ -366,7 +366,7 @@ class Session:
             "model": self.provenance,
             "settings": settings.to_mapping() | {"axes": axes},
             "intensities": {"window": self.intensities.window},
-            "rehearsal": self.rehearsal.record if self.rehearsal else None,
+            "calibration": self.calibration.record if self.calibration else None,
             "foresight": self.foresight.record if self.foresight else None,
             "style": {axis.plan.axis: axis.style.record for axis in cut} if settings.style else None,
             "labels": {str(label.value): label.name for label in self.labels},

@@ -52,7 +52,7 @@ class InferenceSettings:
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
-        rehearse: let the examples predict one another first, which chooses how many to show, image size and thresholds.
+        calibrate: let the examples predict one another first, to choose how many to show, image size and thresholds.
         adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
         style: bring a target from another scanner to the style of the examples, where they say that it helps.
 
@@ -67,7 +67,7 @@ class InferenceSettings:
     threshold: float = 0.5
     seed: int = 0
     slices_at_once: int = 4
-    rehearse: bool = False
+    calibrate: bool = False
     adapt_seconds: float = 0.0
     style: bool = False
 
@@ -101,6 +101,6 @@ class InferenceSettings:
 
 PRESETS = {
     "fast": {"supports": 8, "draws": 1},
-    "normal": {"supports": 16, "draws": 2, "rehearse": True},
-    "best": {"supports": 32, "draws": 4, "rehearse": True, "adapt_seconds": ADAPT_SECONDS},
+    "normal": {"supports": 16, "draws": 2, "calibrate": True},
+    "best": {"supports": 32, "draws": 4, "calibrate": True, "adapt_seconds": ADAPT_SECONDS},
 }

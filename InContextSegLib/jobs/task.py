@@ -65,7 +65,7 @@ def files_of(source: Source) -> list[tuple[Path, Path]]:
 def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
     """Read the images of a source, their colours as `mix` says, with their labels.
 
-    They are called by their whole path, as files of several patients often have one name (`rehearse` tells them apart).
+    They are called by their whole path, as files of several patients often have one name (`calibrate` parts them).
     """
     pairs = []
     for path, labels in files_of(source):
@@ -97,14 +97,16 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     first = cut(pairs, axes[:1], size, brief)[0]
     task = Task(
         cut=lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, brief)[0],
-        sizes=sizes_for(target, axes[0], size, len(first.labels)) if brief.settings.rehearse else (size,),
+        sizes=sizes_for(target, axes[0], size, len(first.labels)) if brief.settings.calibrate else (size,),
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:
         provenance = provenance | {"adaptation": ready.record}
-    support = ready.rehearsal.support if ready.rehearsal else first
+    if ready.members:
+        provenance = provenance | {"members": ready.members}
+    support = ready.calibration.support if ready.calibration else first
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
     return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior)
@@ -263,7 +265,7 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
         "given_slices": list(prediction.given),
         "slices": mask.geometry.shape[SlicePlan.of(mask.geometry, prediction.next_axis).array_axis],
         "unlike_slices": list(prediction.unlike),
-        "doubtful": [doubt.record for doubt in foresight.doubtful] if foresight else [],
+        "label_check": [suspect.record for suspect in foresight.suspects] if foresight else [],
         "expected": foreseen(session),
     }
 

@@ -22,7 +22,7 @@ _LABEL_TYPES = (np.uint8, np.uint16)
 # Sums of cosines closer than this count as a tie, so that rounding in a file cannot order image and labels differently.
 _TIE = 1e-4
 # Voxels of two grids are the same where they lie this close together, in voxels; a header rounds positions.
-_OFF_LATTICE = 0.05
+_OFF_GRID = 0.05
 
 Order = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
 
@@ -227,7 +227,7 @@ def laid_onto(labels: Volume, geometry: Geometry) -> Volume:
     start = geometry.to_index(labels.geometry.to_world((0, 0, 0)))
     off = np.abs(step - whole).max() * max(labels.geometry.shape) + np.abs(start - np.rint(start)).max()
     a_permutation = (np.abs(whole).sum(axis=0) == 1).all() and (np.abs(whole).sum(axis=1) == 1).all()
-    return resample(labels, geometry) if a_permutation and off < _OFF_LATTICE else labels
+    return resample(labels, geometry) if a_permutation and off < _OFF_GRID else labels
 
 
 def itk_image(array: np.ndarray, geometry: Geometry) -> sitk.Image:

@@ -29,7 +29,7 @@ from InContextSegLib.volumes.colour import LUMINANCE
 from InContextSegLib.volumes.files import read_segments, read_volume
 from InContextSegLib.volumes.geometry import Kind, Volume, any_along
 from InContextSegLib.worker.batches import fingerprint_of_task, inputs_of, told
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.corrections import correct, neighbours, propagate
 from InContextSegLib.worker.protocol import (
     Batch,
@@ -55,7 +55,7 @@ from InContextSegLib.worker.site_requests import LookAtSite, TrainOnSite
 LARGEST_SPREAD = 0.5  # of numbers in [0, 1]
 
 
-def device(desk: Desk, request: Device, report: Report) -> dict[str, Any]:
+def device(cache: WorkerCache, request: Device, report: Report) -> dict[str, Any]:
     """What there is to compute with."""
     total, free = installed_bytes()
     title = platform.processor() or platform.machine()
@@ -73,37 +73,37 @@ def device(desk: Desk, request: Device, report: Report) -> dict[str, Any]:
     }
 
 
-def prepare(desk: Desk, request: Prepare, report: Report) -> dict[str, Any]:
+def prepare(cache: WorkerCache, request: Prepare, report: Report) -> dict[str, Any]:
     """Get everything ready that does not depend on a slice, and say what the examples lead to expect."""
-    bound = desk.bound(request.task, request.target, report)
-    session = desk.session(bound, report)
+    bound = cache.bound(request.task, request.target, report)
+    session = cache.session(bound, report)
     axis = next(iter(session.supports))
     session.condition(axis, bound.settings, report)
-    desk.scale(request.target, bound.mix, bound.brief.intensities)
+    cache.scale(request.target, bound.mix, bound.brief.intensities)
     return {
         "labels": {label.name: label.value for label in session.labels},
         "axis": axis,
         "examples": len(session.supports[axis]),
         "size": session.size,
         "expected": foreseen(session),
-        "doubtful": _doubtful(session),
+        "label_check": _suspects(session),
         "adaptation": session.provenance.get("adaptation", {}),
     }
 
 
-def preview(desk: Desk, request: Preview, report: Report) -> dict[str, Any]:
+def preview(cache: WorkerCache, request: Preview, report: Report) -> dict[str, Any]:
     """The labels of one slice, and their uncertainty in percent of the largest possible spread if there are draws."""
-    bound = desk.bound(request.task, request.target, report)
-    session = desk.session(bound, report)
+    bound = cache.bound(request.task, request.target, report)
+    session = cache.session(bound, report)
     axis = request.axis or next(iter(session.supports))
     if axis not in session.supports:
-        bound = desk.bound(request.task, request.target, report, axis)
-        session = desk.session(bound, report)
+        bound = cache.bound(request.task, request.target, report, axis)
+        session = cache.session(bound, report)
     if report.hurried:
         raise Cancelled("A newer preview is wanted.")
     geometry, index = bound.target.geometry, request.index
     found = session.segment_slice(
-        bound.target, desk.scale(request.target, bound.mix, bound.brief.intensities), axis, index, bound.settings
+        bound.target, cache.scale(request.target, bound.mix, bound.brief.intensities), axis, index, bound.settings
     )
     box = slab(geometry, axis, (index, index))
     given = bound.drawn.given(geometry, axis, {index: found.partly.get(index)} if found.given else {})
@@ -113,52 +113,52 @@ def preview(desk: Desk, request: Preview, report: Report) -> dict[str, Any]:
         "axis": axis,
         "index": index,
         "array_axis": SlicePlan.of(geometry, axis).array_axis,
-        "block": desk.block(mask, corner),
-        "uncertainty": desk.block(_percent(found.uncertainty), corner) if found.uncertainty else None,
+        "block": cache.block(mask, corner),
+        "uncertainty": cache.block(_percent(found.uncertainty), corner) if found.uncertainty else None,
         "unlike": found.unlike,
         "draws": found.draws,
         "supports": found.supports,
     }
 
 
-def segment(desk: Desk, request: Segment, report: Report) -> dict[str, Any]:
+def segment(cache: WorkerCache, request: Segment, report: Report) -> dict[str, Any]:
     """The labels of a target, and their uncertainty in percent of the largest possible spread if there are draws."""
-    session, prediction, record = _segmented(desk, request, report)
+    session, prediction, record = _segmented(cache, request, report)
     mask, uncertainty = prediction.mask, prediction.uncertainty
     return {
-        "block": desk.block(*_cropped(mask.array)),
-        "uncertainty": desk.block(*_cropped(_percent(uncertainty))) if uncertainty else None,
+        "block": cache.block(*_cropped(mask.array)),
+        "uncertainty": cache.block(*_cropped(_percent(uncertainty))) if uncertainty else None,
         "given": record["given_slices"],
         "axis": prediction.next_axis,
         "next_slice": prediction.next_slice,
         "unlike": record["unlike_slices"],
         "labels": record["labels"],
         "expected": record["expected"],
-        "doubtful": _doubtful(session),
+        "label_check": _suspects(session),
         "provenance": record["provenance"] | {"colour": record["colour"]},
     }
 
 
-def batch(desk: Desk, request: Batch, report: Report) -> dict[str, Any]:
+def batch(cache: WorkerCache, request: Batch, report: Report) -> dict[str, Any]:
     """The labels of many volumes, in files; a status for each."""
 
     def one(image: Path, report: Report) -> Result:
         try:
             session, prediction, record = _segmented(
-                desk, Segment(request.task, FileRef(str(image), Kind.INTENSITY)), report
+                cache, Segment(request.task, FileRef(str(image), Kind.INTENSITY)), report
             )
         except (MemoryError, RuntimeError) as error:
             if not is_exhaustion(error):
                 raise
-            desk.recover(everything=True)
+            cache.recover(everything=True)
             raise InputError(NO_MEMORY) from error
         return Result(prediction.mask, looking(segments_of(session.labels), request.looks), record)
 
-    way = Way(fingerprint_of_task(request, desk.shared.read), one, inputs_of(request.task))
+    way = Way(fingerprint_of_task(request, cache.shared.read), one, inputs_of(request.task))
     return {"cases": [status.to_mapping() for status in told(request, way, report)]}
 
 
-def describe(desk: Desk, request: Describe, report: Report) -> dict[str, Any]:
+def describe(cache: WorkerCache, request: Describe, report: Report) -> dict[str, Any]:
     """What labelled files hold, read before anything is computed from them."""
     files, pairs = files_of(Source(Path(request.images), Path(request.labels))), []
     for number, (image, mask) in enumerate(files):
@@ -173,15 +173,15 @@ def describe(desk: Desk, request: Describe, report: Report) -> dict[str, Any]:
     return {"pairs": pairs}
 
 
-def save_examples(desk: Desk, request: SaveExamples, report: Report) -> dict[str, Any]:
+def save_examples(cache: WorkerCache, request: SaveExamples, report: Report) -> dict[str, Any]:
     """Keep the examples of a task in a folder of their own."""
     task, names = request.task, dict(request.names)
     labels = [Label(value, name) for value, name in task.labels]
     segments = looking(segments_of(labels), request.looks)
     kept = []
-    for example, pair, partly in _whole_examples(task, desk.pairs(task, LUMINANCE)):
+    for example, pair, partly in _whole_examples(task, cache.pairs(task, LUMINANCE)):
         original = _file_of(example.image)
-        if original is None and desk.coloured(example.image):
+        if original is None and cache.coloured(example.image):
             raise InputError(
                 f"{names.get(example.source, example.source)} is in colour, and only grey images of the scene can be "
                 "saved as examples; save it as a picture first, and add it from its file."
@@ -239,7 +239,7 @@ def looking(segments: Sequence[segnrrd.Segment], looks: Sequence[Look]) -> list[
     ]
 
 
-def weights(desk: Desk, request: Weights, report: Report) -> dict[str, Any]:
+def weights(cache: WorkerCache, request: Weights, report: Report) -> dict[str, Any]:
     """Fetch or delete the weights of a catalogue entry, as the user asked."""
     entry, folder = find(request.name), cache_folder()
     if request.action == "remove":
@@ -264,17 +264,17 @@ ANSWERS = {
 }
 
 
-def _segmented(desk: Desk, request: Segment, report: Report) -> tuple[Session, Prediction, dict[str, Any]]:
+def _segmented(cache: WorkerCache, request: Segment, report: Report) -> tuple[Session, Prediction, dict[str, Any]]:
     """What was found, with what was drawn in the target in its place, and the record of it."""
-    bound = desk.bound(request.task, request.target, report)
-    session = desk.session(bound, report)
+    bound = cache.bound(request.task, request.target, report)
+    session = cache.session(bound, report)
     axis, box = next(iter(session.supports)), request.box
     if request.slice_range is not None:
         box = slab(bound.target.geometry, axis, request.slice_range)
     # Examples cut from pictures serve along the first axis only, whatever was asked for.
     settings = replace(bound.settings, axes=tuple(session.supports))
     prediction = session.segment(
-        bound.target, settings, report, box, scale=desk.scale(request.target, bound.mix, bound.brief.intensities)
+        bound.target, settings, report, box, scale=cache.scale(request.target, bound.mix, bound.brief.intensities)
     )
     give_back_memory()
     mask = keep_drawn(prediction, bound.drawn, box)
@@ -287,11 +287,11 @@ def _segmented(desk: Desk, request: Segment, report: Report) -> tuple[Session, P
     return session, replace(prediction, mask=mask), record
 
 
-def _doubtful(session: Session) -> list[dict]:
+def _suspects(session: Session) -> list[dict]:
     """Doubts, with the example as the task names it beside the slice."""
     origins = {each.source: origin(each) for support in session.supports.values() for each in support.examples}
-    doubts = session.foresight.doubtful if session.foresight else ()
-    return [doubt.record | {"example": origins[doubt.source]} for doubt in doubts]
+    suspects = session.foresight.suspects if session.foresight else ()
+    return [suspect.record | {"example": origins[suspect.source]} for suspect in suspects]
 
 
 def _percent(spread: Volume) -> np.ndarray:

@@ -68,17 +68,19 @@ class Bound:
         return self.brief.settings
 
 
-class Desk:
+class WorkerCache:
     """Answers requests one at a time; what it keeps from one to the next changes nothing but the time they take.
 
     Attributes:
         for_clicks, for_surveys: what answers clicks, and what looks at training data, keeps its own here.
 
     Args:
-        answers: for every kind of request what answers it, given this desk.
+        answers: for every kind of request what answers it, given this cache.
     """
 
-    def __init__(self, shared: SharedFolder, answers: Mapping[type, Callable[["Desk", Any, Report], dict[str, Any]]]):
+    def __init__(
+        self, shared: SharedFolder, answers: Mapping[type, Callable[["WorkerCache", Any, Report], dict[str, Any]]]
+    ):
         self.shared, self._answers = shared, answers
         self.for_surveys = BoundedCache(1)  # no burden to a training, which asks for one first
         self.forget()
@@ -116,7 +118,7 @@ class Desk:
         return self._bound.get(key, lambda: Kept(self._bind(task, stamps, target, axis))).value
 
     def session(self, bound: Bound, report: Report) -> Session:
-        """The network and the examples of a task; loaded, rehearsed and adapted only once."""
+        """The network and the examples of a task; loaded, calibrated and adapted only once."""
 
         def opened() -> Kept:
             pairs = self.pairs(bound.task, bound.mix)
@@ -219,7 +221,7 @@ class Desk:
         axes = (axis,) if axis else axes_for(brief.settings, volume.geometry, drawn_axis(pairs))
         brief = replace(brief, settings=replace(brief.settings, axes=axes))
         sizes = sizes_for(volume.geometry, axes[0], entry.capability.input_size, len(values))
-        key = (task.key, stamps, own, mix.weights, axes, sizes if brief.settings.rehearse else ())
+        key = (task.key, stamps, own, mix.weights, axes, sizes if brief.settings.calibrate else ())
         return Bound(task, brief, volume, own, drawn, mix, key)
 
 

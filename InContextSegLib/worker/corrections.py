@@ -23,7 +23,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
 from InContextSegLib.volumes.colour import ColourMix
-from InContextSegLib.worker.cache import Desk, Kept, own_of, stamp_of, stamps_of, weights_of
+from InContextSegLib.worker.cache import Kept, WorkerCache, own_of, stamp_of, stamps_of, weights_of
 from InContextSegLib.worker.protocol import (
     Correct,
     ExampleRef,
@@ -51,12 +51,12 @@ class _Engine:
     labelled: BoundedCache
 
 
-def correct(desk: Desk, request: Correct, report: Report) -> dict[str, Any]:
+def correct(cache: WorkerCache, request: Correct, report: Report) -> dict[str, Any]:
     """The probability of one slice."""
-    task, prompts = _task_of(request), _prompts(desk, request.prompts)
+    task, prompts = _task_of(request), _prompts(cache, request.prompts)
     capability = find(task.model).capability
     _refuse(task, capability, prompts)
-    loop = _loop(desk, task, request, report)
+    loop = _loop(cache, task, request, report)
     number = loop.cut.plan.number(request.index)
     chosen = loop.chosen(number, request.supports)
     shown = any(each.extent for each in chosen)
@@ -71,19 +71,19 @@ def correct(desk: Desk, request: Correct, report: Report) -> dict[str, Any]:
         answer = loop.opening(number, chosen)
         previous = answer.probability if answer else None
     else:
-        previous = _previous(desk, request.previous, loop, number)
+        previous = _previous(cache, request.previous, loop, number)
     if not prompts.empty:
         answer = loop.segment(number, prompts, previous, chosen, alone=capability.support != "required")
     if answer is None:
         raise InputError(
             f"Neither prompts nor an example of label {request.label} came; click on the structure, or apply a slice."
         )
-    return _described(desk, request, loop, answer) | {"context": len(chosen) if shown else 0}
+    return _described(cache, request, loop, answer) | {"context": len(chosen) if shown else 0}
 
 
-def neighbours(desk: Desk, request: Neighbours, report: Report) -> dict[str, Any]:
+def neighbours(cache: WorkerCache, request: Neighbours, report: Report) -> dict[str, Any]:
     """Slices and the examples beside them computed ahead, the displayed one first."""
-    loop = _loop(desk, _task_of(request), request, report)
+    loop = _loop(cache, _task_of(request), request, report)
     wanted = [request.index + step * side for step in range(request.radius + 1) for side in (1, -1)]
     length = loop.cut.plan.geometry.shape[loop.cut.plan.array_axis]
     wanted = [index for index in dict.fromkeys(wanted) if 0 <= index < length]
@@ -97,15 +97,15 @@ def neighbours(desk: Desk, request: Neighbours, report: Report) -> dict[str, Any
     return {"ready": wanted}
 
 
-def propagate(desk: Desk, request: Propagate, report: Report) -> dict[str, Any]:
-    """The label in the slices beside those that were applied, and how doubtful each voxel is, in percent."""
+def propagate(cache: WorkerCache, request: Propagate, report: Report) -> dict[str, Any]:
+    """The label in the slices beside those that were applied, and how uncertain each voxel is, in percent."""
     capability = find(request.task.model).capability
     if capability.support == "unused":
         raise InputError(
             f"The model '{request.task.model}' takes {capability.taken}, and learns nothing from applied slices; "
             "choose another model to carry them on."
         )
-    loop = _loop(desk, request.task, request, report)
+    loop = _loop(cache, request.task, request, report)
     plan = loop.cut.plan
     start = None if request.start is None else [plan.number(index) for index in request.start]
     limits = request.slice_range and sorted(plan.number(index) for index in request.slice_range)
@@ -119,12 +119,14 @@ def propagate(desk: Desk, request: Propagate, report: Report) -> dict[str, Any]:
     masks = {
         n: answer.mask(request.threshold).astype(kind) * kind(request.label) for n, answer in found.answers.items()
     }
-    doubts = {n: np.rint(100 - 100 * np.abs(2 * a.probability - 1)).astype(np.uint8) for n, a in found.answers.items()}
+    uncertainties = {
+        n: np.rint(100 - 100 * np.abs(2 * a.probability - 1)).astype(np.uint8) for n, a in found.answers.items()
+    }
     return {
         "axis": request.axis,
         "array_axis": plan.array_axis,
-        "block": desk.block(*_block(plan, masks)),
-        "uncertainty": desk.block(*_block(plan, doubts)),
+        "block": cache.block(*_block(plan, masks)),
+        "uncertainty": cache.block(*_block(plan, uncertainties)),
         "slices": sorted(indices),
         "confidence": [round(found.confidence[indices[index]], 3) for index in sorted(indices)],
         "reached": [min(indices), max(indices)] if indices else None,
@@ -144,7 +146,7 @@ def _block(plan: SlicePlan, slices: Mapping[int, np.ndarray]) -> tuple[np.ndarra
     return block, corner
 
 
-def _described(desk: Desk, request: Correct, loop: Loop, answer: Answer) -> dict[str, Any]:
+def _described(cache: WorkerCache, request: Correct, loop: Loop, answer: Answer) -> dict[str, Any]:
     corner = [0, 0, 0]
     corner[loop.cut.plan.array_axis] = request.index
     probability = np.clip(answer.probability, 1e-6, 1 - 1e-6)
@@ -153,13 +155,13 @@ def _described(desk: Desk, request: Correct, loop: Loop, answer: Answer) -> dict
         "axis": request.axis,
         "index": request.index,
         "array_axis": loop.cut.plan.array_axis,
-        "probability": desk.block(np.rint(answer.probability * 255).astype(np.uint8), corner),
-        "logits": desk.shared.write(logits.astype(np.float16)),
+        "probability": cache.block(np.rint(answer.probability * 255).astype(np.uint8), corner),
+        "logits": cache.shared.write(logits.astype(np.float16)),
     }
 
 
-def _previous(desk: Desk, name: str, loop: Loop, number: int) -> np.ndarray:
-    logits, wanted = desk.shared.read(name), loop.slice(number, None).geometry.shape
+def _previous(cache: WorkerCache, name: str, loop: Loop, number: int) -> np.ndarray:
+    logits, wanted = cache.shared.read(name), loop.slice(number, None).geometry.shape
     if logits.shape != wanted:
         raise InputError(
             f"The logits of the last answer belong to a slice of {logits.shape} voxels, but this one has {wanted}; "
@@ -174,12 +176,12 @@ def _task_of(request: Correct | Neighbours) -> TaskSpec:
     return TaskSpec((), (), model=request.model, weights=request.weights, window=request.window, device=request.device)
 
 
-def _prompts(desk: Desk, refs: PromptsRef) -> Prompts:
+def _prompts(cache: WorkerCache, refs: PromptsRef) -> Prompts:
     return Prompts(
         tuple(Point(position, positive) for position, positive in refs.points),
         tuple(BoxPrompt(*corners) for corners in refs.boxes),
         tuple(
-            Scribble(np.asarray(desk.shared.read(name)) != 0, corner, positive)
+            Scribble(np.asarray(cache.shared.read(name)) != 0, corner, positive)
             for name, corner, positive in refs.scribbles
         ),
     )
@@ -198,23 +200,23 @@ def _refuse(task: TaskSpec, capability: Capability, prompts: Prompts) -> None:
         )
 
 
-def _engine(desk: Desk, task: TaskSpec) -> _Engine:
+def _engine(cache: WorkerCache, task: TaskSpec) -> _Engine:
     def opened() -> Kept:
         segmenter, _, size = load_model(Model(task.model, Path(task.weights) if task.weights else None))
         memory = LoopMemory(CachedSegmenter(segmenter, choose_device(task.device), SHARE))
         return Kept(_Engine(memory, size, BoundedCache(LOOPS), BoundedCache(LABELLED_BYTES)))
 
-    return desk.for_clicks.get((task.model, task.weights, weights_of(task), task.device), opened).value
+    return cache.for_clicks.get((task.model, task.weights, weights_of(task), task.device), opened).value
 
 
-def _loop(desk: Desk, task: TaskSpec, request: Correct | Neighbours | Propagate, report: Report) -> Loop:
+def _loop(cache: WorkerCache, task: TaskSpec, request: Correct | Neighbours | Propagate, report: Report) -> Loop:
     """The labelled slices of a task before its target."""
     report.step(0, 1, "the volumes are read")
-    engine = _engine(desk, task)
+    engine = _engine(cache, task)
     key = (task.key, stamps_of(task), request.target, stamp_of(request.target), request.axis, request.label)
 
     def opened() -> Kept:
-        scene = _Scene(desk, engine, task, desk.mix(task, request.target), request.axis, request.label)
+        scene = _Scene(cache, engine, task, cache.mix(task, request.target), request.axis, request.label)
         return Kept(scene.loop(request.target, report))
 
     return engine.loops.get(key, opened).value
@@ -224,7 +226,7 @@ def _loop(desk: Desk, task: TaskSpec, request: Correct | Neighbours | Propagate,
 class _Scene:
     """How the images of a task are seen."""
 
-    desk: Desk
+    cache: WorkerCache
     engine: _Engine
     task: TaskSpec
     mix: ColourMix
@@ -234,7 +236,7 @@ class _Scene:
     def loop(self, target: VolumeRef, report: Report) -> Loop:
         """All labelled slices before a target."""
         cut, labelled = self._cut(target), []
-        images = [self.desk.volume(each.image, self.mix) for each in self.task.examples]
+        images = [self.cache.volume(each.image, self.mix) for each in self.task.examples]
         own = own_of(self.task, target, images, cut.read())
         for done, (ref, mine) in enumerate(zip(self.task.examples, own, strict=True)):
             report.step(done, len(own), "examples are cut")
@@ -244,15 +246,15 @@ class _Scene:
         return Loop(self.engine.memory, name, cut, labelled)
 
     def _cut(self, ref: VolumeRef, axis: str | None = None) -> Cut:
-        scale = self.desk.scale(ref, self.mix, Intensities(self.task.window))
-        read = partial(self.desk.volume, ref, self.mix)
+        scale = self.cache.scale(ref, self.mix, Intensities(self.task.window))
+        read = partial(self.cache.volume, ref, self.mix)
         return Cut(read, scale, SlicePlan.of(read().geometry, axis or self.axis, self.engine.size))
 
     def _parts(self, ref: ExampleRef) -> list[ExampleRef]:
         """Slices that came one by one as examples of their own, so that those cut before are found again."""
         if not isinstance(ref.labels, SlicesRef) or not isinstance(ref.slices, tuple):
             return [ref]
-        plan = SlicePlan.of(self.desk.volume(ref.image, self.mix).geometry, self.axis, self.engine.size)
+        plan = SlicePlan.of(self.cache.volume(ref.image, self.mix).geometry, self.axis, self.engine.size)
         if plan.array_axis != ref.labels.array_axis:
             return [ref]  # cut across the slices that were drawn
         return [replace(ref, labels=ref.labels.at(index), slices=(index,)) for index in dict.fromkeys(ref.slices)]
@@ -263,7 +265,7 @@ class _Scene:
 
         def found() -> Kept:
             # The label is the only one here, whatever its value.
-            pair = replace(self.desk.pair(ref, self.mix), may_be_finished=not mine, known=None)
+            pair = replace(self.cache.pair(ref, self.mix), may_be_finished=not mine, known=None)
             every = tuple(self._slices(ref, pair, mine))
             return Kept(every, sum(each.example.size_bytes + each.mask.nbytes for each in every))
 

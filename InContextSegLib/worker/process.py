@@ -152,7 +152,7 @@ class Worker:
         self._channel.send(id=errand.number, **{"is": "cancelled"})
 
     def _compute(self) -> None:
-        desk = None
+        cache = None
         while True:
             with self._changed:
                 self._running = None
@@ -164,15 +164,15 @@ class Worker:
             remarks = _Remarks()
             self._channel.send(id=errand.number, **{"is": "progress", "done": 0, "total": 1, "message": BEGUN})
             try:
-                desk = desk or _desk(self._shared)
-                answer = {"is": "done", **desk.answer(errand.request, errand.report), "remarks": remarks.said}
+                cache = cache or _cache(self._shared)
+                answer = {"is": "done", **cache.answer(errand.request, errand.report), "remarks": remarks.said}
             except Exception as error:
                 answer = outcome(error)
                 if answer.get("kind") == "Bug":
                     log.exception("Request %d failed.", errand.number)
                 # What a newer click takes the place of leaves all in use.
-                if desk is not None and not (answer["is"] == "cancelled" and isinstance(errand.request, QUICK)):
-                    desk.recover(everything=answer.get("kind") == "OutOfMemory")
+                if cache is not None and not (answer["is"] == "cancelled" and isinstance(errand.request, QUICK)):
+                    cache.recover(everything=answer.get("kind") == "OutOfMemory")
             finally:
                 remarks.close()
             self._channel.send(id=errand.number, **answer)
@@ -197,12 +197,12 @@ def _failed(kind: str, message: str) -> dict[str, str]:
     return {"is": "failed", "kind": kind, "message": message}
 
 
-def _desk(shared: SharedFolder) -> Any:
+def _cache(shared: SharedFolder) -> Any:
     # With the first request, as loading torch takes seconds, and it may be what is missing.
     from InContextSegLib.worker.answers import ANSWERS  # noqa: PLC0415
-    from InContextSegLib.worker.cache import Desk  # noqa: PLC0415
+    from InContextSegLib.worker.cache import WorkerCache  # noqa: PLC0415
 
-    return Desk(shared, ANSWERS)
+    return WorkerCache(shared, ANSWERS)
 
 
 class _Show:

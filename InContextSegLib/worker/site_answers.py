@@ -13,34 +13,34 @@ from InContextSegLib.training.site.job import SiteJob, run_site
 from InContextSegLib.training.site.survey import Survey
 from InContextSegLib.training.site.surveying import survey
 from InContextSegLib.training.site.train import SiteTraining, Where
-from InContextSegLib.worker.cache import Desk, Kept
+from InContextSegLib.worker.cache import Kept, WorkerCache
 from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
 
 
-def look_at_site(desk: Desk, request: LookAtSite, report: Report) -> dict[str, Any]:
+def look_at_site(cache: WorkerCache, request: LookAtSite, report: Report) -> dict[str, Any]:
     """What there is to train on, and what is wrong with it."""
-    found = _found(desk, request.site, report).to_mapping()
+    found = _found(cache, request.site, report).to_mapping()
     return {name: found[name] for name in ("sets", "tasks", "problems")} | {
         "usable": bool(found["tasks"]) and all(task["train"]["cases"] for task in found["tasks"])
     }
 
 
-def train_on_own_data(desk: Desk, request: TrainOnSite, report: Report) -> dict[str, Any]:
+def train_on_own_data(cache: WorkerCache, request: TrainOnSite, report: Report) -> dict[str, Any]:
     """Train, or go on with a run, and say what the network is worth on patients it never saw."""
     settings, folder = from_mapping(SiteTraining, request.settings, "settings"), Path(request.run)
     if request.name:
         check_new_name(request.name)
-    desk.recover(everything=True)  # what sessions hold is wanted for the training
+    cache.recover(everything=True)  # what sessions hold is wanted for the training
     told = report.worded(lambda words, facts: Told(words, facts).message)
-    found = None if (folder / SURVEY).exists() else _found(desk, request.site, told)
+    found = None if (folder / SURVEY).exists() else _found(cache, request.site, told)
     where = Where(folder, found=found)
     return run_site(SiteJob(request.site, settings, where, request.name, device=request.device), told)
 
 
-def _found(desk: Desk, site: Site, report: Report) -> Survey:
+def _found(cache: WorkerCache, site: Site, report: Report) -> Survey:
     """What a survey finds, computed once for files that stay as they are."""
     key = (json.dumps(to_mapping(site), sort_keys=True), _stamps(site))
-    return desk.for_surveys.get(key, lambda: Kept(survey(site, report))).value
+    return cache.for_surveys.get(key, lambda: Kept(survey(site, report))).value
 
 
 def _stamps(site: Site) -> tuple:

@@ -127,7 +127,7 @@ def moved(scene, volume, segmentation):
 
 
 def timed(work: Generator | Callable) -> tuple[float, float]:
-    """Longest step and total of a chore; of a plain call the same twice."""
+    """Longest step and total of a queued task; of a plain call the same twice."""
     if callable(work):
         begun = time.perf_counter()
         work()

@@ -1,7 +1,7 @@
 """How far a label can be carried from applied slices, and where it stops.
 
 `python -m Testing.Benchmarks.propagation --data path/to/data` starts from true slices (the largest one; or three, at a
-fifth, half and four fifths of a structure), walks on whatever the doubts, and tells for bounds of confidence what would
+fifth, half and four fifths of a structure), walks on however unsure, and tells for bounds of confidence what would
 have been reached: how many slices, how good they are, and how often it stops where the next slice is still good.
 """
 

@@ -3,7 +3,7 @@
 `python -m Testing.Benchmarks.scanner_shift --data ../shared/data`
 
 Only the targets are changed, the same way with and without; every shift alone, then all together, at two strengths.
-Every fourth slice serves, 8 examples are shown, one draw, no rehearsal: the figures compare, they do not rank.
+Every fourth slice serves, 8 examples are shown, one draw, no calibration: the figures compare, they do not rank.
 """
 
 import argparse

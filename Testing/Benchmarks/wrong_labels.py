@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib.adaptation.adapt import foresee
-from InContextSegLib.adaptation.calibration import rehearse
-from InContextSegLib.adaptation.label_check import doubtful
+from InContextSegLib.adaptation.calibration import calibrate
+from InContextSegLib.adaptation.label_check import check_labels
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.adaptation_study import task_of
 from InContextSegLib.evaluation.study import Run, Study, wanted_labels
@@ -99,9 +99,9 @@ def _showing(support: SupportSet, value: int) -> list[int]:
 def _named(segmenter, support: SupportSet) -> list[str]:
     device = choose_device("cpu")
     network = CachedSegmenter(segmenter, device)
-    rehearsal = rehearse(network, lambda size: support, (support.size,), EXAMPLES, Report())
-    trials, _ = foresee(segmenter, device, rehearsal, Report())
-    return [doubt.source for doubt in doubtful(trials, rehearsal)]
+    calibration = calibrate(network, lambda size: support, (support.size,), EXAMPLES, Report())
+    trials, _ = foresee(segmenter, device, calibration, Report())
+    return [suspect.source for suspect in check_labels(trials, calibration)]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class Odd:
     number: float = 0
 
 
-class OddDesk:
+class OddCache:
     """Answers by doing the odd thing."""
 
     def __init__(self, shared):
@@ -104,5 +104,5 @@ def transport(folder):
 
 if __name__ == "__main__":
     protocol.REQUESTS["odd"] = Odd
-    worker._desk = OddDesk
+    worker._cache = OddCache
     worker.main()

@@ -129,8 +129,8 @@ class DiscWorker(QuickWorker):
         for index in set(range(low, high + 1)) - set(sure):
             np.moveaxis(block, along, 0)[index - low] = 0
         corner = [low if axis == along else 0 for axis in range(3)]
-        doubts = np.full(block.shape, 30, np.uint8)
-        blocks = ({"array": self._folder.write(each), "corner_kji": corner} for each in (block, doubts))
+        uncertainty = np.full(block.shape, 30, np.uint8)
+        blocks = ({"array": self._folder.write(each), "corner_kji": corner} for each in (block, uncertainty))
         stopped = {"before": "unsure" if first < min(start) - 4 else "range", "after": "range"}
         found = dict(zip(("block", "uncertainty"), blocks, strict=True))
         return found | {

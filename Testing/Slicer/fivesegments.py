@@ -25,7 +25,7 @@ AFFINE = affineOf(turned(20, -15, 35))
 
 
 def tinyPieces(monkeypatch):
-    """Chores of many steps."""
+    """Queued tasks of many steps."""
     for name in ("_FIRST_VOXELS", "_FEWEST_VOXELS"):
         monkeypatch.setattr(f"InContextSegSlicer.scene.grid_mapping.{name}", 300)
     monkeypatch.setattr("InContextSegSlicer.scene.grid_mapping._PIECE_S", 1e-7)

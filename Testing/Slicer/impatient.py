@@ -69,9 +69,9 @@ class Impatient(Radiologist):
         self.press("segmentButton")
         while not controller.progress.message.startswith("Writing"):
             controller.client.poll()
-            if controller.chores:
-                controller.chores._step(controller.chores._waiting[0])
-        controller.chores._step(controller.chores._waiting[0])
+            if controller.queue:
+                controller.queue._step(controller.queue._waiting[0])
+        controller.queue._step(controller.queue._waiting[0])
 
     def goOn(self) -> None:
         """After `writing`: let time pass again, until all is done."""

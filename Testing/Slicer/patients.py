@@ -217,10 +217,10 @@ def masks(segmentation):
     }
 
 
-def finish(chore):
-    """Run a chore to its end; what it returns."""
+def finish(task):
+    """Run a queued task to its end; what it returns."""
     while True:
         try:
-            next(chore)
+            next(task)
         except StopIteration as end:
             return end.value

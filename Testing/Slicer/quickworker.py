@@ -96,7 +96,7 @@ class QuickWorker:
         axis = next(iter(request.task.settings.axes))
         known = {"axis": "axial" if axis == "auto" else axis, "adaptation": {}, "uncertainty": None, "given": []}
         known["expected"] = {name: {"dice": 0.8, "spread": 0.1} for _value, name in request.task.labels}
-        known["doubtful"] = [{"example": request.task.examples[0].source, "why": "it is the first"}]
+        known["label_check"] = [{"example": request.task.examples[0].source, "why": "it is the first"}]
         labels = np.zeros(shape, np.uint8)
         labels[BOX] = values[0]
         if isinstance(request, Preview):

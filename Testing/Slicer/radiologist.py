@@ -65,7 +65,7 @@ class Radiologist:
     def wait(self) -> None:
         """Until the work is done."""
         controller = self.controller
-        assert app.pump(TIMEOUT_S, until=lambda: controller.state != "busy" and not controller.chores), self.status
+        assert app.pump(TIMEOUT_S, until=lambda: controller.state != "busy" and not controller.queue), self.status
 
     def teach(self, volume, segmentation) -> None:
         """Add an example from the scene."""
@@ -133,11 +133,11 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
-def finish(chore):
-    """Run a chore to its end; what it returns."""
+def finish(task):
+    """Run a queued task to its end; what it returns."""
     while True:
         try:
-            next(chore)
+            next(task)
         except StopIteration as end:
             return end.value
 

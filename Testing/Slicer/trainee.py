@@ -64,7 +64,7 @@ class Trainee:
     def wait(self) -> str:
         """Until the work is done; how it ended."""
         controller = self.controller
-        assert self.until(lambda: controller.state not in WAITING and not controller.chores), self.status
+        assert self.until(lambda: controller.state not in WAITING and not controller.queue), self.status
         return controller.state
 
     def addFolder(self, folder: Path) -> None:

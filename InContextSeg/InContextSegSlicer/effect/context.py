@@ -73,7 +73,7 @@ class Context:
         return self.learns and bool(rows) and apart
 
     def task(self, volume, segmentation, place: Place) -> Generator[None, None, TaskSpec | None]:
-        """A chore: hand the examples over, unless they are as they were; None where there is none."""
+        """A queued task: hand the examples over, unless they are as they were; None where there is none."""
         self._followUndo()
         while self.learns and (rows := self.rows(volume, segmentation, place)):
             key = self.key(volume, segmentation, place)
@@ -93,7 +93,7 @@ class Context:
         return name, place.axis, tuple(self.choices.items()), tuple((row, *_timesOf(row, name)) for row in rows)
 
     def saving(self, volume, segmentation, place: Place, folder: str) -> Generator[None, None, SaveExamples]:
-        """A chore: ask to keep the examples of the segment in a folder that holds none yet.
+        """A queued task: ask to keep the examples of the segment in a folder that holds none yet.
 
         Raises:
             InputError: if there are none.

@@ -21,7 +21,7 @@ from InContextSegSlicer.scene import bridge, grid
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.scene.plane import Cuts, stateOf, written
 from InContextSegSlicer.scene.voxelsets import cropped
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 LANE = "correct"
 CANCELLED = "Cancelled"
@@ -46,8 +46,8 @@ class Correction:
         self.threshold = 0.5
         self.replaceSlice = False
         self.changed: Callable[[], None] = lambda: None
-        self._chores, self._saving = ChoreQueue(), ChoreQueue()
-        self.ahead = LookAhead(client, self.context, handover, self._chores)
+        self._queue, self._saving = TaskQueue(), TaskQueue()
+        self.ahead = LookAhead(client, self.context, handover, self._queue)
         self._sessions: dict[Place, Session] = {}
         self._asking: object | None = None  # stands for the question whose answer is awaited
 
@@ -59,7 +59,7 @@ class Correction:
     @property
     def restless(self) -> bool:
         """Whether the next tick has something to do."""
-        return self.working or len(self._chores) > 0
+        return self.working or len(self._queue) > 0
 
     @property
     def nodes(self) -> Nodes | None:
@@ -85,7 +85,7 @@ class Correction:
         """Do what is due: a few milliseconds."""
         self.check()  # a segment goes without any node
         self.client.poll()  # also for what nobody waits for any more: its arrays have to go
-        for each in (self._chores, self._saving, self.propagation):
+        for each in (self._queue, self._saving, self.propagation):
             each.tick()
         if self.session and self.session.answers and not self.working and self._outdated():
             self._follow()
@@ -97,7 +97,7 @@ class Correction:
         place = next((each for each in self._sessions if place is not None and place.isLike(each)), place)
         if place == self.place and self.nodes is not None:
             return
-        self._chores.drop()
+        self._queue.drop()
         self.ahead.drop()
         self._asking = None  # its answer is not waited for any more
         self.place, self.message = place, ""
@@ -338,10 +338,10 @@ class Correction:
                     self._say(waitingText(self.client.occupied))
                 self.client.ask("correct", fields, lane=LANE, on_done=done, on_failed=failed)
 
-        self._chores.add(asking(), lambda _done: self.changed(), self._broken)
+        self._queue.add(asking(), lambda _done: self.changed(), self._broken)
 
     def _request(self, session: Session, step: Step, volume, segmentation, lent: list[str]) -> Generator:
-        """A chore: the fields of the request; None where there is nothing to ask."""
+        """A queued task: the fields of the request; None where there is nothing to ask."""
         place = self.place
         task = yield from self.context.task(volume, segmentation, place)
         if not step.marks and task is None:

@@ -8,7 +8,7 @@ from InContextSegLib.worker.client import WorkerClient
 from InContextSegSlicer.effect.context import Context
 from InContextSegSlicer.effect.prompting import Place
 from InContextSegSlicer.scene.handover import Handover
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 LANE = "ahead"
 CANCELLED = "Cancelled"
@@ -21,11 +21,11 @@ class LookAhead:
     The worker gives it up for anything else. What goes wrong here nobody hears of: a click meets it again, and says so.
 
     Args:
-        chores: of whoever asks for answers, so that nothing is handed over twice at a time.
+        queue: of whoever asks for answers, so that nothing is handed over twice at a time.
     """
 
-    def __init__(self, client: WorkerClient, context: Context, handover: Handover, chores: ChoreQueue):
-        self._client, self._context, self._handover, self._chores = client, context, handover, chores
+    def __init__(self, client: WorkerClient, context: Context, handover: Handover, queue: TaskQueue):
+        self._client, self._context, self._handover, self._queue = client, context, handover, queue
         self._asked: dict[tuple, None] = {}
         self._waiting: tuple | None = None
         self._worker = 0
@@ -42,10 +42,10 @@ class LookAhead:
         while len(self._asked) > KEPT:
             del self._asked[next(iter(self._asked))]
         self._waiting = key
-        self._chores.add(self._asking(volume, segmentation, key, idle), lambda _done: None, _silently)
+        self._queue.add(self._asking(volume, segmentation, key, idle), lambda _done: None, _silently)
 
     def drop(self) -> None:
-        """Another slice is shown, and the chores were dropped."""
+        """Another slice is shown, and the queue was emptied."""
         self._asked.pop(self._waiting, None)
         self._waiting = None
 

@@ -16,7 +16,7 @@ from InContextSegSlicer.effect.prompting import Place
 from InContextSegSlicer.scene import bridge, grid
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.scene.slicemarks import PROPAGATED, SliceMarks, mark, marksIn
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 CANCELLED = "Cancelled"
 NOTHING = np.zeros((1, 1, 1), np.uint8)
@@ -59,7 +59,7 @@ class Propagation:
     message: str = ""
     progress: tuple[int, int, str] | None = None
     changed: Callable[[], None] = lambda: None
-    _chores: ChoreQueue = field(default_factory=ChoreQueue)
+    _queue: TaskQueue = field(default_factory=TaskQueue)
     _place: Place | None = None
     _request: int | None = None
 
@@ -69,7 +69,7 @@ class Propagation:
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
-        self._chores.tick()
+        self._queue.tick()
 
     def marked(self, place: Place | None) -> SliceMarks:
         """Slices of the segment that nobody has accepted yet."""
@@ -145,7 +145,7 @@ class Propagation:
             self._stop(_("The propagation was cancelled."))
 
     def _stop(self, message: str) -> None:
-        self._chores.drop()
+        self._queue.drop()
         if self._request is not None:
             self.client.cancel(self._request)
         self._end(message)
@@ -253,9 +253,9 @@ class Propagation:
     def _failed(self, kind: str, message: str) -> None:
         self._end(_("The propagation was cancelled.") if kind == CANCELLED else message)
 
-    def _begin(self, place: Place, chore: Generator, onDone: Callable, message: str) -> None:
+    def _begin(self, place: Place, work: Generator, onDone: Callable, message: str) -> None:
         self.progress, self.message, self._request, self._place = (0, 0, message), "", None, place
-        self._chores.add(chore, onDone, self._broken)
+        self._queue.add(work, onDone, self._broken)
         self.changed()
 
     def _broken(self, error: Exception) -> None:

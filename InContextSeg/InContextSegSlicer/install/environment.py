@@ -37,8 +37,8 @@ _PATIENCE = ["--retries=2", "--timeout=20", "--no-input", "--disable-pip-version
 _DESCRIPTION = re.compile(r"(?P<name>\w[\w.]*)-(?P<version>\d[^-]*)(-py[\d.]+)?\.(dist|egg)-info")
 
 
-class SlicerOutside:
-    """The outside of an `Installer`, in Slicer."""
+class SlicerEnvironment:
+    """The environment of an `Installer`, in Slicer."""
 
     pythonVersion = sys.version_info[:2]
 

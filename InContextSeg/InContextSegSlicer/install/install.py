@@ -1,7 +1,7 @@
 """What InContextSeg needs and Slicer lacks, and how it gets there: the installation without a window.
 
-torch comes through the extension PyTorch, the small rest through `slicer.packaging`, both reached by an `Outside`;
-see `outside.py` for how, and why. Nothing here waits: `Installer.poll` is called by a timer.
+torch comes through the extension PyTorch, the small rest through `slicer.packaging`, both reached by an `Environment`;
+see `environment.py` for how, and why. Nothing here waits: `Installer.poll` is called by a timer.
 """
 
 import os
@@ -48,7 +48,7 @@ class Run(Protocol):
         """End it now, or if that is not possible do nothing: it is then waited for."""
 
 
-class Outside(Protocol):
+class Environment(Protocol):
     """Slicer, pip and this computer, as far as an installation has to do with them."""
 
     pythonVersion: tuple[int, int]
@@ -102,9 +102,9 @@ class Installer:
         cancelled: whether the last installation was stopped by the user.
     """
 
-    def __init__(self, outside: Outside, settings: Settings, requirements: Iterable[str] | None = None,
+    def __init__(self, environment: Environment, settings: Settings, requirements: Iterable[str] | None = None,
                  clock: Callable[[], float] = time.monotonic):  # fmt: skip
-        self._outside = outside
+        self._environment = environment
         self._settings = settings
         self._requirements = tuple(readRequirements(REQUIREMENTS) if requirements is None else requirements)
         self._clock = clock
@@ -134,7 +134,7 @@ class Installer:
         return self._clock() - self._began
 
     def needsExtension(self) -> bool:
-        return self._torchIsMissing() and not self._outside.hasTorchExtension()
+        return self._torchIsMissing() and not self._environment.hasTorchExtension()
 
     def waitsForRestart(self) -> bool:
         """Whether the installation goes on after a restart."""
@@ -193,23 +193,23 @@ class Installer:
             self._run.kill()
 
     def restart(self) -> None:
-        self._outside.restart()
+        self._environment.restart()
 
     def _obstacle(self) -> Failure | None:
-        outside = self._outside
-        if outside.pythonVersion < OLDEST_PYTHON:
-            have, need = (".".join(map(str, version)) for version in (outside.pythonVersion, OLDEST_PYTHON))
+        environment = self._environment
+        if environment.pythonVersion < OLDEST_PYTHON:
+            have, need = (".".join(map(str, version)) for version in (environment.pythonVersion, OLDEST_PYTHON))
             return Failure(
                 _("This Slicer brings Python {have}; InContextSeg needs {need}.").format(have=have, need=need),
                 _("Install the newest Slicer."),
             )
-        if outside.busy():
+        if environment.busy():
             return Failure(
                 _("Another extension is installing packages at the moment."),
                 _("Wait until it is done, then try again."),
             )
-        needed = _TORCH_DISK_MB[outside.graphicsCard()] if self._torchIsMissing() else 50
-        free = outside.freeMegabytes()
+        needed = _TORCH_DISK_MB[environment.graphicsCard()] if self._torchIsMissing() else 50
+        free = environment.freeMegabytes()
         if free < needed:
             return Failure(
                 _("There is not enough room on the disk that holds Slicer: {need} are needed, {free} are free.").format(
@@ -223,7 +223,7 @@ class Installer:
         """Slicer downloads it while its window keeps working, and loads it at its next start."""
         self._settings.setValue(RESUME_KEY, True)
         self.state = "installing"
-        if self._outside.installTorchExtension():
+        if self._environment.installTorchExtension():
             self._finish("restart")
             return
         self._settings.remove(RESUME_KEY)
@@ -235,7 +235,7 @@ class Installer:
         )
 
     def _begin(self) -> None:
-        self._before = dict(self._outside.versions())
+        self._before = dict(self._environment.versions())
         self._constraints = writeConstraints(self._before)
         small = [line for line in self._requirements if not isSatisfied(line, self._before)]
         torch = self._torchIsMissing()
@@ -243,9 +243,9 @@ class Installer:
             small.append(TORCH_FINDER)
         # The small ones first: they show within seconds whether the network, the disk and the permissions are right.
         if small:
-            self._steps.append(lambda: self._outside.startPackages(small, self._constraints))
+            self._steps.append(lambda: self._environment.startPackages(small, self._constraints))
         if torch:
-            self._steps.append(lambda: self._outside.startTorch(TORCH, self._constraints))
+            self._steps.append(lambda: self._environment.startTorch(TORCH, self._constraints))
         self.state = "installing"
         self._next()
 
@@ -270,7 +270,7 @@ class Installer:
             self.log = [*self.log[-_LOG_LINES:], line.rstrip()[:_LOG_COLUMNS]]
 
     def _verify(self) -> None:
-        after = self._outside.versions()
+        after = self._environment.versions()
         changed = {name: old for name, old in self._before.items() if after.get(name) != old}
         broken = {name: old for name, old in changed.items() if name in PROTECTED}
         if broken:
@@ -301,13 +301,13 @@ class Installer:
         self.state = state
 
     def _missing(self) -> list[Part]:
-        installed = self._outside.versions()
+        installed = self._environment.versions()
         parts = []
         if not isSatisfied(TORCH, installed):
             if self.needsExtension():
                 parts.append(Part(_("Extension PyTorch"), _("finds the right PyTorch"), _EXTENSION_MB))
             parts.append(
-                Part("PyTorch", _("the engine that computes"), _TORCH_DOWNLOAD_MB[self._outside.graphicsCard()])
+                Part("PyTorch", _("the engine that computes"), _TORCH_DOWNLOAD_MB[self._environment.graphicsCard()])
             )
         small = [nameOf(line) for line in self._requirements if not isSatisfied(line, installed)]
         if small:
@@ -316,7 +316,7 @@ class Installer:
         return parts
 
     def _torchIsMissing(self) -> bool:
-        return not isSatisfied(TORCH, self._outside.versions())
+        return not isSatisfied(TORCH, self._environment.versions())
 
 
 def readRequirements(path: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 import slicer
 
-from InContextSegSlicer.install.environment import SlicerOutside
+from InContextSegSlicer.install.environment import SlicerEnvironment
 from InContextSegSlicer.install.install import Installer
 from InContextSegSlicer.install.panel import InstallPanel
 from InContextSegSlicer.panel.batchtab import BatchTab
@@ -19,8 +19,8 @@ def assemble(ui) -> Panel:
     worker = SharedWorker.join()
     controller = Controller(worker.client, scene, editorNode(scene))
     controller.handover, controller.release = worker.handover, worker.leave
-    outside = SlicerOutside()
-    install = InstallPanel(Installer(outside, slicer.app.userSettings()), card=outside.graphicsCard())
+    environment = SlicerEnvironment()
+    install = InstallPanel(Installer(environment, slicer.app.userSettings()), card=environment.graphicsCard())
     ui.installFrame.layout().addWidget(install.widget)
     panel = Panel(ui, controller, SliceViews(scene), install)
     panel.batch = BatchTab(

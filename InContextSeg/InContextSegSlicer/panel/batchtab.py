@@ -16,7 +16,7 @@ from InContextSegLib.jobs.cases import CaseStatus, Listed, images_in, naming, ro
 from InContextSegLib.worker.batch_run import BatchRun
 from InContextSegSlicer.widgets.filedrop import FileDrop
 from InContextSegSlicer.widgets.items import barText
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 UI = Path(__file__).resolve().parents[2] / "Resources" / "UI" / "InContextSegBatch.ui"
 VOLUME, STATUS = range(2)
@@ -31,7 +31,7 @@ class BatchTab:
 
     Args:
         parent: the widget to fill.
-        taskOf: gives the task of the panel, a `TaskSpec` or its mapping, at once or as a chore; or says by an
+        taskOf: gives the task of the panel, a `TaskSpec` or its mapping, at once or in steps; or says by an
             `InputError` what is missing.
         ask: asks the worker: what, with which payload, and whom to tell of progress, the end and failure.
         cancel: stops a request, by the number that `ask` gave.
@@ -54,7 +54,7 @@ class BatchTab:
         self._run: BatchRun | None = None
         self._running = False
         self._shownAt = 0.0
-        self._chores = ChoreQueue()
+        self._queue = TaskQueue()
         widget = slicer.util.loadUI(str(UI))
         parent.layout().addWidget(widget)
         self.ui = slicer.util.childWidgetVariables(widget)
@@ -70,7 +70,7 @@ class BatchTab:
     @property
     def busy(self) -> bool:
         """Whether a batch runs or the list is being filled."""
-        return self._running or len(self._chores) > 0
+        return self._running or len(self._queue) > 0
 
     @property
     def statuses(self) -> list[CaseStatus]:
@@ -174,7 +174,7 @@ class BatchTab:
         self._begin(self._starting(Path(folder)), self._startFailed)
 
     def onCancel(self) -> None:
-        self._chores.drop()
+        self._queue.drop()
         if self._run is not None and self._run.number is not None:
             self.say(_("Stopping…"))
             self._cancel(self._run.number)
@@ -199,19 +199,19 @@ class BatchTab:
 
     # What takes time
 
-    def _begin(self, chore: Generator, failed: Callable[[Exception], None]) -> None:
-        self._chores.add(chore, lambda _done: None, failed)
+    def _begin(self, work: Generator, failed: Callable[[Exception], None]) -> None:
+        self._queue.add(work, lambda _done: None, failed)
         self._timer.start()
         self.refresh()
 
     def _tick(self) -> None:
-        self._chores.tick()
-        if not self._chores:
+        self._queue.tick()
+        if not self._queue:
             self._timer.stop()
             self.refresh()
 
     def _adding(self, paths: list[Path]) -> Generator[None, None, None]:
-        """A chore: find the volumes, then show them."""
+        """A queued task: find the volumes, then show them."""
         found: list[Listed] = []
         for path in paths:
             yield
@@ -236,7 +236,7 @@ class BatchTab:
                 yield
 
     def _removing(self, rows: set[int]) -> Generator[None, None, None]:
-        """A chore: take rows off the list, from the last to the first."""
+        """A queued task: take rows off the list, from the last to the first."""
         yield from self._forgetting()
         self.ui.batchTable.clearSelection()
         for number, row in enumerate(sorted(rows, reverse=True)):
@@ -246,7 +246,7 @@ class BatchTab:
                 yield
 
     def _forgetting(self) -> Generator[None, None, None]:
-        """A chore: what is known of the last batch belongs to other rows once the list changes."""
+        """A queued task: what is known of the last batch belongs to other rows once the list changes."""
         known, self._run = len(self.statuses), None
         for row in range(known):
             self._put(row, STATUS, "")
@@ -260,7 +260,7 @@ class BatchTab:
         self._put(row, VOLUME, listed.image.name, str(listed.image))
 
     def _starting(self, folder: Path) -> Generator[None, None, None]:
-        """A chore: hand over the examples, name the results, ask the worker."""
+        """A queued task: hand over the examples, name the results, ask the worker."""
         self._running = True
         task = self._taskOf()
         if isgenerator(task):

@@ -20,7 +20,7 @@ from InContextSegSlicer.panel.outcome import Outcome, Progress, summary, waiting
 from InContextSegSlicer.panel.preview import SlicePreview, removeShown
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.scene.handover import Handover
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
 CANCELLED = "Cancelled"
@@ -51,7 +51,7 @@ class Controller:
         self.handover, self.writer = Handover(client), bridge.SegmentWriter(scene, editorNode)
         self.release: Callable[[], None] = client.close
         self.preview = SlicePreview(scene)
-        self.chores, self._previewChores = ChoreQueue(clock), ChoreQueue(clock)
+        self.queue, self._previewQueue = TaskQueue(clock), TaskQueue(clock)
         self.state, self.message = IDLE, ""
         self.progress: Progress | None = None
         self.outcome = Outcome()
@@ -64,14 +64,14 @@ class Controller:
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
         self.client.poll()
-        self.chores.tick()
-        if not self.chores:
-            self._previewChores.tick()
+        self.queue.tick()
+        if not self.queue:
+            self._previewQueue.tick()
 
     @property
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
-        return bool(self.chores) or bool(self._previewChores) or self.state == BUSY or self._previewing is not None
+        return bool(self.queue) or bool(self._previewQueue) or self.state == BUSY or self._previewing is not None
 
     def uncertaintyOf(self, volume: slicer.vtkMRMLScalarVolumeNode | None) -> slicer.vtkMRMLScalarVolumeNode | None:
         """How unsure the last result for a volume is, as a volume of the scene; None where that is not known."""
@@ -133,7 +133,7 @@ class Controller:
         """Stop what is going on; what was there before stays as it was."""
         if self.state != BUSY:
             return
-        self.chores.drop()
+        self.queue.drop()
         if self._request is not None:
             self.client.cancel(self._request)
         else:
@@ -163,12 +163,12 @@ class Controller:
         if self.client.occupied:
             self.message = _("Preview: {message}").format(message=waitingText(self.client.occupied))
             self.changed()
-        self._previewChores.drop()
-        self._previewChores.add(asking(), lambda _done: None, lambda error: self._previewFailed(None, _said(error)))
+        self._previewQueue.drop()
+        self._previewQueue.add(asking(), lambda _done: None, lambda error: self._previewFailed(None, _said(error)))
 
     def hidePreview(self) -> None:
         """Take the preview away, and one that is on its way as well."""
-        self._previewChores.drop()
+        self._previewQueue.drop()
         if self._previewing is not None:
             self.client.cancel(self._previewing)
             self._previewing = None
@@ -183,13 +183,13 @@ class Controller:
         """Bring back what was taken back."""
         self._begin(self._moved(self.writer.redo()), _("Bringing the result back"))
 
-    def _moved(self, chore: Generator) -> Generator:
-        yield from chore
+    def _moved(self, work: Generator) -> Generator:
+        yield from work
         self._end(IDLE, "")
 
     def reset(self) -> None:
         """Forget everything about a scene that is being closed; the worker lives on."""
-        self.chores.drop()
+        self.queue.drop()
         if self._request is not None:
             self.client.cancel(self._request)
         self.hidePreview()
@@ -201,7 +201,7 @@ class Controller:
 
     def close(self) -> None:
         """End the worker, unless somebody else needs it, and leave nothing behind."""
-        self.chores.drop()
+        self.queue.drop()
         if self._request is not None:
             self.client.cancel(self._request)
         self.hidePreview()
@@ -209,13 +209,13 @@ class Controller:
         self._closed, self._request, self.changed = True, None, lambda: None
         self.release()
 
-    def _begin(self, chore: Generator, message: str) -> None:
+    def _begin(self, work: Generator, message: str) -> None:
         if self.state == BUSY:
             return
         self.state, self.message = BUSY, ""
         self.progress = Progress(message, since=self._clock())
         self._request = None
-        self.chores.add(chore, lambda _done: None, lambda error: self._end(FAILED, _said(error)))
+        self.queue.add(work, lambda _done: None, lambda error: self._end(FAILED, _said(error)))
         self.changed()
 
     def _ask(self, do: str, payload, onDone: Callable) -> None:
@@ -270,7 +270,7 @@ class Controller:
             of=order.key,
             target=order.target.GetID(),
             expected=answer["expected"],
-            doubtful=tuple(answer["doubtful"]),
+            suspects=tuple(answer["label_check"]),
             axis=answer["axis"],
             adaptation=answer["adaptation"],
             seconds=answer["seconds"],
@@ -287,7 +287,7 @@ class Controller:
                 of=order.key,
                 target=order.target.GetID(),
                 expected=answer["expected"],
-                doubtful=tuple(answer["doubtful"]),
+                suspects=tuple(answer["label_check"]),
                 axis=answer["axis"],
                 nextSlice=answer["next_slice"],
                 unlike=tuple(answer["unlike"]),
@@ -297,15 +297,15 @@ class Controller:
             if order.output is None:
                 self.made(output)
             self._end(IDLE, summary(answer))
-            self.chores.add(
+            self.queue.add(
                 self._showUncertainty(order.target, spread),
                 lambda _node: self.changed(),
                 lambda error: log.warning("The uncertainty is not shown: %s", error),
             )
 
         self.hidePreview()
-        chore = self._write(order, values, answer, block)
-        self.chores.add(chore, written, lambda error: self._end(FAILED, _said(error)))
+        work = self._write(order, values, answer, block)
+        self.queue.add(work, written, lambda error: self._end(FAILED, _said(error)))
         self.changed()
 
     def _taken(self, block: Mapping | None) -> Block | None:

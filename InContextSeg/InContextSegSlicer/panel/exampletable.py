@@ -14,7 +14,7 @@ from InContextSegSlicer.scene import bridge, grid
 from InContextSegSlicer.scene.examples import ExampleList, ExampleRow
 from InContextSegSlicer.widgets.items import itemOf
 from InContextSegSlicer.widgets.pixmap import pixmapOf
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 log = logging.getLogger(__name__)
 NAME, LABELS, SLICES, AGREEMENT = range(4)
@@ -34,7 +34,7 @@ class ExampleTable:
         self._widget, self._say = widget, say
         self._list: ExampleList | None = None
         self._filling = False
-        self._chores = ChoreQueue()
+        self._queue = TaskQueue()
         self._pictures: dict[tuple, object] = {}
         self._shown: tuple = ()
         widget.setColumnCount(4)
@@ -47,16 +47,16 @@ class ExampleTable:
             widget.setColumnWidth(column, width)
         widget.connect("itemChanged(QTableWidgetItem*)", self._changed)
 
-    def show(self, examples: ExampleList | None, doubtful: Sequence[Mapping], reported: bool) -> None:
+    def show(self, examples: ExampleList | None, suspects: Sequence[Mapping], reported: bool) -> None:
         """Fill the table where something about it is new.
 
         Args:
-            doubtful: examples that disagree with the others.
+            suspects: examples that disagree with the others.
             reported: whether the examples have been compared at all.
         """
         self._list = examples
         rows = examples.rows() if examples else ()
-        state = (rows, tuple((namesIn(row), partText(row)) for row in rows), _doubts(doubtful), reported)
+        state = (rows, tuple((namesIn(row), partText(row)) for row in rows), _reasons(suspects), reported)
         if state == self._shown:
             return
         self._shown = state
@@ -64,30 +64,30 @@ class ExampleTable:
         # Of these rows alone: in another scene the same identifiers are other patients.
         self._pictures = {key: self._pictures[key] for key in map(_pictureKey, rows) if key in self._pictures}
         self._widget.setRowCount(len(rows))
-        doubts = {_image(row): _doubts(doubtful)[row.key] for row in rows if row.key in _doubts(doubtful)}
+        reasons = {_image(row): _reasons(suspects)[row.key] for row in rows if row.key in _reasons(suspects)}
         for place, row in enumerate(rows):
             # All rows of an image are one patient, who is named by the first of them.
-            self._fill(place, row, doubts.get(_image(row)) if row.enabled else None, reported)
+            self._fill(place, row, reasons.get(_image(row)) if row.enabled else None, reported)
         self._filling = False
-        self._chores.drop()
+        self._queue.drop()
         for place, row in enumerate(rows):
             if row.complete and not row.fromFiles and _pictureKey(row) not in self._pictures:
-                self._chores.add(self._thumbnail(place, row), bool, lambda error: log.warning("No picture: %s", error))
+                self._queue.add(self._thumbnail(place, row), bool, lambda error: log.warning("No picture: %s", error))
 
     @property
     def busy(self) -> bool:
-        return len(self._chores) > 0
+        return len(self._queue) > 0
 
     def tick(self) -> None:
         """Draw thumbnails for a few milliseconds."""
-        self._chores.tick()
+        self._queue.tick()
 
     def selectedKeys(self) -> list[str]:
         rows = self._list.rows() if self._list else ()
         chosen = {item.row() for item in self._widget.selectedItems()}
         return [row.key for place, row in enumerate(rows) if place in chosen]
 
-    def _fill(self, place: int, row: ExampleRow, doubt: str | None, reported: bool) -> None:
+    def _fill(self, place: int, row: ExampleRow, reason: str | None, reported: bool) -> None:
         name = self._item(place, NAME, _title(row), editable=False)
         name.setToolTip(_where(row))
         if row.complete:
@@ -107,9 +107,9 @@ class ExampleTable:
         agreement = self._item(place, AGREEMENT, "", editable=False)
         if not row.complete:
             agreement.setText(_("no longer in the scene"))
-        elif doubt:
+        elif reason:
             agreement.setText("⚠ " + _("disagrees"))
-            agreement.setToolTip(doubt)
+            agreement.setToolTip(reason)
         elif reported and row.enabled:
             agreement.setText("✓")
             agreement.setToolTip(_("Nothing speaks against this example."))
@@ -209,9 +209,9 @@ def sliceText(row: ExampleRow) -> str:
     return f"every {row.slices}" if isinstance(row.slices, int) else row.slices
 
 
-def _doubts(doubtful: Sequence[Mapping]) -> dict[str, str]:
+def _reasons(suspects: Sequence[Mapping]) -> dict[str, str]:
     """By key of an example, why it is doubted."""
-    return {doubt["example"]: _("Perhaps wrong: {why}.").format(why=doubt["why"]) for doubt in doubtful}
+    return {suspect["example"]: _("Perhaps wrong: {why}.").format(why=suspect["why"]) for suspect in suspects}
 
 
 def _image(row: ExampleRow) -> str:

@@ -16,7 +16,7 @@ IMAGES, LABELS = "images", "labels"
 
 
 def savingExamples(order: Order, folder: str, handover: Handover) -> Generator[None, None, SaveExamples]:
-    """A chore: hand the examples of an order over, and ask to keep them in a folder.
+    """A queued task: hand the examples of an order over, and ask to keep them in a folder.
 
     Raises:
         InputError: if none shows a wanted segment, or their slices were drawn along several axes.

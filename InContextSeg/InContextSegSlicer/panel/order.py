@@ -178,7 +178,7 @@ def wantedSegments(rows: Sequence[ExampleRow], choices: Mapping[str, Mapping]) -
 
 
 def taskOf(order: Order, handover: Handover) -> Generator[None, None, TaskSpec]:
-    """Hand over the examples and describe the task: a chore.
+    """Hand over the examples and describe the task, as a queued task.
 
     Raises:
         InputError: if no example shows a wanted segment, or a volume cannot be used.

@@ -27,7 +27,7 @@ class Outcome:
         of: the key of the order it came of.
         target: identifies the volume it is about.
         expected: by segment name, see `Expected.record` of the library.
-        doubtful: examples that disagree with the others, `example` is the key of its row.
+        suspects: examples that disagree with the others, `example` is the key of its row.
         axis, nextSlice: where labelling helps most.
         unlike: slices that resemble no example.
         labels: by segment name {"value", "voxels", "millilitres"}.
@@ -36,7 +36,7 @@ class Outcome:
     of: tuple = ()
     target: str = ""
     expected: Mapping[str, Mapping] = field(default_factory=dict)
-    doubtful: tuple[Mapping, ...] = ()
+    suspects: tuple[Mapping, ...] = ()
     axis: str = ""
     nextSlice: int | None = None
     unlike: tuple[int, ...] = ()

@@ -231,7 +231,7 @@ class Panel:
         self.say(message)
 
     def task(self) -> Generator:
-        """A chore: the task of the panel without its target, for whoever segments other volumes by it.
+        """A queued task: the task of the panel without its target, for whoever segments other volumes by it.
 
         Raises:
             InputError: for what is missing.
@@ -255,7 +255,7 @@ class Panel:
         busy = controller.state == BUSY
         outcome = self._outcome()
         self._showChoices()
-        self.exampleTable.show(self.examples, outcome.doubtful, bool(outcome.expected))
+        self.exampleTable.show(self.examples, outcome.suspects, bool(outcome.expected))
         names = bridge.segmentNames(order.output).values() if order and order.output else ()
         self.segmentTable.show(
             order.wanted if order else (), order.examples if order else (), tuple(names), outcome.expected

@@ -65,7 +65,7 @@ class Teaching:
             return
         # Its own result must not turn into an example unseen.
         axis = self._panel.axisName()
-        self._panel.controller.chores.add(
+        self._panel.controller.queue.add(
             grid.drawnSlices(volume, segmentation, axis),
             lambda slices: self._addDrawn(replace(row, slices=slices, axis=axis)),
             lambda error: self._panel.say(str(error)),

@@ -10,7 +10,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.volumes.geometry import Geometry
-from InContextSegSlicer.scene.grid_mapping import Chore, Grid, Passage, inPieces, matrixOfArray
+from InContextSegSlicer.scene.grid_mapping import Grid, Passage, QueuedTask, inPieces, matrixOfArray
 from InContextSegSlicer.scene.labelmaps import Reading, segmentOf
 from InContextSegSlicer.scene.reading import arrayOf, gridOfVolume
 
@@ -25,7 +25,7 @@ _LEAST_SHOWN = 10  # percent; a little doubt is everywhere
 _READING = (((1, False), (2, False)), ((0, True), (2, False)), ((0, True), (1, False)))
 
 
-def showUncertainty(scene: Any, volumeNode: Any, block: np.ndarray, cornerKji: tuple, node: Any = None) -> Chore:
+def showUncertainty(scene: Any, volumeNode: Any, block: np.ndarray, cornerKji: tuple, node: Any = None) -> QueuedTask:
     """Make a volume of percentages (k, j, i), the first voxel at index `cornerKji` of another, to lay over that.
 
     Args:

@@ -27,7 +27,7 @@ def acrossSlices(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
 def drawnSlices(
     volume: slicer.vtkMRMLScalarVolumeNode, segmentation: slicer.vtkMRMLSegmentationNode, axis: str
 ) -> Generator[None, None, tuple[int, ...]]:
-    """A chore: indices of the slices along an axis on which any segment is drawn."""
+    """A queued task: indices of the slices along an axis on which any segment is drawn."""
     ids = bridge.segmentNames(segmentation)
     array = yield from bridge.labelsOnGrid(segmentation, dict.fromkeys(ids, 1), volume)
     along = arrayAxis(volume, axis)

@@ -13,7 +13,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 # A generator that does a few milliseconds of work between yields; what it returns is its result.
-Chore = Generator[None, None, Any]
+QueuedTask = Generator[None, None, Any]
 Box = tuple[np.ndarray, np.ndarray]  # (k, j, i) low inclusive, high exclusive
 
 _PIECE_S = 0.006
@@ -53,13 +53,13 @@ class Raster:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """An endless lattice: `affine` takes (i, j, k, 1) to the millimetres that `parent`, a transform node, moves on."""
+    """An endless grid: `affine` takes (i, j, k, 1) to the millimetres that `parent`, a transform node, moves on."""
 
     affine: np.ndarray
     parent: Any = None
 
     def isGridOf(self, other: "Grid") -> bool:
-        """Whether both are the same lattice under the same transform node, to the last voxel of anything in use."""
+        """Whether both are the same grid under the same transform node, to the last voxel of anything in use."""
         apart = np.linalg.solve(self.affine, other.affine) - np.eye(4)
         return self.parent is other.parent and bool(np.abs(apart).max() < _SAME * 1e-3)
 
@@ -104,7 +104,7 @@ class Passage:
         whole = np.rint(steps[0])
         return whole[::-1].astype(int) if np.abs(steps - whole).max() < _SAME else None
 
-    def reach(self, low: np.ndarray, high: np.ndarray) -> Chore:
+    def reach(self, low: np.ndarray, high: np.ndarray) -> QueuedTask:
         """Find the box of the other grid that a box of this one can touch; only samples its faces where it has to."""
         low, high = np.asarray(low), np.asarray(high)
         if self.matrix is not None:
@@ -117,8 +117,8 @@ class Passage:
         first, last = moved.min(axis=0)[::-1] - margin, moved.max(axis=0)[::-1] + margin
         return np.floor(first + 0.5).astype(int), np.ceil(last + 0.5).astype(int) + 1
 
-    def faces(self, low: np.ndarray, high: np.ndarray) -> Chore:
-        """Find where the six faces of a box come to lie: lattices (n, m, 3) of points on them, in (i, j, k) order."""
+    def faces(self, low: np.ndarray, high: np.ndarray) -> QueuedTask:
+        """Find where the six faces of a box come to lie: grids (n, m, 3) of points on them, in (i, j, k) order."""
         found = []
         for face in _faces(low - 0.5, high - 0.5):
             points, parts = face.reshape(-1, 3), []
@@ -180,11 +180,13 @@ def insideBox(box: Box, passage: Passage, low: np.ndarray, high: np.ndarray) -> 
     return vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape(tuple(high - low)) > 0
 
 
-def inPieces(low: np.ndarray, high: np.ndarray, work: Callable[[np.ndarray, np.ndarray], Chore | int | None]) -> Chore:
+def inPieces(
+    low: np.ndarray, high: np.ndarray, work: Callable[[np.ndarray, np.ndarray], QueuedTask | int | None]
+) -> QueuedTask:
     """Call `work(low, high)` for boxes that tile a box, as large as the time the last one took allows.
 
     Pieces are as long as the box along i. Work that returns anything has done nothing yet: a number of voxels asks for
-    a smaller piece, a chore is done before the piece is tried again.
+    a smaller piece, a queued task is done before the piece is tried again.
     """
     low, high = np.asarray(low), np.asarray(high)
     if np.any(low >= high):
@@ -275,7 +277,7 @@ def _corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _faces(low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-    """Six lattices (n, m, 3) of points in (i, j, k) order."""
+    """Six grids (n, m, 3) of points in (i, j, k) order."""
     ends = list(zip(low[::-1], high[::-1], strict=True))
     faces = []
     for axis in range(3):

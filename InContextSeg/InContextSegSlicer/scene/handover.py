@@ -35,7 +35,7 @@ class Handover:
     _slices: dict[tuple, dict[int, tuple[tuple, str]]] = field(default_factory=dict)  # of what: index: state, digest
 
     def volume(self, node: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, ArrayRef]:
-        """A chore: the volume as the worker can read it."""
+        """A queued task: the volume as the worker can read it."""
         array = bridge.arrayOf(node)
         what = ("volume", node.GetID(), node.GetImageData().GetMTime())
         name = yield from self._published(what, array)
@@ -47,7 +47,7 @@ class Handover:
         values: Mapping[str, int],
         volume: slicer.vtkMRMLScalarVolumeNode,
     ) -> Generator[None, None, ArrayRef]:
-        """A chore: segments (ID: value) as a label map on the grid of a volume."""
+        """A queued task: segments (ID: value) as a label map on the grid of a volume."""
         array = yield from bridge.labelsOnGrid(segmentation, values, volume)
         name = yield from self._told(array)
         return ArrayRef.of(name, bridge.geometryOf(volume), Kind.LABELS)
@@ -60,7 +60,7 @@ class Handover:
         axis: int,
         indices: Sequence[int],
     ) -> Generator[None, None, SlicesRef]:
-        """A chore: segments (ID: value) on slices of a volume across an axis of the array, those that show any."""
+        """A queued task: segments (ID: value) on slices of a volume across an array axis, those that show any."""
         where, state = _whereOf(segmentation, values, volume, axis), _stateOf(segmentation, values, volume)
         found = self._slices.setdefault(where, {})
         unread = [index for index in indices if found.get(index, (None,))[0] != state]

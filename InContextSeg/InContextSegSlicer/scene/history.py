@@ -10,9 +10,9 @@ import slicer
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.scene.grid_mapping import (
     Box,
-    Chore,
     Grid,
     Passage,
+    QueuedTask,
     fewer,
     inPieces,
     intersection,
@@ -37,7 +37,7 @@ Masks = dict[str, np.ndarray]  # segment: (k, j, i) bool
 
 @dataclass
 class Changes:
-    """What the segments of one lattice gained and lost."""
+    """What the segments of one grid gained and lost."""
 
     grid: Grid
     gains: dict[str, VoxelSet] = field(default_factory=lambda: defaultdict(VoxelSet))
@@ -64,12 +64,12 @@ class Step:
         return self._node.GetScene() is not None
 
     def begin(self, grid: Grid, made: dict[str, VoxelSet]) -> Changes:
-        """Start the changes on another lattice; `made` is filled by them."""
+        """Start the changes on another grid; `made` is filled by them."""
         self._made.update({segmentID: (grid, voxels) for segmentID, voxels in made.items()})
         self._passes.append(Changes(grid))
         return self._passes[-1]
 
-    def finish(self) -> Chore:
+    def finish(self) -> QueuedTask:
         """Note in the segments what was made, and tell everybody that they changed."""
         for segmentID, (grid, voxels) in self._made.items():
             after = (yield from voxels.encoded(grid)) if voxels else ""
@@ -88,7 +88,7 @@ class Step:
             for _ in self.apply(True):
                 pass
 
-    def apply(self, back: bool) -> Chore:
+    def apply(self, back: bool) -> QueuedTask:
         """Take the changes back, or make them again."""
         for changes in reversed(self._passes) if back else self._passes:
             gains, losses = (changes.losses, changes.gains) if back else (changes.gains, changes.losses)
@@ -124,7 +124,7 @@ class Step:
             masks[segmentID] = mask
         return masks
 
-    def _announced(self) -> Chore:
+    def _announced(self) -> QueuedTask:
         changed = {i: None for changes in self._passes for i in (*changes.gains, *changes.losses)}
         segmentation = self._node.GetSegmentation()
         present = [segmentID for segmentID in changed if segmentation.GetSegment(segmentID) is not None]
@@ -134,7 +134,7 @@ class Step:
 
 def exchange(
     node: Any, layers: Layers, box: Box, exchanged: tuple[Masks, Masks], grid: Grid, room: Box | None = None
-) -> Chore | None:
+) -> QueuedTask | None:
     """Let segments gain voxels and lose others, in one go; or return what has to be done before, and change nothing.
 
     Args:
@@ -174,7 +174,7 @@ def exchange(
 
 
 def windowOf(labelmap: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """What a labelmap holds in a box of its own lattice, 0 where it does not reach; not to be written to."""
+    """What a labelmap holds in a box of its own grid, 0 where it does not reach; not to be written to."""
     if isEmpty(labelmap):
         return np.zeros(tuple(high - low), np.uint8)
     same = Grid(np.eye(4))

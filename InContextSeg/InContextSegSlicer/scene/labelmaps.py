@@ -15,9 +15,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.scene.grid_mapping import (
     Box,
-    Chore,
     Grid,
     Passage,
+    QueuedTask,
     Raster,
     arrayOfMatrix,
     boxOfExtent,
@@ -60,7 +60,7 @@ def isEmpty(labelmap: Any) -> bool:
 
 
 def gridOf(labelmap: Any, segmentationNode: Any) -> Grid:
-    """The lattice of a labelmap, under the transform of its segmentation."""
+    """The grid of a labelmap, under the transform of its segmentation."""
     matrix = vtk.vtkMatrix4x4()
     labelmap.GetImageToWorldMatrix(matrix)
     return Grid(arrayOfMatrix(matrix), segmentationNode.GetParentTransformNode())
@@ -114,13 +114,13 @@ class Reading:
         self._node, self._values, self._grid = segmentationNode, dict(values), grid
         self._surfaces: dict[str, Any] = {}
 
-    def prepare(self) -> Chore:
+    def prepare(self) -> QueuedTask:
         """Bring surfaces to the grid; has to be done before the first reading."""
         for labelmap, members in self._layers():
             for segmentID in members if labelmap is None else ():
                 self._surfaces[segmentID] = yield from self._surfaceIn(segmentID)
 
-    def reach(self) -> Chore:
+    def reach(self) -> QueuedTask:
         """Find the box outside of which there is nothing."""
         box = _NOTHING
         for labelmap, members in self._layers():
@@ -165,7 +165,7 @@ class Reading:
             table[label] = value
         return table.take(found if found.dtype.kind in "iu" else found.astype(np.int64), mode="clip")
 
-    def _surfaceIn(self, segmentID: str) -> Chore:
+    def _surfaceIn(self, segmentID: str) -> QueuedTask:
         """The segment's surface with its points in indices of the grid."""
         surface = segmentOf(self._node, segmentID).GetRepresentation(SURFACE)
         if surface is None or surface.GetNumberOfPoints() == 0:
@@ -182,8 +182,8 @@ class Reading:
         return moved
 
 
-def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> Chore:
-    """Let a labelmap reach over a box; what it holds stays. An empty one takes the lattice of `grid`."""
+def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> QueuedTask:
+    """Let a labelmap reach over a box; what it holds stays. An empty one takes `grid`."""
 
     def copying(grown):
         empty = isEmpty(labelmap)
@@ -201,7 +201,7 @@ def makeRoom(segmentationNode: Any, labelmap: Any, box: Box, grid: Grid) -> Chor
         labelmap.ShallowCopy(grown)
 
 
-def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
+def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> QueuedTask:
     """Move a segment out of a labelmap that it shares, so that it may lie over its neighbours."""
     segment = segmentOf(segmentationNode, segmentID)
     labelmap, label = labelmapOf(segment), segment.GetLabelValue()
@@ -238,14 +238,14 @@ def giveOwnLabelmap(segmentationNode: Any, segmentID: str) -> Chore:
         segment.SetLabelValue(1)
 
 
-def _whileUnchanged(labelmap: Any, copying: Callable[[Any], Chore]) -> Chore:
+def _whileUnchanged(labelmap: Any, copying: Callable[[Any], QueuedTask]) -> QueuedTask:
     """Let a new image be filled from a labelmap, again where somebody drew meanwhile, and the last time at once."""
     for attempt in range(_ATTEMPTS):
         image, unchanged = slicer.vtkOrientedImageData(), labelmap.GetMTime()
-        chore = copying(image)
+        work = copying(image)
         while True:
             try:
-                next(chore)
+                next(work)
             except StopIteration as end:
                 found = end.value
                 break
@@ -272,7 +272,7 @@ def keepingSurfaces(segmentationNode: Any) -> Iterator[None]:
             segment.AddRepresentation(SURFACE, surface)
 
 
-def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str]) -> Chore:
+def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str]) -> QueuedTask:
     """Tell everybody that labelmaps hold something else; surfaces of changed segments are made anew, one by one."""
     with keepingSurfaces(segmentationNode):
         for labelmap in labelmaps:
@@ -293,7 +293,7 @@ def announce(segmentationNode: Any, labelmaps: list[Any], segmentIDs: list[str])
             segmentation.InvokeEvent(slicer.vtkSegmentation.SegmentModified, segmentID)
 
 
-def _copied(new: Raster, old: Raster, change) -> Chore:
+def _copied(new: Raster, old: Raster, change) -> QueuedTask:
     """Fill `new` with `change` of what `old` holds there, else 0."""
 
     def work(low, high):

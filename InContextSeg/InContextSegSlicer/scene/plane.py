@@ -14,9 +14,9 @@ from InContextSegLib.volumes.geometry import AXES, Geometry
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import ArrayRef
 from InContextSegSlicer.scene.grid_mapping import (
-    Chore,
     Grid,
     Passage,
+    QueuedTask,
     Raster,
     arrayOfMatrix,
     inPieces,
@@ -36,7 +36,7 @@ NEAR = 0.5
 # Fraction of a thickness by which what is written lies aside: else a plane just between two layers would be in both.
 _ASIDE = 1e-4
 _SAMPLES = 400  # places in a cut that tell how thick voxels are there
-_LATTICE = 5  # points along each edge of a volume that tell where it lies, under whatever transform
+_GRID_POINTS = 5  # points along each edge of a volume that tell where it lies, under whatever transform
 _WORLD = Grid(np.eye(4))
 Vector = tuple[float, float, float]
 
@@ -106,12 +106,12 @@ def planeIn(sliceNode: slicer.vtkMRMLSliceNode, volume: slicer.vtkMRMLScalarVolu
     """
     toRas, shape = arrayOfMatrix(sliceNode.GetSliceToRAS()), np.array(arrayOf(volume).shape[2::-1])
     across, normal = _unit(toRas[:3, 0]), _unit(np.cross(toRas[:3, 0], toRas[:3, 1]))
-    ends = [np.linspace(-0.5, length - 0.5, _LATTICE) for length in shape]
-    lattice = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    ends = [np.linspace(-0.5, length - 0.5, _GRID_POINTS) for length in shape]
+    points = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
     middle = (shape - 1) / 2
     toWorld = Passage(gridOfVolume(volume), _WORLD)
     centre, *neighbours = toWorld.points(np.vstack([middle, middle + np.eye(3)]))
-    outer = toWorld.points(lattice)
+    outer = toWorld.points(points)
     above = (outer - toRas[:3, 3]) @ normal
     if (above > 0).all() or (above < 0).all():
         raise InputError(_("This view shows nothing of '{volume}'; scroll to it.").format(volume=volume.GetName()))
@@ -158,7 +158,7 @@ class Cuts:
         return cut if cut is not None and cut.source == stateOf(volume) else None
 
     def cut(self, plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, Cut]:
-        """A chore: the cut, handed over to the worker.
+        """A queued task: the cut, handed over to the worker.
 
         Raises:
             InputError: if the volume holds no image, or the plane does not meet it.
@@ -184,7 +184,7 @@ class Cuts:
 
 
 def cutOut(plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, Cut]:
-    """A chore: what a plane shows of a volume, as far as it reaches; linear between voxels, in their number type."""
+    """A queued task: what a plane shows of a volume, as far as it reaches; linear between voxels, in their type."""
     source, array, grid = stateOf(volume), arrayOf(volume), gridOfVolume(volume)
     whole = np.zeros(3, int), np.array(array.shape[:3])
     low, high = yield from _extentOf(plane, volume)
@@ -217,8 +217,8 @@ def written(
     where: tuple[slicer.vtkMRMLSegmentationNode, str],
     mask: np.ndarray,
     existing: str,
-) -> Chore:
-    """A chore: write a mask (1, rows, columns) of a cut into a segment (segmentation, ID).
+) -> QueuedTask:
+    """A queued task: write a mask (1, rows, columns) of a cut into a segment (segmentation, ID).
 
     Every voxel that the plane passes through takes the pixel nearest to its centre. So the same plane shows the same
     again; of one voxel per column, as thin as a digital plane can be, it would show a sieve.
@@ -246,7 +246,7 @@ def written(
 
 
 def _extentOf(plane: Plane, volume: slicer.vtkMRMLScalarVolumeNode) -> Generator[None, None, tuple]:
-    """A chore: millimetres (across, up) from where to where the plane meets a volume: where its faces cross it."""
+    """A queued task: millimetres (across, up) from where to where the plane meets a volume: where faces cross it."""
     faces = yield from Passage(gridOfVolume(volume), _WORLD).faces(
         np.zeros(3, int), np.array(arrayOf(volume).shape[:3])
     )

@@ -10,7 +10,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.volumes.geometry import Geometry
-from InContextSegSlicer.scene.grid_mapping import Chore, Grid, Passage, arrayOfMatrix, inPieces, intersection
+from InContextSegSlicer.scene.grid_mapping import Grid, Passage, QueuedTask, arrayOfMatrix, inPieces, intersection
 from InContextSegSlicer.scene.labelmaps import Reading, segmentOf
 
 # Largest cosine between two axes of a grid; at this one a row of 500 voxels is half a voxel off.
@@ -64,7 +64,7 @@ def arrayOf(volumeNode: Any) -> np.ndarray:
 
 
 def gridOfVolume(volumeNode: Any) -> Grid:
-    """The lattice of a volume, under its transform."""
+    """The grid of a volume, under its transform."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return Grid(arrayOfMatrix(matrix), volumeNode.GetParentTransformNode())
@@ -93,7 +93,7 @@ def terminologyOf(segmentationNode: Any, segmentID: str) -> str:
     return segment.GetTerminology() if segment.HasTerminology() else ""
 
 
-def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: Any) -> Chore:
+def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: Any) -> QueuedTask:
     """Segments as labels of a volume's grid: (k, j, i), uint8 or, above 255, uint16.
 
     Each voxel takes what lies at its centre, under any transforms of either node. Where several segments overlap, the
@@ -117,7 +117,7 @@ def labelsOnGrid(segmentationNode: Any, values: Mapping[str, int], volumeNode: A
 
 def labelsOnSlices(
     segmentationNode: Any, values: Mapping[str, int], volumeNode: Any, axis: int, indices: Sequence[int]
-) -> Chore:
+) -> QueuedTask:
     """What `labelsOnGrid` finds on slices across an axis of the array: (k, j, i) with all of them along that axis.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import vtk
 
-from InContextSegSlicer.scene.grid_mapping import Box, Chore, Grid, union
+from InContextSegSlicer.scene.grid_mapping import Box, Grid, QueuedTask, union
 
 MADE_TAG = "InContextSeg.Made"
 _LEVEL = 6
@@ -64,7 +64,7 @@ class VoxelSet:
         self._highs.append(high)
         self._parts.append(bits)
 
-    def encoded(self, grid: Grid) -> Chore:
+    def encoded(self, grid: Grid) -> QueuedTask:
         """As text that a tag can hold."""
         boxes = list(zip(self._lows, self._highs, strict=True))
         head = {"affine": np.asarray(grid.affine).ravel().tolist(), "boxes": boxes}

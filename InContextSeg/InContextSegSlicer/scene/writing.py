@@ -1,7 +1,7 @@
 """Writes labels into segments by the rules of the Segment Editor, a few milliseconds at a time, and takes them back.
 
 The Segment Editor's own `ModifySegmentByLabelmap` is not used: for every call it makes the mask of the whole volume and
-resamples the whole source volume, 0.1 to 0.5 s each on 512 x 512 x 200 voxels, and where a labelmap's lattice differs
+resamples the whole source volume, 0.1 to 0.5 s each on 512 x 512 x 200 voxels, and where a labelmap's grid differs
 from the modifier's it resamples the neighbours as well. The tests hold that the outcome is the same, voxel by voxel.
 """
 
@@ -16,9 +16,9 @@ import slicer
 from InContextSegLib.errors import InputError
 from InContextSegSlicer.scene.grid_mapping import (
     Box,
-    Chore,
     Grid,
     Passage,
+    QueuedTask,
     Raster,
     fewer,
     inPieces,
@@ -81,7 +81,7 @@ class SegmentWriter:
         ids: Mapping[int, str],
         replace: Replace = "made",
         region: Region = EVERYWHERE,
-    ) -> Chore:
+    ) -> QueuedTask:
         """Write labels (k, j, i) of the volume's grid, the first voxel at index `cornerKji`; beyond the volume nothing.
 
         Where the segmentation has another grid or transform, each of its voxels takes the label nearest to its centre.
@@ -108,7 +108,7 @@ class SegmentWriter:
             for grid, members in task.grids(volumeNode):
                 yield from _Pass(task, grid, members, step).run()
             yield from step.finish()
-        except BaseException:  # a chore that is closed half-way as well
+        except BaseException:  # a task that is closed half-way as well
             step.takeBack()
             raise
         self._done = [*self._done, step][-_STATES:]
@@ -125,11 +125,11 @@ class SegmentWriter:
         """Whether there is a write to do again in a segmentation that is still there."""
         return any(step.alive for step in self._undone)
 
-    def undo(self) -> Chore:
+    def undo(self) -> QueuedTask:
         """Take the last write back."""
         yield from self._move(self._done, self._undone, True)
 
-    def redo(self) -> Chore:
+    def redo(self) -> QueuedTask:
         """Do the write again that was taken back last."""
         yield from self._move(self._undone, self._done, False)
 
@@ -137,7 +137,7 @@ class SegmentWriter:
         """Keep no state of undo any longer, as when a scene is closed."""
         self._done, self._undone = [], []
 
-    def _move(self, source: list["Step"], target: list["Step"], back: bool) -> Chore:
+    def _move(self, source: list["Step"], target: list["Step"], back: bool) -> QueuedTask:
         source[:] = [step for step in source if step.alive]
         if source:
             step = source.pop()
@@ -183,7 +183,7 @@ class _Task:
         self.volumeGrid = gridOfVolume(volumeNode)
 
     def grids(self, volumeNode: Any) -> list[tuple[Grid, list[str]]]:
-        """Every lattice that the segments in question have, with the segments to write there."""
+        """Every grid that the segments in question have, with the segments to write there."""
         found: list[tuple[Grid, list[str]]] = []
         targets = list(dict.fromkeys(self.ids.values()))
         touched = self.rules.overwritable(self.node)
@@ -202,7 +202,7 @@ class _Task:
 
 
 class _Pass:
-    """One write on one lattice of the segmentation."""
+    """One write on one grid of the segmentation."""
 
     def __init__(self, task: _Task, grid: Grid, members: list[str], step: Step):
         self._task, self._node, self._grid, self._members = task, task.node, grid, members
@@ -215,7 +215,7 @@ class _Pass:
             self._source = Raster(_firstComponent(task.rules.source))
             self._toSource = Passage(grid, gridOfVolume(task.rules.source))
 
-    def run(self) -> Chore:
+    def run(self) -> QueuedTask:
         labels = self._task.labels
         if labels.array.size:
             self._room = yield from Passage(self._task.volumeGrid, self._grid).reach(*labels.box)
@@ -233,14 +233,14 @@ class _Pass:
             yield
         yield from inPieces(*box, self._piece)
 
-    def _regionBox(self) -> Chore:
-        """Where on this lattice anything can change; None: everywhere, as what was made has to be kept track of."""
+    def _regionBox(self) -> QueuedTask:
+        """Where on this grid anything can change; None: everywhere, as what was made has to be kept track of."""
         if self._task.region.inside is None or not self._task.byHand:
             return None
         low, high = (np.array(end) for end in self._task.region.inside)
         return (yield from Passage(self._task.volumeGrid, self._grid).reach(low, high))
 
-    def _piece(self, low: np.ndarray, high: np.ndarray) -> Chore | int | None:
+    def _piece(self, low: np.ndarray, high: np.ndarray) -> QueuedTask | int | None:
         labels, values = self._labelled(low, high)
         concerned = [
             segmentID
@@ -313,7 +313,7 @@ class _Pass:
         return allowed
 
     def _kept(self, layers: Layers, low: np.ndarray, high: np.ndarray) -> tuple[Masks, np.ndarray | None]:
-        """Where segments stay as they are, and what of this lattice they have there, which nobody else may get."""
+        """Where segments stay as they are, and what of this grid they have there, which nobody else may get."""
         kept: Masks = {}
         taken = None
         for segmentID, boxes in self._task.region.kept.items():
@@ -354,13 +354,13 @@ class _Pass:
 
 
 def gridOfSegment(node: Any, segmentID: str, volumeNode: Any) -> Grid:
-    """The lattice on which a segment is kept, or is to be kept where it is empty."""
+    """The grid on which a segment is kept, or is to be kept where it is empty."""
     labelmap = labelmapOf(segmentOf(node, segmentID))
     return _referenceGrid(node, volumeNode) if isEmpty(labelmap) else gridOf(labelmap, node)
 
 
 def _referenceGrid(node: Any, volumeNode: Any) -> Grid:
-    """The lattice on which a segmentation wants its empty segments."""
+    """The grid on which a segmentation wants its empty segments."""
     if not node.GetSegmentation().GetConversionParameter(_GEOMETRY):
         node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     image = slicer.vtkOrientedImageData()

@@ -21,7 +21,7 @@ from InContextSegLib.worker.protocol import BEGUN, SaveExamples
 from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.training.plots import TrainingPlots
-from InContextSegSlicer.worker.task_queue import ChoreQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue
 
 IDLE, LOOKING, WRITING, WAITING, TRAINING, STOPPING = "idle", "looking", "writing", "waiting", "training", "stopping"
 PAUSED, FAILED, DONE = "paused", "failed", "done"
@@ -55,7 +55,7 @@ class TrainingController:
         self.client, self.handover, self.plots = client, handover, plots
         self.release: Callable[[], None] = client.close
         self.changed: Callable[[], None] = lambda: None
-        self.chores = ChoreQueue(clock)
+        self.queue = TaskQueue(clock)
         self.found: Mapping[str, Any] | None = None
         self.foundFor = ""
         self._number: int | None = None
@@ -74,12 +74,12 @@ class TrainingController:
     @property
     def working(self) -> bool:
         """Whether ticks should follow quickly."""
-        return self.busy or bool(self.chores)
+        return self.busy or bool(self.queue)
 
     def tick(self) -> None:
         """Do what is due: a few milliseconds."""
         self.client.poll()
-        self.chores.tick()
+        self.queue.tick()
 
     @property
     def resumable(self) -> bool:
@@ -110,7 +110,7 @@ class TrainingController:
 
         self._ask("survey", LookAtSite(site), done, lambda _kind, message: self._end(IDLE, message))
 
-    def write(self, chore: Generator[None, None, SaveExamples], done: Callable[[str], None]) -> None:
+    def write(self, work: Generator[None, None, SaveExamples], done: Callable[[str], None]) -> None:
         """Have volumes of the scene written as files; then `done` with their folder."""
         self._begin(WRITING, _("Writing the volumes of the scene"))
 
@@ -121,7 +121,7 @@ class TrainingController:
 
             self._ask("save_examples", request, written, lambda _kind, message: self._end(IDLE, message))
 
-        self.chores.add(chore, asking, lambda error: self._end(IDLE, said(error)))
+        self.queue.add(work, asking, lambda error: self._end(IDLE, said(error)))
 
     def start(self, request: TrainOnSite) -> None:
         """Train, or go on with the run in that folder."""
@@ -153,7 +153,7 @@ class TrainingController:
             self._deleting = delete
             self.pause()
         elif self.state in (LOOKING, WRITING):
-            self.chores.drop()
+            self.queue.drop()
             if self._number is not None:
                 self.client.cancel(self._number)
             else:
@@ -193,7 +193,7 @@ class TrainingController:
 
     def close(self) -> None:
         """End the worker, unless somebody else needs it; a run can be resumed."""
-        self.chores.drop()
+        self.queue.drop()
         if self._number is not None:
             self.client.cancel(self._number, grace_s=PAUSE_S)
         self.client.occupied = ""
@@ -207,7 +207,7 @@ class TrainingController:
         """Begin to follow the log of a folder from its start."""
         self.folder = folder
         self.step, self.total, self.done, self.of = 0, 0, 0, 0
-        self.words, self.loss, self.dice = "", None, {}
+        self.message, self.loss, self.dice = "", None, {}
         self.bestDice: float | None = None
         self.seconds: deque[float] = deque(maxlen=LAST_STEPS)
         self.record: Mapping[str, Any] | None = None
@@ -234,7 +234,7 @@ class TrainingController:
             self.message = said(error)
             self.changed()
 
-        self.chores.add(self._reads(self._tail), done, failed)
+        self.queue.add(self._reads(self._tail), done, failed)
 
     def _reads(self, tail: LogTail) -> Generator[None, None, None]:
         for records in tail.read():
@@ -287,11 +287,11 @@ class TrainingController:
         if self.state in ACTIVE:
             told = Told.of(message)
             message, line = told.words, told.line
-        self.done, self.of, self.words = done, total, message
+        self.done, self.of, self.message = done, total, message
         if line is not None:
             if self._stale:  # the first step; by now the log holds no line that is done again
                 self._show(self.folder)
-                self.done, self.of, self.words = done, total, message
+                self.done, self.of, self.message = done, total, message
             self._stale, self.total, self.owned = False, total, True
             self._read()
         self.changed()
@@ -324,14 +324,14 @@ class TrainingController:
             message = _("Cancelled; what the run had written to {folder} is deleted.").format(folder=folder)
         except OSError as error:
             message = _("Not everything in {folder} could be deleted: {error}").format(folder=folder, error=error)
-        self.chores.drop()
+        self.queue.drop()
         self._reading = False
         self._show(None)
         self._finish(IDLE, message)
 
     def _begin(self, state: str, words: str) -> None:
         self.state, self.message, self._number = state, "", None
-        self.done, self.of, self.words = 0, 0, words
+        self.done, self.of, self.message = 0, 0, words
         self.changed()
 
     def _finish(self, state: str, message: str) -> None:

@@ -17,12 +17,11 @@ from InContextSegLib.training import runfolder
 from InContextSegLib.training.site.datasets import DataSet, read_site
 from InContextSegLib.training.site.file import write_site
 from InContextSegLib.worker.site_requests import TrainOnSite
-from InContextSegSlicer.install.environment import SlicerOutside
+from InContextSegSlicer.install.environment import SlicerEnvironment
 from InContextSegSlicer.install.install import Installer
 from InContextSegSlicer.panel.keeping import foldersOf
-from InContextSegSlicer.training import recipe
+from InContextSegSlicer.training import recipe, status
 from InContextSegSlicer.training import scene as trainingscene
-from InContextSegSlicer.training import status as words
 from InContextSegSlicer.training.controller import (
     ACTIVE,
     DONE,
@@ -59,7 +58,7 @@ def assembleTraining(ui) -> "TrainingPanel":
     worker = SharedWorker.join()
     controller = TrainingController(worker.client, worker.handover, TrainingPlots(slicer.mrmlScene))
     controller.release = worker.leave
-    return TrainingPanel(ui, controller, Installer(SlicerOutside(), slicer.app.userSettings()))
+    return TrainingPanel(ui, controller, Installer(SlicerEnvironment(), slicer.app.userSettings()))
 
 
 class TrainingPanel:
@@ -187,7 +186,7 @@ class TrainingPanel:
         ui.trainingLookButton.setEnabled(free and self.ready and bool(self._sets))
         usable = found is not None and found.get("usable", True)
         # A finished run goes on only where more is wanted of it, or a model that it has not become.
-        over = controller.state == DONE and words.isOver(controller.record, self.parameters)
+        over = controller.state == DONE and status.isOver(controller.record, self.parameters)
         over = over and (self._entry() is not None or not self.parameters.name.strip())
         ui.trainingStartButton.setEnabled(free and self.ready and usable and not over)
         ui.trainingStartButton.setText(_("Resume") if controller.resumable else _("Start"))
@@ -198,10 +197,10 @@ class TrainingPanel:
         self._showChoices()
         self._showProgress()
         self.picture.show(controller.folder, controller.pictured)
-        advice = words.overText(controller.record) if over else ""
+        advice = status.overText(controller.record) if over else ""
         if controller.state == IDLE and self.ready:
-            advice = words.nextText(self._sets, found, self.parameters)
-        ui.trainingStatusLabel.setText(self._sentence or words.statusText(controller, advice))
+            advice = status.nextText(self._sets, found, self.parameters)
+        ui.trainingStatusLabel.setText(self._sentence or status.statusText(controller, advice))
 
     def _fill(self, name: str) -> None:
         box, (parameter, items) = getattr(self.ui, name), CHOICES[name]
@@ -229,7 +228,7 @@ class TrainingPanel:
         if controller.busy:
             bar.setRange(0, controller.of)
             bar.setValue(controller.done)
-            bar.setFormat(barText(words.progressText(controller)))
+            bar.setFormat(barText(status.progressText(controller)))
 
     def _showDevices(self, answer: Mapping) -> None:
         if self.controller.closed:

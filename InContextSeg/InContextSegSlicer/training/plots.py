@@ -42,7 +42,7 @@ class TrainingPlots:
         return all(node is not None and node.GetScene() is not None for node in (self.chart, self.losses))
 
     def adding(self, records: Sequence[Mapping[str, Any]]) -> Generator[None, None, None]:
-        """A chore: add lines of the log."""
+        """A queued task: add lines of the log."""
         if self.chart is None:
             self._make()
         table, validated = self.losses.GetTable(), False

@@ -39,7 +39,7 @@ def pairsIn(scene: slicer.vtkMRMLScene) -> tuple[list[Pair], list[str]]:
 
 
 def writing(pairs: list[Pair], folder: Path, handover: Handover) -> Generator[None, None, SaveExamples]:
-    """A chore: hand the pairs over, and ask to keep them in a folder, all or none.
+    """A queued task: hand the pairs over, and ask to keep them in a folder, all or none.
 
     Raises:
         InputError: if there are none, or they are more than fits into the worker at once.

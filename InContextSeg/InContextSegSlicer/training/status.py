@@ -1,4 +1,4 @@
-"""How a training goes, in words."""
+"""The status of a training, in sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,7 +101,7 @@ def resultText(record: Mapping) -> str:
 def progressText(controller: TrainingController) -> str:
     """What the progress bar says."""
     if not controller.total or controller.of != controller.total:
-        return controller.words
+        return controller.message
     step = _("step {step} of {total}").format(step=controller.step, total=controller.total)
     left = controller.secondsLeft
-    return ", ".join([step, controller.words] + ([timeText(left)] if left is not None else []))
+    return ", ".join([step, controller.message] + ([timeText(left)] if left is not None else []))

@@ -17,10 +17,10 @@ class _Waiting:
     onFailed: Callable
 
 
-class ChoreQueue:
+class TaskQueue:
     """Generators that yield after every short piece of work, run one after the other.
 
-    A chore is a generator; what it returns is handed to `onDone`, what it raises to `onFailed`.
+    A task is a generator; what it returns is handed to `onDone`, what it raises to `onFailed`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -33,16 +33,16 @@ class ChoreQueue:
         return len(self._waiting)
 
     def add(self, steps: Generator, onDone: Callable, onFailed: Callable) -> int:
-        """Queue a chore; the number it gets serves to drop it."""
+        """Queue a task; the number it gets serves to drop it."""
         self._number += 1
         self._waiting.append(_Waiting(self._number, steps, onDone, onFailed))
         return self._number
 
     def drop(self, number: int | None = None) -> None:
-        """Forget one chore, or all of them; neither of its callbacks is called."""
-        for chore in [each for each in self._waiting if number in (None, each.number)]:
-            self._waiting.remove(chore)
-            chore.steps.close()
+        """Forget one task, or all of them; neither of its callbacks is called."""
+        for task in [each for each in self._waiting if number in (None, each.number)]:
+            self._waiting.remove(task)
+            task.steps.close()
 
     def tick(self) -> None:
         """Work for `BUDGET_S` at most, and to the end of the piece begun."""
@@ -50,19 +50,19 @@ class ChoreQueue:
         while self._waiting and self._clock() < end:
             self._step(self._waiting[0])
 
-    def _step(self, chore: _Waiting) -> None:
+    def _step(self, task: _Waiting) -> None:
         before = self._clock()
         try:
-            next(chore.steps)
+            next(task.steps)
         except StopIteration as finished:
-            self._end(chore, chore.onDone, finished.value)
+            self._end(task, task.onDone, finished.value)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the person who waits
-            self._end(chore, chore.onFailed, error)
+            self._end(task, task.onFailed, error)
         finally:
             self.longestStepS = max(self.longestStepS, self._clock() - before)
 
-    def _end(self, chore: _Waiting, callback: Callable, what) -> None:
-        # A chore that dropped itself while it ran is gone already.
-        if chore in self._waiting:
-            self._waiting.remove(chore)
+    def _end(self, task: _Waiting, callback: Callable, what) -> None:
+        # A task that dropped itself while it ran is gone already.
+        if task in self._waiting:
+            self._waiting.remove(task)
             callback(what)

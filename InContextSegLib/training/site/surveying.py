@@ -121,9 +121,9 @@ def _looked_through(
             problems.append(_left_out(each, one, "unreadable", str(error)))
     usual = _Usual.of(cases)
     names = _names(each, cases, usual)
-    doubts = [_doubt(each, case, names, usual) for case in cases]
-    problems += [doubt for doubt in doubts if doubt]
-    cases = [case for case, doubt in zip(cases, doubts, strict=True) if not (doubt and doubt.left_out)]
+    odd = [_problem(each, case, names, usual) for case in cases]
+    problems += [problem for problem in odd if problem]
+    cases = [case for case, problem in zip(cases, odd, strict=True) if not (problem and problem.left_out)]
     if not each.names:
         names = {value: name for value, name in names.items() if any(value in case.showing for case in cases)}
     return _Found(each, axis, len(listed), cases, names)
@@ -202,7 +202,7 @@ def _is_called(called: str, value: int, names: Mapping[int | None, str], usually
     return called == usually[value] and called.casefold() not in others
 
 
-def _doubt(each: DataSet, case: _Seen, names: Mapping[int | None, str], usual: _Usual) -> Problem | None:
+def _problem(each: DataSet, case: _Seen, names: Mapping[int | None, str], usual: _Usual) -> Problem | None:
     """What is odd about the label values of a case, beside the names, or most cases where there are none."""
     file, held = case.listed.labels.name, set(case.showing)
 

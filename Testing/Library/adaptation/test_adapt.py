@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation import adapt as adapt_module
-from InContextSegLib.adaptation import episodes as lessons_module
+from InContextSegLib.adaptation import episodes as episodes_module
 from InContextSegLib.adaptation.adapt import Adaptation, _least_gain, adapt, differences, foresee, with_differences
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.leave_out import LeaveOut, dice
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import Example, SupportSet
-from InContextSegLib.inference.prior import Expected, Rehearsal
+from InContextSegLib.inference.prior import Calibration, Expected
 from InContextSegLib.inference.settings import STEPS_PER_SECOND, AdaptSettings, InferenceSettings
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.progress import Report
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def adapted(network, support, steps=80, seed=0, report=None, shown=4):
-    return adapt(network, CPU, Rehearsal(support, shown), AdaptSettings(15, seed, steps), report or Report())
+    return adapt(network, CPU, Calibration(support, shown), AdaptSettings(15, seed, steps), report or Report())
 
 
 def test_a_network_learns_to_find_what_it_just_missed():
@@ -51,8 +51,8 @@ def test_a_network_that_gets_no_better_stays_as_it_was():
 def test_the_fewer_were_tried_the_more_they_must_gain():
     def judged(gain, units):
         before, after = Expected(0.5, 0.1, units), Expected(0.5 + gain, 0.1, units)
-        rehearsal = Rehearsal(squares(2), 4)
-        return Adaptation({}, False, "", rehearsal, {1: before}, {1: after}, (), 0, 0.0)
+        calibration = Calibration(squares(2), 4)
+        return Adaptation({}, False, "", calibration, {1: before}, {1: after}, (), 0, 0.0)
 
     assert judged(0.06, 16).gain == pytest.approx(0.06)
     assert _least_gain(judged(0.06, 2)) == pytest.approx(0.08)
@@ -81,9 +81,9 @@ def test_slices_of_one_volume_predict_one_another_but_those_of_two_volumes_do_no
 
 
 def test_no_copy_is_judged_on_what_it_learnt_from(monkeypatch):
-    """Every example lies in the fold of one copy, is kept from its lessons, and is segmented by it alone."""
+    """Every example lies in the fold of one copy, is kept from its episodes, and is segmented by it alone."""
     learnt_from, judged_by = {}, {}
-    train, tried_by = Lessons.train, adapt_module._Judge.after
+    train, tried_by = EpisodeSampler.train, adapt_module._Judge.after
 
     def trained(self, network, among, *others):
         learnt_from.setdefault(id(network), set()).update(among)
@@ -94,7 +94,7 @@ def test_no_copy_is_judged_on_what_it_learnt_from(monkeypatch):
             judged_by[id(copy)] = set(fold)
         return tried_by(self, copies, folds, unchanged)
 
-    monkeypatch.setattr(Lessons, "train", trained)
+    monkeypatch.setattr(EpisodeSampler, "train", trained)
     monkeypatch.setattr(adapt_module._Judge, "after", after)
     adapted(Spoilt(), squares(6))
     assert len(judged_by) == 2
@@ -109,7 +109,7 @@ def test_the_answer_for_an_example_is_that_of_its_own_copy():
         LeaveOut(support, support, units(support)), 4, Report(), [(1, index) for index in range(6)]
     )
     blind, seeing = Learner(2.0), Learner(0.3)
-    unchanged = Adaptation({}, False, "", Rehearsal(support, 4), {}, {}, (), 0, 0.0)
+    unchanged = Adaptation({}, False, "", Calibration(support, 4), {}, {}, (), 0, 0.0)
     told = judge.after([blind, seeing], [{0, 1, 2}, {3, 4, 5}], unchanged)
     found = {trial.index: float(dice(trial.overlap)[0]) for trial in told.trials}
     assert found == {0: 0.0, 1: 0.0, 2: 0.0, 3: 1.0, 4: 1.0, 5: 1.0}
@@ -117,7 +117,7 @@ def test_the_answer_for_an_example_is_that_of_its_own_copy():
 
 def test_a_better_threshold_is_no_merit_of_what_was_learnt(monkeypatch):
     """The network is unsure of all; nothing is learnt, so nothing is gained."""
-    monkeypatch.setattr(lessons_module, "LEARNING_RATE", 0.0)
+    monkeypatch.setattr(episodes_module, "LEARNING_RATE", 0.0)
     network = Learner(0.63)
     network.STEEPNESS = 50  # 0.38 where the square is
     told = adapted(network, squares(6))
@@ -126,7 +126,7 @@ def test_a_better_threshold_is_no_merit_of_what_was_learnt(monkeypatch):
 
 
 def test_without_a_step_nothing_has_helped(monkeypatch):
-    monkeypatch.setattr(Lessons, "train", lambda *arguments: 0)
+    monkeypatch.setattr(EpisodeSampler, "train", lambda *arguments: 0)
     assert not adapted(Learner(), squares(6)).helped
 
 
@@ -146,8 +146,8 @@ def learnt_weights(seed):
     """What a few steps of training make of one network's first weights."""
     torch.manual_seed(7)
     network, support = UniverSeg((4, 4)), squares(5)
-    lessons = Lessons(LeaveOut(support, support, units(support)), CPU, seed)
-    lessons.train(network, range(5), 3, math.inf, lambda step: None)
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), CPU, seed)
+    sampler.train(network, range(5), 3, math.inf, lambda step: None)
     return network.state_dict()["enc_blocks.0.cross.cross_conv.weight"]
 
 
@@ -186,13 +186,13 @@ class Slow(Learner):
 
 def test_the_time_is_kept_by_a_slow_computer_that_takes_fewer_steps():
     since = time.monotonic()
-    told = adapt(Slow(), CPU, Rehearsal(squares(6), 2), AdaptSettings(4), Report())
+    told = adapt(Slow(), CPU, Calibration(squares(6), 2), AdaptSettings(4), Report())
     assert time.monotonic() - since < 4 * 1.2
     assert 4 <= told.steps < 4 * STEPS_PER_SECOND
 
 
 def test_a_quick_computer_takes_no_more_steps_than_were_planned():
-    assert adapt(Learner(), CPU, Rehearsal(squares(6), 2), AdaptSettings(2), Report()).steps == 2 * STEPS_PER_SECOND
+    assert adapt(Learner(), CPU, Calibration(squares(6), 2), AdaptSettings(2), Report()).steps == 2 * STEPS_PER_SECOND
 
 
 @pytest.mark.parametrize("word", ["each example", "adapts"])
@@ -205,10 +205,10 @@ def test_adapting_can_be_cancelled_while_it_judges_and_while_it_learns(word):
 
 
 def test_what_a_network_as_it_is_leads_to_expect():
-    trials, expected = foresee(Learner(0.3), CPU, Rehearsal(squares(6), 4), Report())
+    trials, expected = foresee(Learner(0.3), CPU, Calibration(squares(6), 4), Report())
     assert expected[1].dice == 1.0 and expected[1].spread == 0.0 and expected[1].units == 6
     assert len(trials) == 6
-    _, lone = foresee(Learner(0.3), CPU, Rehearsal(squares(1), 4), Report())
+    _, lone = foresee(Learner(0.3), CPU, Calibration(squares(1), 4), Report())
     assert lone == {}
 
 
@@ -258,5 +258,5 @@ def test_answers_are_compared_on_the_finest_pixels_at_hand():
         "axial",
         64,
     )
-    _, expected = foresee(Learner(0.3), CPU, Rehearsal(coarse, 4, truth=fine), Report())
+    _, expected = foresee(Learner(0.3), CPU, Calibration(coarse, 4, truth=fine), Report())
     assert expected[1].dice == pytest.approx(2 / 3, abs=0.05)

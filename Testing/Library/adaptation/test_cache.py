@@ -10,7 +10,7 @@ import torch
 from InContextSegLib.adaptation.adapt import adapt
 from InContextSegLib.adaptation.cache import key_of, load_adaptation, remembered, save_adaptation
 from InContextSegLib.errors import WeightsError
-from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
@@ -22,7 +22,7 @@ SUPPORT = squares(6)
 
 def learnt(network=None, support=SUPPORT):
     settings = AdaptSettings(15, 0, 40)
-    return adapt(network or Learner(), CPU, Rehearsal(support, 4, {1: 0.0}), settings, Report())
+    return adapt(network or Learner(), CPU, Calibration(support, 4, {1: 0.0}), settings, Report())
 
 
 def cut(size):
@@ -35,7 +35,7 @@ def test_an_adaptation_is_read_as_it_was_written(tmp_path):
     again = load_adaptation(tmp_path / "a.safetensors", "key", cut)
     assert again.helped and (again.before, again.after) == (told.before, told.after)
     assert torch.equal(again.differences["level"], told.differences["level"])
-    assert (again.rehearsal.shown, again.rehearsal.shifts) == (told.rehearsal.shown, told.rehearsal.shifts)
+    assert (again.calibration.shown, again.calibration.shifts) == (told.calibration.shown, told.calibration.shifts)
     assert [each.unit for each in again.trials] == [each.unit for each in told.trials]
     assert torch.equal(again.applied(Learner()).level, told.applied(Learner()).level)
 
@@ -79,7 +79,7 @@ def test_the_key_depends_on_all_that_matters_and_on_nothing_else():
         key(sha256="b"),
         key(seed=1),
         key(supports=3),
-        key(rehearse=True),
+        key(calibrate=True),
     ]
     assert len({first, *others}) == 8
 

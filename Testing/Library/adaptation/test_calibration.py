@@ -1,4 +1,4 @@
-"""The rehearsal: what examples teach about themselves, and that nothing is changed where they cannot tell."""
+"""Leave-one-out calibration: what examples teach about themselves; nothing is changed where they cannot tell."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from InContextSegLib.adaptation.calibration import EMPTY, SHOWING, rehearse, sizes_for
+from InContextSegLib.adaptation.calibration import EMPTY, SHOWING, calibrate, sizes_for
 from InContextSegLib.adaptation.leave_out import gains
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.support import Example, Label, SupportSet
@@ -50,20 +50,20 @@ def support_of(examples):
     return SupportSet(tuple(examples), (THING,), "axial", examples[0].image.shape[0])
 
 
-def rehearsed(support, network=None, shown=16):
+def calibrated(support, network=None, shown=16):
     network = CachedSegmenter(network or Threshold(), CPU)
-    return rehearse(network, lambda size: support, (support.size,), shown, Report())
+    return calibrate(network, lambda size: support, (support.size,), shown, Report())
 
 
 def test_a_structure_that_the_network_is_unsure_of_gets_a_lower_threshold():
     # Logit -1, probability 0.27: nothing is found at 0.5 and everything at 0.2.
-    unsure = rehearsed(support_of([example(n, BRIGHT - 0.05) for n in range(4)]))
+    unsure = calibrated(support_of([example(n, BRIGHT - 0.05) for n in range(4)]))
     assert unsure.shifts[1] == pytest.approx(np.log(0.8 / 0.2))
     assert unsure.dice[1] == 1.0
 
 
 def test_a_structure_that_is_found_anyway_keeps_its_threshold():
-    found = rehearsed(support_of([example(n, 1.0) for n in range(4)]))
+    found = calibrated(support_of([example(n, 1.0) for n in range(4)]))
     assert found.shifts == {1: 0.0} and found.dice == {1: 1.0}
     assert str(found.record["logit_shifts"]["1"]) == "0.0"  # not -0.0
 
@@ -71,22 +71,22 @@ def test_a_structure_that_is_found_anyway_keeps_its_threshold():
 def test_an_empty_example_holds_against_a_low_threshold():
     """What lights up falsely where nothing is wanted costs as much as a missed structure."""
     ghosts = [replace(example(n, BRIGHT - 0.05), labels=np.zeros((SIZE, SIZE), np.uint16)) for n in range(4, 7)]
-    told = rehearsed(support_of([example(n, 1.0) for n in range(3)] + ghosts))
+    told = calibrated(support_of([example(n, 1.0) for n in range(3)] + ghosts))
     assert told.shifts == {1: 0.0} and told.dice[1] == 1.0
 
 
 def test_two_pictures_are_too_few_to_learn_anything():
     support = support_of([example(n, BRIGHT - 0.05) for n in range(2)])
-    nothing = rehearsed(support)
+    nothing = calibrated(support)
     assert nothing.support is support
     assert (nothing.shifts, nothing.dice, nothing.tried) == ({}, {}, {})
 
 
 def test_slices_of_one_volume_count_once_and_do_not_predict_one_another():
     slices = [example(n, 1.0, position=n / 12) for n in range(6)]
-    assert rehearsed(support_of(slices)).shifts == {}  # two volumes
+    assert calibrated(support_of(slices)).shifts == {}  # two volumes
     network = Recorder()
-    rehearsed(support_of([example(n, 1.0, position=n / 12) for n in range(9)]), network)
+    calibrated(support_of([example(n, 1.0, position=n / 12) for n in range(9)]), network)
     assert [len(masks) for masks in network.masks[:SHOWING]] == [6] * SHOWING  # never one of the own three slices
 
 
@@ -96,7 +96,7 @@ def test_no_more_examples_are_shown_than_asked_for_and_no_more_are_left_out_than
     empty = [
         replace(each, labels=np.zeros((SIZE, SIZE), np.uint16), source=f"empty{n}") for n, each in enumerate(labelled)
     ]
-    told = rehearsed(support_of(labelled + empty), network, shown=5)
+    told = calibrated(support_of(labelled + empty), network, shown=5)
     counts = [len(masks) for masks in network.masks]
     assert set(counts) == {5, 4, 2}
     assert SHOWING <= counts.count(5) <= SHOWING + EMPTY
@@ -115,7 +115,7 @@ def test_fewer_examples_are_shown_where_more_only_dilute_the_one_that_resembles(
     """Three kinds of pictures, four of each: only those of one's own kind know where the thing is."""
     kinds = [example(8 * (n % 3), 1.0) for n in range(12)]
     support = support_of([replace(each, source=f"picture{n}") for n, each in enumerate(kinds)])
-    told = rehearsed(support, Diluted())
+    told = calibrated(support, Diluted())
     assert told.shown == 4 and told.dice == {1: 1.0}
     assert told.tried[SIZE, 16] < 0.6
     session = Session(Diluted(), [support], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, Prior(told))
@@ -139,14 +139,14 @@ def at_sizes(thick):
 
 def test_a_larger_picture_is_chosen_where_only_it_shows_the_structure():
     network = CachedSegmenter(Threshold(), CPU)
-    chosen = rehearse(network, at_sizes(1), (SIZE, 2 * SIZE), 16, Report())
+    chosen = calibrate(network, at_sizes(1), (SIZE, 2 * SIZE), 16, Report())
     assert chosen.support.size == 2 * SIZE
     assert chosen.tried[SIZE, 16] < 0.8 < chosen.tried[2 * SIZE, 16] == 1.0
 
 
 def test_the_small_picture_stays_where_the_larger_one_shows_no_more():
     network = CachedSegmenter(Threshold(), CPU)
-    chosen = rehearse(network, at_sizes(8), (SIZE, 2 * SIZE), 16, Report())
+    chosen = calibrate(network, at_sizes(8), (SIZE, 2 * SIZE), 16, Report())
     assert chosen.support.size == SIZE
     assert chosen.tried[2 * SIZE, 16] == 1.0 < chosen.tried[SIZE, 16] + 0.02
 
@@ -164,29 +164,29 @@ def test_how_thin_the_slices_are_does_not_count(axis, sizes):
     assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE, 1) == sizes
 
 
-def test_a_rehearsal_can_be_cancelled_between_two_examples():
+def test_a_calibration_can_be_cancelled_between_two_examples():
     report, network = Report(lambda done, total, message: report.cancel()), Threshold()
     with pytest.raises(Cancelled, match="Cancelled after 0 of 3"):
-        rehearse(CachedSegmenter(network, CPU), at_sizes(8), (SIZE, 2 * SIZE), 16, report)
+        calibrate(CachedSegmenter(network, CPU), at_sizes(8), (SIZE, 2 * SIZE), 16, report)
     assert network.calls == 1
 
 
 def test_the_session_moves_the_logits_and_says_so():
     examples = support_of([example(n, BRIGHT - 0.05) for n in range(4)])
-    told = rehearsed(examples)
+    told = calibrated(examples)
     array = np.zeros((1, SIZE, SIZE), np.float32)
     array[0, 10:18, 4:20] = BRIGHT - 0.05
     array[0, 30, 30] = 1.0  # the brightest pixel, so that the window is the whole range
     target = Volume(array, grid((1, SIZE, SIZE), (1.0, 1.0, 1.0)), Kind.INTENSITY)
     settings = InferenceSettings(supports=4, draws=1, axes=("axial",))
     found = {}
-    for rehearsal in (None, told):
-        session = Session(Threshold(), [examples], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, Prior(rehearsal))
-        found[rehearsal] = session.segment(target, settings, Report())
+    for calibration in (None, told):
+        session = Session(Threshold(), [examples], Intensities((0.0, 1.0)), {"entry": "fake"}, CPU, Prior(calibration))
+        found[calibration] = session.segment(target, settings, Report())
     assert not found[None].mask.array[0, 10:18, 4:20].any()
     assert found[told].mask.array[0, 10:18, 4:20].all()
-    assert found[None].provenance["rehearsal"] is None
-    assert found[told].provenance["rehearsal"] == {
+    assert found[None].provenance["calibration"] is None
+    assert found[told].provenance["calibration"] == {
         "size": SIZE,
         "shown": 16,
         "logit_shifts": {"1": 1.3863},

@@ -6,18 +6,18 @@ import numpy as np
 import torch
 
 from InContextSegLib.adaptation.adapt import foresee
-from InContextSegLib.adaptation.label_check import FEWEST, doubtful
+from InContextSegLib.adaptation.label_check import FEWEST, check_labels
 from InContextSegLib.examples.support import SupportSet
-from InContextSegLib.inference.prior import Rehearsal
+from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.progress import Report
 from Testing.Library.fake_segmenter import LABEL, Learner, square
 
 
 def judged(examples):
     support = SupportSet(tuple(examples), (LABEL,), "axial", examples[0].image.shape[0])
-    rehearsal = Rehearsal(support, 4)
-    trials, _ = foresee(Learner(0.3), torch.device("cpu"), rehearsal, Report())
-    return doubtful(trials, rehearsal)
+    calibration = Calibration(support, 4)
+    trials, _ = foresee(Learner(0.3), torch.device("cpu"), calibration, Report())
+    return check_labels(trials, calibration)
 
 
 def noisy(count):
@@ -31,10 +31,10 @@ def noisy(count):
 def test_the_label_of_another_image_is_named():
     examples = list(noisy(12))
     examples[7] = replace(examples[7], labels=examples[5].labels)
-    (doubt,) = judged(examples)
-    assert doubt.source == "picture7" and doubt.value == 1
-    assert doubt.dice < doubt.usual
-    assert "fits the other examples" in doubt.why and doubt.record["source"] == "picture7"
+    (suspect,) = judged(examples)
+    assert suspect.source == "picture7" and suspect.value == 1
+    assert suspect.dice < suspect.usual
+    assert "fits the other examples" in suspect.why and suspect.record["source"] == "picture7"
 
 
 def test_right_labels_are_left_in_peace():
@@ -52,5 +52,5 @@ def test_the_worst_comes_first():
     examples[3] = replace(examples[3], labels=examples[5].labels)
     shifted = np.roll(examples[8].labels, 4, axis=0)
     examples[8] = replace(examples[8], labels=shifted)
-    strengths = [doubt.strength for doubt in judged(examples)]
+    strengths = [suspect.strength for suspect in judged(examples)]
     assert strengths == sorted(strengths, reverse=True) and strengths

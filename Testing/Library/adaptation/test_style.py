@@ -239,6 +239,13 @@ def test_a_session_adapts_the_target_when_asked_and_says_so(monkeypatch):
     assert told["dice"]["shifted"] == 0.0 and told["dice"]["shifted, adapted"] > 0.9
 
 
+def test_a_session_that_nobody_told_how_to_judge_says_so():
+    session, target = session_and_target(0.6)
+    session._judge = None
+    with pytest.raises(ValueError, match="nothing judges"):
+        session.segment(target, InferenceSettings(supports=4, draws=1, axes=("axial",), style=True), Report())
+
+
 def test_a_session_judges_once_for_all_its_targets_and_leaves_a_usual_one_alone(monkeypatch):
     shifting(monkeypatch, lambda images: images * 0.6)
     session, target = session_and_target(1.0)
@@ -247,7 +254,7 @@ def test_a_session_judges_once_for_all_its_targets_and_leaves_a_usual_one_alone(
         for wanted in (False, True)
     )
     np.testing.assert_array_equal(plain.mask.array, asked.mask.array)
-    monkeypatch.setattr("InContextSegLib.inference.session.judge", None)
+    monkeypatch.setattr(session, "_judge", None)
     session.segment(target, InferenceSettings(supports=4, draws=1, axes=("axial",), style=True), Report())
 
 

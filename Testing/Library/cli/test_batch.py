@@ -28,10 +28,10 @@ from InContextSegLib.volumes.files import read_segments, read_volume, write_volu
 from InContextSegLib.volumes.geometry import Kind, Volume
 from InContextSegLib.volumes.segnrrd import Segment
 from InContextSegLib.worker import answers
-from InContextSegLib.worker import cache as desk_module
+from InContextSegLib.worker import cache as cache_module
 from InContextSegLib.worker.answers import ANSWERS
 from InContextSegLib.worker.batch_run import BatchRun
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import ArrayRef, Batch, CaseRef, ExampleRef, FileRef, Look, TaskSpec
 from InContextSegLib.worker.shared_arrays import SharedFolder
@@ -40,7 +40,7 @@ from Testing.Library.fake_segmenter import Threshold, grid, saved, scan, use
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = "universeg"  # the model that is quick; which one it is makes no difference here
-QUICK = ("--supports", "2", "--draws", "1", "--no-rehearsal", "--device", "cpu", "--json", "--quiet", "--model", SMALL)
+QUICK = ("--supports", "2", "--draws", "1", "--no-calibration", "--device", "cpu", "--json", "--quiet", "--model", SMALL)
 
 
 @pytest.fixture
@@ -92,10 +92,10 @@ def task_of(folder, image=None, **others):
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def cache(tmp_path, monkeypatch):
     use(monkeypatch, Threshold())
     shared = SharedFolder.make(tmp_path)
-    yield Desk(shared, ANSWERS)
+    yield WorkerCache(shared, ANSWERS)
     shared.remove()
 
 
@@ -111,11 +111,11 @@ def states(answer):
     return [case["status"] for case in answer["cases"]]
 
 
-def test_every_scan_gets_its_label_map_where_it_lies_in_the_looks_asked_for(folder, desk):
+def test_every_scan_gets_its_label_map_where_it_lies_in_the_looks_asked_for(folder, cache):
     looks = (Look(1, (0.25, 0.5, 0.75), "Key:value|"),)
     news = []
     report = Report(lambda done, total, message: news.append((total, json.loads(message)["status"])))
-    answer = desk.answer(request_in(folder, looks=looks), report)
+    answer = cache.answer(request_in(folder, looks=looks), report)
     assert states(answer) == ["done"] * 3
     assert [status for total, status in news if total == 0] == ["running", "done"] * 3
     assert any(total > 1 and status == "running" for total, status in news)
@@ -132,44 +132,44 @@ def test_every_scan_gets_its_label_map_where_it_lies_in_the_looks_asked_for(fold
     assert record["provenance"]["incontextseg"]
 
 
-def test_the_examples_are_conditioned_once_for_all_scans_cut_alike(folder, desk, monkeypatch):
+def test_the_examples_are_conditioned_once_for_all_scans_cut_alike(folder, cache, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        desk_module, "open_session", lambda *every, real=desk_module.open_session: opened.append(1) or real(*every)
+        cache_module, "open_session", lambda *every, real=cache_module.open_session: opened.append(1) or real(*every)
     )
-    desk.answer(request_in(folder), Report())
+    cache.answer(request_in(folder), Report())
     assert len(opened) == 2, "the third scan is sliced along another axis"
 
 
-def test_examples_count_by_what_is_in_them(folder, desk):
-    assert states(desk.answer(request_in(folder), Report())) == ["done"] * 3
-    assert states(desk.answer(request_in(folder), Report())) == ["skipped"] * 3
+def test_examples_count_by_what_is_in_them(folder, cache):
+    assert states(cache.answer(request_in(folder), Report())) == ["done"] * 3
+    assert states(cache.answer(request_in(folder), Report())) == ["skipped"] * 3
     image, labels = (folder / name / "case1.nii.gz" for name in ("images", "labels"))
     changed = read_volume(labels, Kind.LABELS)
     write_volume(labels, Volume(np.where(changed.array, 2, 0).astype(np.uint8), changed.geometry, Kind.LABELS))
-    assert states(desk.answer(request_in(folder), Report())) == ["failed"] * 3
-    assert states(desk.answer(request_in(folder, overwrite=True), Report())) == ["done"] * 3
+    assert states(cache.answer(request_in(folder), Report())) == ["failed"] * 3
+    assert states(cache.answer(request_in(folder, overwrite=True), Report())) == ["done"] * 3
     assert image.exists()
 
 
-def test_examples_handed_over_as_arrays_are_known_again_under_other_names(folder, desk):
+def test_examples_handed_over_as_arrays_are_known_again_under_other_names(folder, cache):
     def task():
         image = read_volume(folder / "images" / "case0.nii.gz")
-        return task_of(folder, ArrayRef.of(desk.shared.write(image.array), image.geometry))
+        return task_of(folder, ArrayRef.of(cache.shared.write(image.array), image.geometry))
 
-    assert states(desk.answer(request_in(folder, task()), Report())) == ["done"] * 3
-    assert states(desk.answer(request_in(folder, task()), Report())) == ["skipped"] * 3
+    assert states(cache.answer(request_in(folder, task()), Report())) == ["done"] * 3
+    assert states(cache.answer(request_in(folder, task()), Report())) == ["skipped"] * 3
 
 
-def test_an_example_is_never_written_to(folder, desk):
+def test_an_example_is_never_written_to(folder, cache):
     request = Batch(
         task_of(folder), (CaseRef(str(folder / "scans/scan0.nii.gz"), str(folder / "labels/case0.nii.gz")),)
     )
     with pytest.raises(InputError, match=r"The output .*case0\.nii\.gz is also an input"):
-        desk.answer(request, Report())
+        cache.answer(request, Report())
 
 
-def test_want_of_memory_fails_one_case(folder, desk, monkeypatch):
+def test_want_of_memory_fails_one_case(folder, cache, monkeypatch):
     def starved(self, *every, real=answers.Session.segment, **named):
         if len(every[0].array) != 6:
             raise RuntimeError("CUDA out of memory. Tried to allocate a page of words")
@@ -177,27 +177,27 @@ def test_want_of_memory_fails_one_case(folder, desk, monkeypatch):
 
     write_volume(folder / "scans" / "scan1.nii.gz", scan(5, geometry=grid((8, 24, 24)))[0])
     monkeypatch.setattr(answers.Session, "segment", starved)
-    answer = desk.answer(request_in(folder), Report())
+    answer = cache.answer(request_in(folder), Report())
     assert states(answer) == ["done", "failed", "done"]
     assert answer["cases"][1]["message"].startswith("There is not enough memory for this: choose fewer")
 
 
-def test_another_error_inside_the_network_is_not_taken_for_that(folder, desk, monkeypatch):
+def test_another_error_inside_the_network_is_not_taken_for_that(folder, cache, monkeypatch):
     monkeypatch.setattr(answers.Session, "segment", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("shapes")))
-    answer = desk.answer(request_in(folder), Report())
+    answer = cache.answer(request_in(folder), Report())
     assert answer["cases"][0]["message"] == "unexpected error (RuntimeError: shapes)"
 
 
-def test_weights_that_are_missing_end_the_batch(folder, desk, monkeypatch):
+def test_weights_that_are_missing_end_the_batch(folder, cache, monkeypatch):
     def missing(*_):
         raise WeightsError("The weights are gone.")
 
-    monkeypatch.setattr(desk_module, "open_session", missing)
+    monkeypatch.setattr(cache_module, "open_session", missing)
     with pytest.raises(WeightsError, match="The weights are gone"):
-        desk.answer(request_in(folder), Report())
+        cache.answer(request_in(folder), Report())
 
 
-def test_a_segmentation_cropped_by_slicer_is_an_example(folder, desk):
+def test_a_segmentation_cropped_by_slicer_is_an_example(folder, cache):
     for number in range(2):
         labels = read_volume(folder / "labels" / f"case{number}.nii.gz", Kind.LABELS)
         low = [int(found.min()) for found in np.nonzero(labels.array)]
@@ -211,7 +211,7 @@ def test_a_segmentation_cropped_by_slicer_is_an_example(folder, desk):
         ExampleRef(each.image, FileRef(each.labels.path.replace(".nii.gz", ".seg.nrrd"), Kind.LABELS), each.source)
         for each in task_of(folder).examples
     )
-    assert states(desk.answer(request_in(folder, task_of(folder, examples=examples)), Report())) == ["done"] * 3
+    assert states(cache.answer(request_in(folder, task_of(folder, examples=examples)), Report())) == ["done"] * 3
 
 
 # With a worker process and the real network
@@ -407,7 +407,7 @@ def test_hippocampi_come_out_as_segment_gives_them_and_much_like_the_experts_dre
             (tmp_path / kind / name).write_bytes((data / kind / name).read_bytes())
     targets = [data / "images" / name for name in names[3:6]]
     where = ("--support", tmp_path / "images", tmp_path / "labels", "--labels", "1=anterior", "2=posterior")
-    how = ("--supports", "8", "--draws", "1", "--no-rehearsal", "--device", "cpu", "--json", "--quiet")
+    how = ("--supports", "8", "--draws", "1", "--no-calibration", "--device", "cpu", "--json", "--quiet")
     out = ("--output-dir", tmp_path / "out", "--format", ".seg.nrrd")
     assert main([str(word) for word in ("batch", "--images", *targets, *where, *out, *how)]) == 0
     assert said(capsys)["done"] == 3

@@ -392,7 +392,7 @@ def test_a_missing_file_in_a_process_of_its_own_is_one_sentence(folder):
         (["weights", "ensure", "nobody"], 2, 'no model "nobody"'),
         (["weights", "remove", "default"], 2, "cannot be removed"),
         (["train", "missing.toml", "--output", "out/run"], 2, "cannot be read"),
-        (["train", "Resources/Recipes/default.toml", "--output", "case.nii.gz"], 3, "could not be made"),
+        (["train", "Resources/Recipes/universeg.toml", "--output", "case.nii.gz"], 3, "could not be made"),
         (["demo", "--output", "case.nii.gz/demo"], 3, "could not be made"),
         (["evaluate", "missing.toml", "--data", ".", "--output", "out"], 2, "cannot be read"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--sets", "x"], 2, "has no set 'x'"),
@@ -423,19 +423,19 @@ def test_the_models_are_listed_and_json_has_no_nan(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "rehearses"),
+    ("words", "calibrates"),
     [
         ((), True),
         (("--preset", "fast"), False),
-        (("--preset", "fast", "--rehearsal"), True),
-        (("--no-rehearsal",), False),
+        (("--preset", "fast", "--calibration"), True),
+        (("--no-calibration",), False),
     ],
 )
-def test_the_examples_rehearse_unless_it_has_to_be_fast_or_is_not_wanted(words, rehearses):
+def test_the_examples_calibrate_unless_it_has_to_be_fast_or_is_not_wanted(words, calibrates):
     options = parser().parse_args(
         ["segment", "--image", "a.nii", "--support", "b.nii", "c.nii", "--output", "d.nii", *words]
     )
-    assert cli._job(options).settings.rehearse is rehearses
+    assert cli._job(options).settings.calibrate is calibrates
 
 
 def test_on_a_busy_machine_threads_wait_without_spinning(monkeypatch):

@@ -96,7 +96,7 @@ def test_a_cancelled_study_writes_nothing(tmp_path):
 def test_a_network_that_cannot_learn_is_measured_as_it_is(tmp_path, monkeypatch, network):
     use(monkeypatch, network)
     pictures(tmp_path, "a")
-    result, table = run_in(tmp_path, DataSet("a", {"cube": 1}, groups=GROUPS), rehearse=False)
+    result, table = run_in(tmp_path, DataSet("a", {"cube": 1}, groups=GROUPS), calibrate=False)
     assert result["adaptations"][0]["helped"] is False and "| kept |" in table
     assert result["means"][0]["gain"]["mean"] == 0
 

@@ -71,7 +71,7 @@ def test_a_patient_is_never_among_both_examples_and_tests(tmp_path):
         assert len(case.support) == 4
 
 
-def test_pictures_of_one_patient_do_not_rehearse_with_one_another(tmp_path):
+def test_pictures_of_one_patient_do_not_calibrate_one_another(tmp_path):
     pictures(tmp_path, "a", patients=6)
     each = DataSet("a", {"cube": 1}, groups=GROUPS)
     (case, *_) = seen_cases(each, study_of(each), tmp_path, 8)
@@ -151,14 +151,14 @@ def test_colours_are_mixed_as_the_examples_ask_and_every_case_says_how(tmp_path,
     assert plain["summaries"][0]["dice"]["mean"] < 0.7
 
 
-def test_every_case_says_what_the_rehearsal_found(tmp_path):
+def test_every_case_says_what_the_calibration_found(tmp_path):
     pictures(tmp_path, "a")
     study = study_of(DataSet("a", {"cube": 1}, groups=GROUPS), supports=(4,))
-    for rehearse in (True, False):
-        run_in(tmp_path, study, rehearse=rehearse)
+    for calibrate in (True, False):
+        run_in(tmp_path, study, calibrate=calibrate)
         lines = (tmp_path / "out" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
-        told = [json.loads(line)["rehearsal"] for line in lines]
-        assert all(each["dice"]["1"] > 0.9 for each in told) if rehearse else told == [None] * len(told)
+        told = [json.loads(line)["calibration"] for line in lines]
+        assert all(each["dice"]["1"] > 0.9 for each in told) if calibrate else told == [None] * len(told)
 
 
 def test_the_truth_of_other_slices_does_not_choose_the_colours(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation.calibration import left_out
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.expectation import to_try
 from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.adaptation.style import _Trial
@@ -20,10 +20,10 @@ from InContextSegLib.jobs.task import Drawn
 from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
 from InContextSegLib.volumes.geometry import Kind, Volume
-from InContextSegLib.worker import corrections as correcting
+from InContextSegLib.worker import corrections
 from InContextSegLib.worker.answers import ANSWERS
 from InContextSegLib.worker.batches import fingerprint_of_task
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.protocol import (
     ArrayRef,
     Batch,
@@ -50,29 +50,29 @@ def network(monkeypatch):
 
 
 @pytest.fixture
-def desk(tmp_path, network):
-    return Desk(SharedFolder.make(tmp_path), ANSWERS)
+def cache(tmp_path, network):
+    return WorkerCache(SharedFolder.make(tmp_path), ANSWERS)
 
 
-def scene(desk):
+def scene(cache):
     """A volume with two organs that reach through all slices; its reference, and the truth."""
     geometry = grid(SHAPE, (2.0, 1.0, 1.0))
     image = np.random.default_rng(0).integers(10, 60, SHAPE).astype(np.int16)
     truth = np.zeros(SHAPE, np.uint8)
     truth[A], truth[B] = ONE, TWO
     image[truth > 0] += 150
-    return ref(desk, Volume(image, geometry)), truth, geometry
+    return ref(cache, Volume(image, geometry)), truth, geometry
 
 
-def ref(desk, volume):
-    return ArrayRef.of(desk.shared.write(volume.array), volume.geometry, volume.kind)
+def ref(cache, volume):
+    return ArrayRef.of(cache.shared.write(volume.array), volume.geometry, volume.kind)
 
 
-def told(desk, target, truth, geometry, slices, *known):
+def told(cache, target, truth, geometry, slices, *known):
     """An example of the target's own slices, in which only those labels are drawn of which they tell."""
     labels = np.zeros_like(truth)
     labels[list(slices)] = np.where(np.isin(truth, known or (ONE, TWO)), truth, 0)[list(slices)]
-    labels = ref(desk, Volume(labels, geometry, Kind.LABELS))
+    labels = ref(cache, Volume(labels, geometry, Kind.LABELS))
     return ExampleRef(target, labels, "patient", tuple(slices), known=known or None)
 
 
@@ -80,12 +80,12 @@ def task(*examples, **settings):
     return TaskSpec(examples, LABELS, InferenceSettings(**({"supports": 8, "axes": ("axial",)} | settings)))
 
 
-def ask(desk, request):
-    return desk.answer(request, Report())
+def ask(cache, request):
+    return cache.answer(request, Report())
 
 
-def whole(desk, block, shape=SHAPE):
-    out, array, corner = np.zeros(shape, np.uint8), desk.shared.read(block["array"]), block["corner_kji"]
+def whole(cache, block, shape=SHAPE):
+    out, array, corner = np.zeros(shape, np.uint8), cache.shared.read(block["array"]), block["corner_kji"]
     out[tuple(slice(low, low + length) for low, length in zip(corner, array.shape, strict=True))] = array
     return out
 
@@ -100,63 +100,66 @@ def partly(known, count=8):
     return replace(support, examples=tuple(examples), labels=tuple(Label(*each) for each in LABELS))
 
 
-def test_an_organ_applied_on_some_slices_is_found_where_another_one_was_applied(desk):
-    target, truth, geometry = scene(desk)
-    examples = [told(desk, target, truth, geometry, (2, 6, 10), ONE), told(desk, target, truth, geometry, (4, 8), TWO)]
-    mask = whole(desk, ask(desk, Segment(task(*examples), target))["block"])
+def test_an_organ_applied_on_some_slices_is_found_where_another_one_was_applied(cache):
+    target, truth, geometry = scene(cache)
+    examples = [
+        told(cache, target, truth, geometry, (2, 6, 10), ONE),
+        told(cache, target, truth, geometry, (4, 8), TWO),
+    ]
+    mask = whole(cache, ask(cache, Segment(task(*examples), target))["block"])
     np.testing.assert_array_equal(mask, truth)
     # As if every slice told of all: neither organ is shown by enough of the examples.
-    mask = whole(desk, ask(desk, Segment(task(*(replace(each, known=None) for each in examples)), target))["block"])
+    mask = whole(cache, ask(cache, Segment(task(*(replace(each, known=None) for each in examples)), target))["block"])
     assert not (mask[[2, 6, 10]] == TWO).any() and not (mask[[4, 8]] == ONE).any()
 
 
 @pytest.mark.parametrize(
-    "settings", [{"draws": 3}, {"cascade": True}, {"supports": 2}, {"rehearse": True}, {"slices_at_once": 3}], ids=str
+    "settings", [{"draws": 3}, {"cascade": True}, {"supports": 2}, {"calibrate": True}, {"slices_at_once": 3}], ids=str
 )
-def test_however_examples_are_chosen_they_are_chosen_for_each_label_among_those_that_tell_of_it(desk, settings):
-    target, truth, geometry = scene(desk)
+def test_however_examples_are_chosen_they_are_chosen_for_each_label_among_those_that_tell_of_it(cache, settings):
+    target, truth, geometry = scene(cache)
     examples = [
-        told(desk, target, truth, geometry, (2, 3, 6, 9, 10), ONE),
-        told(desk, target, truth, geometry, (5, 7, 8), TWO),
+        told(cache, target, truth, geometry, (2, 3, 6, 9, 10), ONE),
+        told(cache, target, truth, geometry, (5, 7, 8), TWO),
     ]
     about = task(*examples, **settings)
-    mask = whole(desk, ask(desk, Segment(about, target))["block"])
+    mask = whole(cache, ask(cache, Segment(about, target))["block"])
     np.testing.assert_array_equal(mask, truth)
-    assert ask(desk, Prepare(about, target))["examples"] == 8
+    assert ask(cache, Prepare(about, target))["examples"] == 8
 
 
-def test_what_was_drawn_of_a_told_label_stays_and_wins_over_what_is_found_of_the_others(desk):
-    target, truth, geometry = scene(desk)
+def test_what_was_drawn_of_a_told_label_stays_and_wins_over_what_is_found_of_the_others(cache):
+    target, truth, geometry = scene(cache)
     odd = truth.copy()
     odd[6, 20:30, 10:22] = ONE  # over the other organ, where no network would put it
     odd[6, 4:8] = 0
-    examples = [told(desk, target, odd, geometry, (2, 6), ONE), told(desk, target, odd, geometry, (4, 8), TWO)]
+    examples = [told(cache, target, odd, geometry, (2, 6), ONE), told(cache, target, odd, geometry, (4, 8), TWO)]
     # What else lies in these labels, and elsewhere, does not matter.
-    examples[1] = replace(examples[1], labels=ref(desk, Volume(truth, geometry, Kind.LABELS)))
+    examples[1] = replace(examples[1], labels=ref(cache, Volume(truth, geometry, Kind.LABELS)))
     about = task(*examples)
-    found = ask(desk, Segment(about, target))
-    mask = whole(desk, found["block"])
+    found = ask(cache, Segment(about, target))
+    mask = whole(cache, found["block"])
     assert sorted(found["given"]) == [2, 4, 6, 8]
     np.testing.assert_array_equal(mask[6] == ONE, odd[6] == ONE)
     np.testing.assert_array_equal(mask[6] == TWO, (truth[6] == TWO) & (odd[6] != ONE))
     np.testing.assert_array_equal(mask[[4, 8]] == TWO, odd[[4, 8]] == TWO)
     assert (mask[4] == ONE).sum() > 50
     for index in (4, 6):
-        shown = whole(desk, ask(desk, Preview(about, target, index))["block"])
+        shown = whole(cache, ask(cache, Preview(about, target, index))["block"])
         np.testing.assert_array_equal(shown[index], mask[index])
 
 
-def test_a_slice_that_tells_of_all_is_kept_whole_beside_one_that_tells_of_some(desk):
-    target, truth, geometry = scene(desk)
+def test_a_slice_that_tells_of_all_is_kept_whole_beside_one_that_tells_of_some(cache):
+    target, truth, geometry = scene(cache)
     empty = truth.copy()
     empty[8] = 0
     empty[8, 0, 0] = ONE
     examples = [
-        told(desk, target, truth, geometry, (2, 4, 6), ONE),
-        told(desk, target, truth, geometry, (1, 3, 5), TWO),
-        told(desk, target, empty, geometry, (8,)),
+        told(cache, target, truth, geometry, (2, 4, 6), ONE),
+        told(cache, target, truth, geometry, (1, 3, 5), TWO),
+        told(cache, target, empty, geometry, (8,)),
     ]
-    mask = whole(desk, ask(desk, Segment(task(*examples), target))["block"])
+    mask = whole(cache, ask(cache, Segment(task(*examples), target))["block"])
     np.testing.assert_array_equal(mask[8], empty[8])
     assert (mask[2] == TWO).any() and (mask[1] == ONE).any()
 
@@ -217,22 +220,22 @@ def test_answers_of_the_others_come_from_those_that_tell_of_the_label(count):
     assert network.shown == [min(count, 3)]
 
 
-def test_lessons_never_show_a_label_beside_examples_that_do_not_tell_of_it():
+def test_episodes_never_show_a_label_beside_examples_that_do_not_tell_of_it():
     support = partly(True)
-    lessons = Lessons(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
     for _ in range(40):
-        value, indices = lessons._episode(list(range(8)))
+        value, indices = sampler._episode(list(range(8)))
         assert all(support.examples[index].tells(value) for index in indices)
-    value, indices = lessons._episode([1, 3])
+    value, indices = sampler._episode([1, 3])
     assert value == TWO and set(indices) <= {1, 3}
 
 
-def test_lessons_of_examples_that_show_nothing_ask_for_what_they_tell_of():
+def test_episodes_of_examples_that_show_nothing_ask_for_what_they_tell_of():
     support = partly(True)
     blank = [replace(each, labels=np.zeros_like(each.labels)) for each in support.examples[1::2]]
     support = replace(support, examples=(*support.examples[::2], *blank))
-    lessons = Lessons(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
-    assert lessons._episode([5, 7])[0] == TWO
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), torch.device("cpu"), seed=0)
+    assert sampler._episode([5, 7])[0] == TWO
 
 
 def test_a_style_is_judged_by_examples_that_tell_of_the_label():
@@ -243,25 +246,25 @@ def test_a_style_is_judged_by_examples_that_tell_of_the_label():
     assert network.shown == [3]
 
 
-def test_a_click_is_not_answered_beside_slices_that_do_not_tell_of_its_label(desk, network, monkeypatch):
+def test_a_click_is_not_answered_beside_slices_that_do_not_tell_of_its_label(cache, network, monkeypatch):
     entry = replace(find("default"), name="fake")
-    monkeypatch.setattr(correcting, "find", lambda name: entry)
-    monkeypatch.setattr(correcting, "load_model", lambda model: (network, {}, SIZE))
-    target, truth, geometry = scene(desk)
-    about = task(told(desk, target, truth, geometry, (2, 6), ONE), told(desk, target, truth, geometry, (4,), TWO))
+    monkeypatch.setattr(corrections, "find", lambda name: entry)
+    monkeypatch.setattr(corrections, "load_model", lambda model: (network, {}, SIZE))
+    target, truth, geometry = scene(cache)
+    about = task(told(cache, target, truth, geometry, (2, 6), ONE), told(cache, target, truth, geometry, (4,), TWO))
     for value, count in ((ONE, 2), (TWO, 1)):
-        answer = ask(desk, Correct(target, "axial", 5, task=about, label=value))
+        answer = ask(cache, Correct(target, "axial", 5, task=about, label=value))
         assert answer["context"] == count
-        probability = desk.shared.read(answer["probability"]["array"])
+        probability = cache.shared.read(answer["probability"]["array"])
         np.testing.assert_array_equal(probability[0] >= 128, truth[5] == value)
-    silent = task(told(desk, target, truth, geometry, (2, 6), ONE))
+    silent = task(told(cache, target, truth, geometry, (2, 6), ONE))
     with pytest.raises(InputError, match="Neither prompts nor an example of label 2 came"):
-        ask(desk, Correct(target, "axial", 5, task=silent, label=TWO))
+        ask(cache, Correct(target, "axial", 5, task=silent, label=TWO))
 
 
-def test_what_examples_tell_of_travels_and_counts_for_a_batch(desk):
-    target, truth, geometry = scene(desk)
-    one = told(desk, target, truth, geometry, (2,), ONE)
+def test_what_examples_tell_of_travels_and_counts_for_a_batch(cache):
+    target, truth, geometry = scene(cache)
+    one = told(cache, target, truth, geometry, (2,), ONE)
     about = task(one)
     message = {
         "do": "segment",
@@ -271,5 +274,5 @@ def test_what_examples_tell_of_travels_and_counts_for_a_batch(desk):
     assert request_of(message).task.examples[0].known == (ONE,)
     plain = replace(about, examples=(replace(one, known=None),))
     assert TaskSpec.from_mapping({**plain.to_mapping()}).examples[0].known is None
-    prints = {fingerprint_of_task(Batch(each, ()), desk.shared.read) for each in (about, plain)}
+    prints = {fingerprint_of_task(Batch(each, ()), cache.shared.read) for each in (about, plain)}
     assert len(prints) == 2

@@ -19,7 +19,7 @@ from InContextSegLib.volumes.files import read_segments, read_volume, write_volu
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 from InContextSegLib.volumes.segnrrd import Segment
 from InContextSegLib.worker.answers import ANSWERS
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.protocol import ArrayRef, Describe, ExampleRef, FileRef, Look, SaveExamples, TaskSpec
 from InContextSegLib.worker.shared_arrays import SharedFolder
 
@@ -133,7 +133,7 @@ def test_a_header_that_makes_no_sense_is_refused_by_name(tmp_path, text):
 
 def test_a_worker_keeps_the_examples_of_a_task_and_describes_them_again(tmp_path):
     shared = SharedFolder.make(tmp_path)
-    desk = Desk(shared, ANSWERS)
+    cache = WorkerCache(shared, ANSWERS)
     one = pair()
     geometry = one.image.geometry
     image = ArrayRef.of(shared.write(one.image.array), geometry)
@@ -150,13 +150,13 @@ def test_a_worker_keeps_the_examples_of_a_task_and_describes_them_again(tmp_path
     task = replace(task, settings=replace(task.settings, axes=("axial",)))
     looks = (Look(1, (0.1, 0.2, 0.3), "TerminologyEntry:x|"),)
     request = SaveExamples(task, str(folder), (("Example1", "CT 1"), ("Example2", "MR")), looks)
-    answer = desk.answer(request, Report())
+    answer = cache.answer(request, Report())
     assert [path.rsplit("/", 1)[-1] for path in answer["labels"]] == ["CT_1.seg.nrrd", "MR.seg.nrrd"]
     assert (folder / "images" / "MR.nii.gz").read_bytes() == file.read_bytes(), "a file is copied as it is"
     liver, _tumour = read_segments(folder / "labels" / "CT_1.seg.nrrd")
     assert (liver.name, liver.tags) == ("liver", "TerminologyEntry:x|")
     np.testing.assert_allclose(liver.colour, (0.1, 0.2, 0.3))
-    found = desk.answer(Describe(str(folder / "images"), str(folder / "labels")), Report())["pairs"]
+    found = cache.answer(Describe(str(folder / "images"), str(folder / "labels")), Report())["pairs"]
     assert [(each["labels"], each["slices"], each["axis"]) for each in found] == [
         ([(1, "liver"), (2, "tumour")], (3, 4, 5), "axial"),
         ([(1, "liver")], "auto", ""),
@@ -168,7 +168,7 @@ def test_a_worker_keeps_the_examples_of_a_task_and_describes_them_again(tmp_path
 
 def test_slices_that_tell_of_some_labels_only_still_do_when_they_are_saved_and_read(tmp_path):
     shared = SharedFolder.make(tmp_path)
-    desk, whole = Desk(shared, ANSWERS), pair()
+    cache, whole = WorkerCache(shared, ANSWERS), pair()
     geometry = whole.image.geometry
     image = ArrayRef.of(shared.write(whole.image.array), geometry)
 
@@ -182,11 +182,11 @@ def test_slices_that_tell_of_some_labels_only_still_do_when_they_are_saved_and_r
     other = replace(examples[0], source="Example2", slices=4, known=None)
     task = TaskSpec((*examples, other), ((1, "liver"), (2, "tumour"), (3, "cyst")))
     task = replace(task, settings=replace(task.settings, axes=("axial",)))
-    answer = desk.answer(SaveExamples(task, str(tmp_path / "set"), (("Example1", "CT"),)), Report())
+    answer = cache.answer(SaveExamples(task, str(tmp_path / "set"), (("Example1", "CT"),)), Report())
     assert len(answer["labels"]) == 2, "one volume stays one"
     found = {(each.slices, each.known) for each in read_pairs(Source(tmp_path / "set/images", tmp_path / "set/labels"))}
     assert found == {((1, 3), frozenset({1})), ((4,), None), ((5,), frozenset({3})), (4, None)}
-    described, _other = desk.answer(Describe(str(tmp_path / "set/images"), str(tmp_path / "set/labels")), Report())[
+    described, _other = cache.answer(Describe(str(tmp_path / "set/images"), str(tmp_path / "set/labels")), Report())[
         "pairs"
     ]
     assert described["told"] == ((1, (1,)), (3, (1,)), (5, (3,)))
@@ -199,13 +199,13 @@ def test_slices_that_tell_of_some_labels_only_still_do_when_they_are_saved_and_r
 
 def test_a_colour_image_of_the_scene_is_refused(tmp_path):
     shared = SharedFolder.make(tmp_path)
-    desk = Desk(shared, ANSWERS)
+    cache = WorkerCache(shared, ANSWERS)
     geometry = Geometry((1, 8, 8), np.eye(4))
     image = ArrayRef.of(shared.write(np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)), geometry)
     labels = ArrayRef.of(shared.write(np.ones((1, 8, 8), np.uint8)), geometry, Kind.LABELS)
     task = TaskSpec((ExampleRef(image, labels, "Example1"),), ((1, "cell"),))
     with pytest.raises(InputError, match="smear is in colour"):
-        desk.answer(SaveExamples(task, str(tmp_path / "set"), (("Example1", "smear"),)), Report())
+        cache.answer(SaveExamples(task, str(tmp_path / "set"), (("Example1", "smear"),)), Report())
     assert not (tmp_path / "set").exists()
 
 

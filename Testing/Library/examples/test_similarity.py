@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from InContextSegLib.examples.similarity import Appearance, Coverage, unlikeness
+from InContextSegLib.examples.similarity import Appearance, Coverage, dissimilarity
 
 SIZE = 32
 
@@ -37,7 +37,7 @@ def test_the_size_of_a_picture_does_not_count():
 
 def test_what_lies_near_and_looks_alike_resembles_most():
     appearance = Appearance.of(blobs(3)[[0, 0, 0]])
-    order = np.argsort(unlikeness(appearance, appearance.at([0]), [0.1, 0.5, 0.9], 0.52))
+    order = np.argsort(dissimilarity(appearance, appearance.at([0]), [0.1, 0.5, 0.9], 0.52))
     assert order[0] == 1
 
 

@@ -89,13 +89,13 @@ def test_mask_and_uncertainty_lie_where_an_oblique_left_handed_target_lies(folde
     assert (read_volume(folder / "out" / "mask.nii.gz", Kind.LABELS).array == truth).mean() > 0.95
 
 
-def test_patients_whose_files_have_one_name_are_told_apart_in_the_rehearsal(folder):
+def test_patients_whose_files_have_one_name_are_told_apart_in_the_calibration(folder):
     sources = []
     for seed in range(3):
         (folder / f"patient{seed}").mkdir()
         saved(folder / f"patient{seed}", "mr", *scan(seed))
         sources.append((f"patient{seed}/mr.nii.gz", f"patient{seed}/mr_labels.nii.gz"))
-    told = run(job_in(folder, sources=sources, settings={"rehearse": True}), Report())["provenance"]["rehearsal"]
+    told = run(job_in(folder, sources=sources, settings={"calibrate": True}), Report())["provenance"]["calibration"]
     assert told["dice"]["1"] > 0.9
 
 

@@ -90,8 +90,8 @@ def test_a_second_target_of_the_same_examples_needs_no_training(folder):
     np.testing.assert_array_equal(*mask)
 
 
-def test_a_rehearsal_alone_says_what_to_expect_too(folder):
-    record = run(job(folder, adapt_seconds=0.0, rehearse=True), Report())
+def test_a_calibration_alone_says_what_to_expect_too(folder):
+    record = run(job(folder, adapt_seconds=0.0, calibrate=True), Report())
     assert record["expected"]["label 1"]["units"] == 5
     assert "without_adapting" not in record["expected"]["label 1"]
     assert not (folder / "kept").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from InContextSegLib.adaptation.episodes import Lessons
+from InContextSegLib.adaptation.episodes import EpisodeSampler
 from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.cli.main import main
 from InContextSegLib.cli.phantom import phantom
@@ -143,9 +143,9 @@ def test_the_command_line_segments_a_phantom_with_it(entry, tmp_path, capfd, own
     assert (tmp_path / "mask_picture.png").is_file()
 
 
-def test_a_lesson_teaches_every_part_of_it(entry):
+def test_an_episode_teaches_every_part_of_it(entry):
     (network, _, _), support = load_model(Model("chance")), examples(0, 1)
     before = {name: each.clone() for name, each in network.state_dict().items()}
-    lessons = Lessons(LeaveOut(support, support, units(support)), CPU, seed=0)
-    assert lessons.train(network, range(len(support)), 2, math.inf, lambda step: None) == 2
+    sampler = EpisodeSampler(LeaveOut(support, support, units(support)), CPU, seed=0)
+    assert sampler.train(network, range(len(support)), 2, math.inf, lambda step: None) == 2
     assert [name for name, each in network.state_dict().items() if torch.equal(each, before[name])] == []

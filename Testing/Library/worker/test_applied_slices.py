@@ -10,10 +10,10 @@ from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, SlicePlan
 from InContextSegLib.volumes.geometry import Kind, Volume
-from InContextSegLib.worker import corrections as correcting
+from InContextSegLib.worker import corrections
 from InContextSegLib.worker.answers import ANSWERS
 from InContextSegLib.worker.batches import fingerprint_of_task
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.protocol import (
     ArrayRef,
     Batch,
@@ -33,21 +33,21 @@ OBLIQUE = grid((20, 26, 30), (2.0, 1.5, 0.8), turned=True, left_handed=True)
 
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(SharedFolder.make(tmp_path), ANSWERS)
+def cache(tmp_path):
+    return WorkerCache(SharedFolder.make(tmp_path), ANSWERS)
 
 
 @pytest.fixture
 def network(monkeypatch):
     segmenter = Brush()
     entry = find("default")
-    monkeypatch.setattr(correcting, "find", lambda name: replace(entry, name="fake"))
-    monkeypatch.setattr(correcting, "load_model", lambda model: (segmenter, {}, SIZE))
+    monkeypatch.setattr(corrections, "find", lambda name: replace(entry, name="fake"))
+    monkeypatch.setattr(corrections, "load_model", lambda model: (segmenter, {}, SIZE))
     return segmenter
 
 
-def ref(desk, volume):
-    return ArrayRef.of(desk.shared.write(volume.array), volume.geometry, volume.kind)
+def ref(cache, volume):
+    return ArrayRef.of(cache.shared.write(volume.array), volume.geometry, volume.kind)
 
 
 def task(target, labels, *indices, **others):
@@ -57,11 +57,11 @@ def task(target, labels, *indices, **others):
 class Drawn:
     """The labels of some slices of a target along an axis, in both ways."""
 
-    def __init__(self, desk, image, labels, axis, *indices):
-        self.desk, self.axis, self.labels, self.indices = desk, axis, labels, indices
+    def __init__(self, cache, image, labels, axis, *indices):
+        self.cache, self.axis, self.labels, self.indices = cache, axis, labels, indices
         self.along = SlicePlan.of(labels.geometry, axis).array_axis
-        self.target = ref(desk, image)
-        self.names = {index: desk.shared.write(self._taken([index])) for index in indices}
+        self.target = ref(cache, image)
+        self.names = {index: cache.shared.write(self._taken([index])) for index in indices}
 
     def _taken(self, indices):
         return self.labels.array.take(indices, self.along)
@@ -70,7 +70,7 @@ class Drawn:
         array = np.zeros_like(self.labels.array)
         for index in self.indices:
             array[(slice(None),) * self.along + (index,)] = self._taken(index)
-        return task(self.target, ref(self.desk, Volume(array, self.labels.geometry, Kind.LABELS)), *self.indices)
+        return task(self.target, ref(self.cache, Volume(array, self.labels.geometry, Kind.LABELS)), *self.indices)
 
     def apart(self, *indices):
         indices = indices or self.indices
@@ -78,28 +78,28 @@ class Drawn:
         return task(self.target, SlicesRef.of(held, self.along, self.labels.geometry), *indices)
 
 
-def answers(desk, request):
+def answers(cache, request):
     """The arrays of an answer, and all else that does not change from one time to the next."""
-    answer = desk.answer(request, Report())
+    answer = cache.answer(request, Report())
     arrays = {
-        name: np.array(desk.shared.read(value["array"] if isinstance(value, dict) else value))
+        name: np.array(cache.shared.read(value["array"] if isinstance(value, dict) else value))
         for name in ("probability", "logits", "block", "uncertainty")
         if (value := answer.get(name)) is not None
     }
     return arrays, {name: answer[name] for name in ("context", "slices", "confidence", "stopped") if name in answer}
 
 
-def assert_same(desk, first, second):
-    (arrays, rest), (others, other) = answers(desk, first), answers(desk, second)
+def assert_same(cache, first, second):
+    (arrays, rest), (others, other) = answers(cache, first), answers(cache, second)
     assert rest == other and arrays.keys() == others.keys() and arrays
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, others[name])
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_answers_are_those_from_a_whole_label_map(desk, network, axis):
+def test_answers_are_those_from_a_whole_label_map(cache, network, axis):
     image, labels = scan(0, geometry=OBLIQUE)
-    drawn = Drawn(desk, image, labels, axis, 9, 12, 3)
+    drawn = Drawn(cache, image, labels, axis, 9, 12, 3)
     index = [9, 12, 17]
     index[drawn.along] = 10
     clicks = PromptsRef(points=((tuple(OBLIQUE.to_world(np.array(index, float)).tolist()), True),))
@@ -109,54 +109,54 @@ def test_answers_are_those_from_a_whole_label_map(desk, network, axis):
         Correct(drawn.target, axis, 9),
         Propagate(drawn.target, axis, drawn.whole(), stop_below=0.0),
     ):
-        assert_same(desk, *(replace(request, task=each) for each in (drawn.whole(), drawn.apart())))
+        assert_same(cache, *(replace(request, task=each) for each in (drawn.whole(), drawn.apart())))
 
 
-def test_cut_across_the_slices_that_were_drawn_they_are_the_same_stripes(desk, network):
+def test_cut_across_the_slices_that_were_drawn_they_are_the_same_stripes(cache, network):
     image, labels = scan(0, geometry=OBLIQUE)
-    drawn = Drawn(desk, image, labels, "axial", 9, 12)
+    drawn = Drawn(cache, image, labels, "axial", 9, 12)
     both = [replace(each.examples[0], slices=(8, 11)) for each in (drawn.whole(), drawn.apart())]
     requests = [Correct(drawn.target, "coronal", 10, task=TaskSpec((each,), ((1, "cube"),))) for each in both]
-    assert_same(desk, *requests)
+    assert_same(cache, *requests)
 
 
-def test_the_whole_target_is_segmented_as_from_a_whole_label_map(desk, monkeypatch):
+def test_the_whole_target_is_segmented_as_from_a_whole_label_map(cache, monkeypatch):
     use(monkeypatch, Threshold())
     image, labels = scan(1)
-    drawn = Drawn(desk, image, labels, "axial", 1, 3)
-    assert_same(desk, *(Segment(each, drawn.target) for each in (drawn.whole(), drawn.apart())))
+    drawn = Drawn(cache, image, labels, "axial", 1, 3)
+    assert_same(cache, *(Segment(each, drawn.target) for each in (drawn.whole(), drawn.apart())))
 
 
-def test_a_slice_without_labels_teaches_that_there_are_none(desk, network):
+def test_a_slice_without_labels_teaches_that_there_are_none(cache, network):
     image, labels = scan(0)
     labels = Volume(labels.array * (np.arange(len(labels.array)) != 4)[:, None, None], labels.geometry, Kind.LABELS)
-    drawn = Drawn(desk, image, labels, "axial", 2, 4)
+    drawn = Drawn(cache, image, labels, "axial", 2, 4)
     left = drawn.apart(2).examples[0]
     apart = TaskSpec((replace(left, slices=(2, 4)),), ((1, "cube"),))
-    assert_same(desk, *(Correct(drawn.target, "axial", 3, task=each) for each in (drawn.whole(), apart)))
+    assert_same(cache, *(Correct(drawn.target, "axial", 3, task=each) for each in (drawn.whole(), apart)))
 
 
-def test_a_slice_more_is_cut_alone(desk, network, monkeypatch):
+def test_a_slice_more_is_cut_alone(cache, network, monkeypatch):
     image, labels = scan(0)
-    drawn = Drawn(desk, image, labels, "axial", 1, 2, 4)
+    drawn = Drawn(cache, image, labels, "axial", 1, 2, 4)
     cut = []
-    real = correcting.slices_of
-    monkeypatch.setattr(correcting, "slices_of", lambda pair, *how: cut.append(pair.slices) or real(pair, *how))
-    desk.answer(Correct(drawn.target, "axial", 3, task=drawn.apart(1, 2)), Report())
+    real = corrections.slices_of
+    monkeypatch.setattr(corrections, "slices_of", lambda pair, *how: cut.append(pair.slices) or real(pair, *how))
+    cache.answer(Correct(drawn.target, "axial", 3, task=drawn.apart(1, 2)), Report())
     assert cut == [(1,), (2,)]
-    desk.answer(Correct(drawn.target, "axial", 3, task=drawn.apart(1, 2, 4)), Report())
+    cache.answer(Correct(drawn.target, "axial", 3, task=drawn.apart(1, 2, 4)), Report())
     assert cut == [(1,), (2,), (4,)]
-    drawn.names[2] = desk.shared.write(np.zeros((1, 24, 24), np.uint8))
-    desk.answer(Correct(drawn.target, "axial", 3, task=drawn.apart(1, 2, 4)), Report())
+    drawn.names[2] = cache.shared.write(np.zeros((1, 24, 24), np.uint8))
+    cache.answer(Correct(drawn.target, "axial", 3, task=drawn.apart(1, 2, 4)), Report())
     assert cut == [(1,), (2,), (4,), (2,)]
 
 
-def test_labels_of_another_size_are_refused(desk, network):
+def test_labels_of_another_size_are_refused(cache, network):
     image, labels = scan(0)
-    drawn = Drawn(desk, image, labels, "axial", 2)
-    drawn.names[2] = desk.shared.write(np.ones((1, 5, 5), np.uint8))
+    drawn = Drawn(cache, image, labels, "axial", 2)
+    drawn.names[2] = cache.shared.write(np.ones((1, 5, 5), np.uint8))
     with pytest.raises(InputError, match=r"labels of slice 2 should be \(1, 24, 24\), but they are \(1, 5, 5\)"):
-        desk.answer(Correct(drawn.target, "axial", 3, task=drawn.apart()), Report())
+        cache.answer(Correct(drawn.target, "axial", 3, task=drawn.apart()), Report())
 
 
 @pytest.mark.parametrize(
@@ -172,18 +172,18 @@ def test_slices_that_a_volume_cannot_have_are_refused(slices, axis, complaint):
         SlicesRef.of(slices, axis, grid())
 
 
-def test_a_batch_is_another_one_where_a_slice_was_drawn_anew(desk):
-    drawn = Drawn(desk, *scan(0), "axial", 1, 2)
-    first = fingerprint_of_task(Batch(drawn.apart(), ()), desk.shared.read)
-    drawn.names[1] = desk.shared.write(np.array(desk.shared.read(drawn.names[1])))
-    assert fingerprint_of_task(Batch(drawn.apart(), ()), desk.shared.read) == first
-    assert fingerprint_of_task(Batch(drawn.apart(1), ()), desk.shared.read) != first
-    drawn.names[1] = desk.shared.write(np.ones((1, 24, 24), np.uint8))
-    assert fingerprint_of_task(Batch(drawn.apart(), ()), desk.shared.read) != first
+def test_a_batch_is_another_one_where_a_slice_was_drawn_anew(cache):
+    drawn = Drawn(cache, *scan(0), "axial", 1, 2)
+    first = fingerprint_of_task(Batch(drawn.apart(), ()), cache.shared.read)
+    drawn.names[1] = cache.shared.write(np.array(cache.shared.read(drawn.names[1])))
+    assert fingerprint_of_task(Batch(drawn.apart(), ()), cache.shared.read) == first
+    assert fingerprint_of_task(Batch(drawn.apart(1), ()), cache.shared.read) != first
+    drawn.names[1] = cache.shared.write(np.ones((1, 24, 24), np.uint8))
+    assert fingerprint_of_task(Batch(drawn.apart(), ()), cache.shared.read) != first
 
 
-def test_what_is_computed_ahead_is_given_up_in_the_middle_of_the_network(desk, network):
-    drawn = Drawn(desk, *scan(0), "axial", 2)
+def test_what_is_computed_ahead_is_given_up_in_the_middle_of_the_network(cache, network):
+    drawn = Drawn(cache, *scan(0), "axial", 2)
     report, real, asked = Report(), network.segment, Correct(drawn.target, "axial", 3, task=drawn.apart())
 
     def interrupted(*what):
@@ -193,6 +193,6 @@ def test_what_is_computed_ahead_is_given_up_in_the_middle_of_the_network(desk, n
 
     network.segment = interrupted
     with pytest.raises(Cancelled):
-        desk.answer(Neighbours(drawn.target, "axial", 3, 1, drawn.apart()), report)
+        cache.answer(Neighbours(drawn.target, "axial", 3, 1, drawn.apart()), report)
     network.segment = real
-    assert_same(desk, asked, replace(asked, task=drawn.whole()))
+    assert_same(cache, asked, replace(asked, task=drawn.whole()))

@@ -1,4 +1,4 @@
-"""What a click is answered, and what the applied slices do: through the desk, with networks one can see."""
+"""What a click is answered, and what the applied slices do: through the cache, with networks one can see."""
 
 import os
 from dataclasses import replace
@@ -14,9 +14,9 @@ from InContextSegLib.models.entry import Capability
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, SlicePlan
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices
-from InContextSegLib.worker import corrections as correcting
+from InContextSegLib.worker import corrections
 from InContextSegLib.worker.answers import ANSWERS
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, Propagate, TaskSpec
 from InContextSegLib.worker.shared_arrays import SharedFolder
 from Testing.Library.fake_segmenter import SIZE, Brush, Echo, Threshold, grid, scan
@@ -38,8 +38,8 @@ class Copy(Echo):
 def offers(monkeypatch, segmenter, capability=BOTH):
     """Let every model be this one."""
     entry = replace(find("default"), name="fake", capability=capability)
-    monkeypatch.setattr(correcting, "find", lambda name: entry)
-    monkeypatch.setattr(correcting, "load_model", lambda model: (segmenter, {}, SIZE))
+    monkeypatch.setattr(corrections, "find", lambda name: entry)
+    monkeypatch.setattr(corrections, "load_model", lambda model: (segmenter, {}, SIZE))
     return segmenter
 
 
@@ -49,16 +49,16 @@ def network(monkeypatch):
 
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(SharedFolder.make(tmp_path), ANSWERS)
+def cache(tmp_path):
+    return WorkerCache(SharedFolder.make(tmp_path), ANSWERS)
 
 
-def ref(desk, volume):
-    return ArrayRef.of(desk.shared.write(volume.array), volume.geometry, volume.kind)
+def ref(cache, volume):
+    return ArrayRef.of(cache.shared.write(volume.array), volume.geometry, volume.kind)
 
 
-def ask(desk, request, report=None):
-    return desk.answer(request, report or Report())
+def ask(cache, request, report=None):
+    return cache.answer(request, report or Report())
 
 
 def at(geometry, *index_kji, positive=True):
@@ -69,28 +69,28 @@ def clicks(*points):
     return PromptsRef(points=points)
 
 
-def found(desk, answer):
-    return np.asarray(desk.shared.read(answer["probability"]["array"]))
+def found(cache, answer):
+    return np.asarray(cache.shared.read(answer["probability"]["array"]))
 
 
 def task(*examples, **others):
     return TaskSpec(examples, ((1, "cube"),), model="fake", **others)
 
 
-def drawn(desk, target, labels, *indices):
+def drawn(cache, target, labels, *indices):
     """The target's own slices as an example."""
-    return ExampleRef(target, ref(desk, labels), "target", slices=indices)
+    return ExampleRef(target, ref(cache, labels), "target", slices=indices)
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_the_clicked_voxel_is_the_prompted_voxel_and_only_that_slice_is_answered(desk, network, axis):
+def test_the_clicked_voxel_is_the_prompted_voxel_and_only_that_slice_is_answered(cache, network, axis):
     volume, index = scan(0, geometry=OBLIQUE)[0], [9, 12, 17]
     array_axis = SlicePlan.of(OBLIQUE, axis).array_axis
-    request = Correct(ref(desk, volume), axis, index[array_axis], clicks(at(OBLIQUE, *index)), model="fake")
-    answer = ask(desk, request)
+    request = Correct(ref(cache, volume), axis, index[array_axis], clicks(at(OBLIQUE, *index)), model="fake")
+    answer = ask(cache, request)
     assert (answer["axis"], answer["index"], answer["array_axis"]) == (axis, index[array_axis], array_axis)
     assert answer["probability"]["corner_kji"] == [index[n] if n == array_axis else 0 for n in range(3)]
-    probability = found(desk, answer)
+    probability = found(cache, answer)
     assert probability.dtype == np.uint8
     assert probability.shape == tuple(1 if n == array_axis else size for n, size in enumerate(OBLIQUE.shape))
     index[array_axis] = 0
@@ -99,101 +99,101 @@ def test_the_clicked_voxel_is_the_prompted_voxel_and_only_that_slice_is_answered
     assert answer["context"] == 0
 
 
-def test_a_click_builds_on_the_logits_of_the_last_answer(desk, network):
+def test_a_click_builds_on_the_logits_of_the_last_answer(cache, network):
     volume = scan(0)[0]
-    target, geometry = ref(desk, volume), volume.geometry
-    first = ask(desk, Correct(target, "axial", 3, clicks(at(geometry, 3, 4, 4)), model="fake"))
+    target, geometry = ref(cache, volume), volume.geometry
+    first = ask(cache, Correct(target, "axial", 3, clicks(at(geometry, 3, 4, 4)), model="fake"))
     second = Correct(target, "axial", 3, clicks(at(geometry, 3, 18, 18)), previous=first["logits"], model="fake")
-    mask = found(desk, ask(desk, second)) >= 128
+    mask = found(cache, ask(cache, second)) >= 128
     assert mask[0, 4, 4] and mask[0, 18, 18]
-    alone = found(desk, ask(desk, replace(second, previous=None))) >= 128
+    alone = found(cache, ask(cache, replace(second, previous=None))) >= 128
     assert not alone[0, 4, 4]
 
 
-def test_boxes_and_scribbles_say_where_too(desk, network):
+def test_boxes_and_scribbles_say_where_too(cache, network):
     volume = scan(0)[0]
     low, high = (at(volume.geometry, 2, j, i)[0] for j, i in ((3, 3), (8, 9)))
-    painted = desk.shared.write(np.ones((1, 2, 3), np.uint8))
+    painted = cache.shared.write(np.ones((1, 2, 3), np.uint8))
     prompts = PromptsRef(boxes=((low, high),), scribbles=((painted, (2, 15, 15), True),))
-    mask = found(desk, ask(desk, Correct(ref(desk, volume), "axial", 2, prompts, model="fake"))) >= 128
+    mask = found(cache, ask(cache, Correct(ref(cache, volume), "axial", 2, prompts, model="fake"))) >= 128
     assert mask[0, 5, 6] and mask[0, 15, 16] and not mask[0, 20, 3]
 
 
-def test_an_applied_slice_answers_for_the_next_one_before_the_first_click(desk, monkeypatch):
+def test_an_applied_slice_answers_for_the_next_one_before_the_first_click(cache, monkeypatch):
     offers(monkeypatch, Copy())
     image, labels = scan(0)
-    target = ref(desk, image)
-    about = task(drawn(desk, target, labels, 2))
-    answer = ask(desk, Correct(target, "axial", 3, task=about))
-    np.testing.assert_array_equal(found(desk, answer) >= 128, labels.array[2:3] > 0)
+    target = ref(cache, image)
+    about = task(drawn(cache, target, labels, 2))
+    answer = ask(cache, Correct(target, "axial", 3, task=about))
+    np.testing.assert_array_equal(found(cache, answer) >= 128, labels.array[2:3] > 0)
     assert answer["context"] == 1
 
 
-def test_examples_of_other_patients_answer_too_and_the_most_alike_are_shown(desk, monkeypatch):
+def test_examples_of_other_patients_answer_too_and_the_most_alike_are_shown(cache, monkeypatch):
     network = offers(monkeypatch, Copy())
     others = [
-        ExampleRef(ref(desk, image), ref(desk, labels), f"{n}")
+        ExampleRef(ref(cache, image), ref(cache, labels), f"{n}")
         for n, (image, labels) in enumerate(map(scan, (1, 2, 3)))
     ]
-    answer = ask(desk, Correct(ref(desk, scan(0)[0]), "axial", 3, task=task(*others), supports=3))
+    answer = ask(cache, Correct(ref(cache, scan(0)[0]), "axial", 3, task=task(*others), supports=3))
     assert answer["context"] == 3
     assert network.shown[-1] == 3
-    assert (found(desk, answer) >= 128).any()
+    assert (found(cache, answer) >= 128).any()
 
 
-def test_a_slice_is_no_example_of_itself_but_goes_on_from_what_was_drawn_there(desk, monkeypatch):
+def test_a_slice_is_no_example_of_itself_but_goes_on_from_what_was_drawn_there(cache, monkeypatch):
     network = offers(monkeypatch, Brush())
     image, labels = scan(0)
-    target = ref(desk, image)
-    request = Correct(target, "axial", 3, task=task(drawn(desk, target, labels, 3)))
-    np.testing.assert_array_equal(found(desk, ask(desk, request)) >= 128, labels.array[3:4] > 0)
+    target = ref(cache, image)
+    request = Correct(target, "axial", 3, task=task(drawn(cache, target, labels, 3)))
+    np.testing.assert_array_equal(found(cache, ask(cache, request)) >= 128, labels.array[3:4] > 0)
     assert network.calls == 0
     where = at(image.geometry, 3, 10, 12, positive=False)
-    after = found(desk, ask(desk, replace(request, prompts=clicks(where)))) >= 128
+    after = found(cache, ask(cache, replace(request, prompts=clicks(where)))) >= 128
     assert network.shown == [0]
     assert not after[0, 10, 12]
     assert after[0, 15, 9] and not after[0, 2, 2]
 
 
-def test_values_of_an_example_become_those_of_the_task(desk, monkeypatch):
+def test_values_of_an_example_become_those_of_the_task(cache, monkeypatch):
     offers(monkeypatch, Copy())
     image, labels = scan(0, value=7)
-    target = ref(desk, image)
-    example = replace(drawn(desk, target, labels, 2), values=((7, 1),))
-    assert (found(desk, ask(desk, Correct(target, "axial", 3, task=task(example)))) >= 128).any()
+    target = ref(cache, image)
+    example = replace(drawn(cache, target, labels, 2), values=((7, 1),))
+    assert (found(cache, ask(cache, Correct(target, "axial", 3, task=task(example)))) >= 128).any()
 
 
-def test_the_structure_is_looked_at_in_a_window_round_it_until_somebody_clicks_elsewhere(desk, monkeypatch):
+def test_the_structure_is_looked_at_in_a_window_round_it_until_somebody_clicks_elsewhere(cache, monkeypatch):
     offers(monkeypatch, Copy())
     geometry = grid((6, 96, 96))
     image = Volume(np.random.default_rng(0).integers(0, 99, geometry.shape).astype(np.int16), geometry, Kind.INTENSITY)
     array = np.zeros(geometry.shape, np.uint8)
     array[2, 40:43, 60:63] = 1
-    target = ref(desk, image)
-    about = task(drawn(desk, target, Volume(array, geometry, Kind.LABELS), 2))
+    target = ref(cache, image)
+    about = task(drawn(cache, target, Volume(array, geometry, Kind.LABELS), 2))
     # Three voxels are one pixel of all of the slice, which could not be told apart there.
-    mask = found(desk, ask(desk, Correct(target, "axial", 3, task=about))) >= 128
+    mask = found(cache, ask(cache, Correct(target, "axial", 3, task=about))) >= 128
     np.testing.assert_array_equal(mask[0], array[2])
     for prompts in (clicks(at(geometry, 3, 41, 61), at(geometry, 3, 5, 5)), clicks(at(geometry, 3, 90, 2))):
         where = np.rint(geometry.to_index(prompts.points[-1][0])).astype(int)
-        assert found(desk, ask(desk, Correct(target, "axial", 3, prompts, about)))[0, where[1], where[2]] >= 128
+        assert found(cache, ask(cache, Correct(target, "axial", 3, prompts, about)))[0, where[1], where[2]] >= 128
 
 
-def test_the_same_request_gives_the_same_answer_whatever_was_asked_before(desk, monkeypatch):
+def test_the_same_request_gives_the_same_answer_whatever_was_asked_before(cache, monkeypatch):
     offers(monkeypatch, Brush())
     image, labels = scan(0)
-    target = ref(desk, image)
-    request = Correct(target, "axial", 4, clicks(at(image.geometry, 4, 9, 9)), task(drawn(desk, target, labels, 2, 3)))
-    first = found(desk, ask(desk, request))
-    ask(desk, Correct(target, "axial", 1, clicks(at(image.geometry, 1, 20, 2)), model="fake"))
-    fresh = Desk(desk.shared, ANSWERS)
-    for one in (desk, fresh):
+    target = ref(cache, image)
+    request = Correct(target, "axial", 4, clicks(at(image.geometry, 4, 9, 9)), task(drawn(cache, target, labels, 2, 3)))
+    first = found(cache, ask(cache, request))
+    ask(cache, Correct(target, "axial", 1, clicks(at(image.geometry, 1, 20, 2)), model="fake"))
+    fresh = WorkerCache(cache.shared, ANSWERS)
+    for one in (cache, fresh):
         np.testing.assert_array_equal(found(one, ask(one, request)), first)
 
 
-def test_neighbours_leave_nothing_to_compute_but_the_answer_and_another_applied_slice_costs_itself(desk, network):
+def test_neighbours_leave_nothing_to_compute_but_the_answer_and_another_applied_slice_costs_itself(cache, network):
     image, labels = scan(0)
-    target = ref(desk, image)
+    target = ref(cache, image)
     counted = {"encode": 0, "condition": 0}
 
     def counting(name):
@@ -207,20 +207,20 @@ def test_neighbours_leave_nothing_to_compute_but_the_answer_and_another_applied_
 
     for name in counted:
         setattr(network, name, counting(name))
-    about = task(drawn(desk, target, labels, 1))
-    assert ask(desk, Neighbours(target, "axial", 3, 1, about))["ready"] == [3, 4, 2]
+    about = task(drawn(cache, target, labels, 1))
+    assert ask(cache, Neighbours(target, "axial", 3, 1, about))["ready"] == [3, 4, 2]
     assert counted == {"encode": counted["encode"], "condition": 1}
     before = dict(counted)
     for index in (2, 3, 4):
-        ask(desk, Correct(target, "axial", index, clicks(at(image.geometry, index, 9, 9)), about))
+        ask(cache, Correct(target, "axial", index, clicks(at(image.geometry, index, 9, 9)), about))
     assert counted == before
-    ask(desk, Neighbours(target, "axial", 3, 1, task(drawn(desk, target, labels, 1, 2))))
+    ask(cache, Neighbours(target, "axial", 3, 1, task(drawn(cache, target, labels, 1, 2))))
     assert counted["condition"] == 2
 
 
-def test_neighbours_stay_inside_the_volume_and_are_given_up_at_the_next_step(desk, network):
-    target = ref(desk, scan(0)[0])
-    assert ask(desk, Neighbours(target, "axial", 0, 2, model="fake"))["ready"] == [0, 1, 2]
+def test_neighbours_stay_inside_the_volume_and_are_given_up_at_the_next_step(cache, network):
+    target = ref(cache, scan(0)[0])
+    assert ask(cache, Neighbours(target, "axial", 0, 2, model="fake"))["ready"] == [0, 1, 2]
     steps = []
 
     def show(done, total, message):
@@ -230,25 +230,25 @@ def test_neighbours_stay_inside_the_volume_and_are_given_up_at_the_next_step(des
 
     report = Report(show)
     with pytest.raises(Cancelled):
-        ask(desk, Neighbours(target, "axial", 3, 2, model="fake"), report)
+        ask(cache, Neighbours(target, "axial", 3, 2, model="fake"), report)
     assert len(steps) == 3
 
 
-def test_a_click_that_is_no_longer_wanted_is_not_answered(desk, network):
+def test_a_click_that_is_no_longer_wanted_is_not_answered(cache, network):
     report = Report()
     report.hurry()
     with pytest.raises(Cancelled, match="newer click"):
-        ask(desk, Correct(ref(desk, scan(0)[0]), "axial", 3, clicks(at(grid(), 3, 9, 9)), model="fake"), report)
+        ask(cache, Correct(ref(cache, scan(0)[0]), "axial", 3, clicks(at(grid(), 3, 9, 9)), model="fake"), report)
     assert network.calls == 0
 
 
-def test_another_model_takes_the_place_of_the_last_one_with_all_that_was_computed(desk, network, tmp_path):
-    target = ref(desk, scan(0)[0])
+def test_another_model_takes_the_place_of_the_last_one_with_all_that_was_computed(cache, network, tmp_path):
+    target = ref(cache, scan(0)[0])
     for device in ("cpu", "auto"):
-        ask(desk, Correct(target, "axial", 3, clicks(at(grid(), 3, 9, 9)), model="fake", device=device))
-    assert len(desk.for_clicks._values) == 1
-    desk.forget()
-    assert not desk.for_clicks._values
+        ask(cache, Correct(target, "axial", 3, clicks(at(grid(), 3, 9, 9)), model="fake", device=device))
+    assert len(cache.for_clicks._values) == 1
+    cache.forget()
+    assert not cache.for_clicks._values
 
 
 @pytest.mark.parametrize(
@@ -259,63 +259,63 @@ def test_another_model_takes_the_place_of_the_last_one_with_all_that_was_compute
         ("box", Capability(SIZE, "required"), "takes labelled examples, but boxes came"),
     ],
 )
-def test_a_model_is_asked_only_for_what_it_takes(desk, monkeypatch, prompts, capability, complaint):
+def test_a_model_is_asked_only_for_what_it_takes(cache, monkeypatch, prompts, capability, complaint):
     network = offers(monkeypatch, Brush(), capability)
     corners = at(grid(), 3, 4, 4)[0], at(grid(), 3, 9, 9)[0]
     said = {
         "click": clicks(at(grid(), 3, 9, 9)),
         "box": PromptsRef(boxes=(corners,)),
-        "scribble": PromptsRef(scribbles=((desk.shared.write(np.ones((1, 1, 1), bool)), (3, 9, 9), True),)),
+        "scribble": PromptsRef(scribbles=((cache.shared.write(np.ones((1, 1, 1), bool)), (3, 9, 9), True),)),
     }
-    target = ref(desk, scan(0)[0])
+    target = ref(cache, scan(0)[0])
     with pytest.raises(InputError, match=complaint):
-        ask(desk, Correct(target, "axial", 3, said[prompts], model="fake"))
+        ask(cache, Correct(target, "axial", 3, said[prompts], model="fake"))
     if "box" in capability.prompts:
-        answer = ask(desk, Correct(target, "axial", 3, said["box"], model="fake"))
-        assert found(desk, answer)[0, 6, 6] >= 128
+        answer = ask(cache, Correct(target, "axial", 3, said["box"], model="fake"))
+        assert found(cache, answer)[0, 6, 6] >= 128
     assert network.calls == ("box" in capability.prompts)
 
 
-def test_a_model_without_support_refuses_examples_and_carries_nothing_on(desk, monkeypatch):
+def test_a_model_without_support_refuses_examples_and_carries_nothing_on(cache, monkeypatch):
     offers(monkeypatch, Brush(), Capability(SIZE, "unused", ("click", "box")))
     image, labels = scan(0)
-    target = ref(desk, image)
-    about = task(drawn(desk, target, labels, 2))
+    target = ref(cache, image)
+    about = task(drawn(cache, target, labels, 2))
     with pytest.raises(InputError, match="takes clicks and boxes, but labelled examples came"):
-        ask(desk, Correct(target, "axial", 3, clicks(at(image.geometry, 3, 9, 9)), about))
+        ask(cache, Correct(target, "axial", 3, clicks(at(image.geometry, 3, 9, 9)), about))
     with pytest.raises(InputError, match="learns nothing from applied slices; choose another"):
-        ask(desk, Propagate(target, "axial", about))
+        ask(cache, Propagate(target, "axial", about))
 
 
-def test_a_model_that_needs_examples_says_so_and_answers_with_them(desk, monkeypatch):
+def test_a_model_that_needs_examples_says_so_and_answers_with_them(cache, monkeypatch):
     network = offers(monkeypatch, Threshold(), Capability(SIZE, "required"))
     image, labels = scan(0)
-    target = ref(desk, image)
+    target = ref(cache, image)
     with pytest.raises(InputError, match="no example beside this slice shows label 1; apply a slice first"):
-        ask(desk, Correct(target, "axial", 3, model="fake"))
-    answer = ask(desk, Correct(target, "axial", 3, task=task(drawn(desk, target, labels, 2))))
-    np.testing.assert_array_equal(found(desk, answer) >= 128, labels.array[3:4] > 0)
+        ask(cache, Correct(target, "axial", 3, model="fake"))
+    answer = ask(cache, Correct(target, "axial", 3, task=task(drawn(cache, target, labels, 2))))
+    np.testing.assert_array_equal(found(cache, answer) >= 128, labels.array[3:4] > 0)
     assert network.shown == [1]
 
 
-def test_a_model_that_needs_examples_and_takes_clicks_never_answers_without(desk, monkeypatch):
+def test_a_model_that_needs_examples_and_takes_clicks_never_answers_without(cache, monkeypatch):
     network = offers(monkeypatch, Brush(), Capability(SIZE, "required", ("click",)))
     image, labels = scan(0)
-    target = ref(desk, image)
-    ask(desk, Correct(target, "axial", 3, clicks(at(grid(), 3, 2, 2)), task(drawn(desk, target, labels, 2))))
+    target = ref(cache, image)
+    ask(cache, Correct(target, "axial", 3, clicks(at(grid(), 3, 2, 2)), task(drawn(cache, target, labels, 2))))
     assert network.shown == [1, 1]
 
 
-def test_nothing_to_go_on_is_refused(desk, network):
+def test_nothing_to_go_on_is_refused(cache, network):
     with pytest.raises(InputError, match="Neither prompts nor an example of label 1 came; click"):
-        ask(desk, Correct(ref(desk, scan(0)[0]), "axial", 3, model="fake"))
+        ask(cache, Correct(ref(cache, scan(0)[0]), "axial", 3, model="fake"))
 
 
-def test_logits_of_another_slice_are_refused(desk, network):
-    target = ref(desk, scan(0)[0])
-    other = ask(desk, Correct(target, "coronal", 3, clicks(at(grid(), 3, 3, 9)), model="fake"))["logits"]
+def test_logits_of_another_slice_are_refused(cache, network):
+    target = ref(cache, scan(0)[0])
+    other = ask(cache, Correct(target, "coronal", 3, clicks(at(grid(), 3, 3, 9)), model="fake"))["logits"]
     with pytest.raises(InputError, match=r"belong to a slice of \(6, 1, 24\) voxels"):
-        ask(desk, Correct(target, "axial", 3, clicks(at(grid(), 3, 3, 9)), previous=other, model="fake"))
+        ask(cache, Correct(target, "axial", 3, clicks(at(grid(), 3, 3, 9)), previous=other, model="fake"))
 
 
 def test_no_example_at_all_is_asked_for_by_leaving_them_out():
@@ -323,31 +323,31 @@ def test_no_example_at_all_is_asked_for_by_leaving_them_out():
         Correct(ArrayRef.of("1a.npy", grid()), "axial", 3, supports=0)
 
 
-def test_a_label_is_carried_on_to_where_it_ends_and_stays_within_the_range(desk, monkeypatch):
+def test_a_label_is_carried_on_to_where_it_ends_and_stays_within_the_range(cache, monkeypatch):
     offers(monkeypatch, Threshold(), Capability(SIZE, "required"))
     geometry = grid((12, 24, 24))
     image, labels = scan(0, geometry=geometry)
     held = np.flatnonzero(labels.array.any(axis=(1, 2)))
-    target, middle = ref(desk, image), int(held[len(held) // 2])
-    request = Propagate(target, "axial", task(drawn(desk, target, labels, middle)), label=1, stop_below=0.0)
-    answer = ask(desk, request)
+    target, middle = ref(cache, image), int(held[len(held) // 2])
+    request = Propagate(target, "axial", task(drawn(cache, target, labels, middle)), label=1, stop_below=0.0)
+    answer = ask(cache, request)
     assert answer["slices"] == [index for index in held.tolist() if index != middle]
     assert (answer["reached"], answer["stopped"]) == ([held[0], held[-1]], {"before": "ended", "after": "ended"})
     block = np.zeros(geometry.shape, np.uint8)
-    array = desk.shared.read(answer["block"]["array"])
+    array = cache.shared.read(answer["block"]["array"])
     start = answer["block"]["corner_kji"]
     block[tuple(slice(low, low + size) for low, size in zip(start, array.shape, strict=True))] = array
     wanted = labels.array.copy()
     wanted[middle] = 0
     np.testing.assert_array_equal(block, wanted)
-    assert desk.shared.read(answer["uncertainty"]["array"]).max() <= 100
+    assert cache.shared.read(answer["uncertainty"]["array"]).max() <= 100
     assert len(answer["confidence"]) == len(answer["slices"])
-    part = ask(desk, replace(request, slice_range=(middle - 1, middle + 2)))
+    part = ask(cache, replace(request, slice_range=(middle - 1, middle + 2)))
     assert part["slices"] == [middle - 1, middle + 1, middle + 2]
     assert part["stopped"] == {"before": "range", "after": "range"}
 
 
-def test_doubts_add_up_until_it_stops(desk, monkeypatch):
+def test_doubts_add_up_until_it_stops(cache, monkeypatch):
     class Doubtful(Threshold):
         def segment(self, embedding, context):
             return super().segment(embedding, context) / 4
@@ -356,87 +356,87 @@ def test_doubts_add_up_until_it_stops(desk, monkeypatch):
     monkeypatch.setattr("InContextSegLib.inference.loop.OUTLINE", 0.0)
     geometry = grid((12, 24, 24))
     image, labels = scan(0, geometry=geometry)
-    target = ref(desk, image)
-    request = Propagate(target, "axial", task(drawn(desk, target, labels, 6)), stop_below=0.0)
-    free = ask(desk, request)
+    target = ref(cache, image)
+    request = Propagate(target, "axial", task(drawn(cache, target, labels, 6)), stop_below=0.0)
+    free = ask(cache, request)
     sure = dict(zip(free["slices"], free["confidence"], strict=True))
     assert sure[5] > sure[4] > sure[3]
-    held = ask(desk, replace(request, stop_below=(sure[5] + sure[4]) / 2))
+    held = ask(cache, replace(request, stop_below=(sure[5] + sure[4]) / 2))
     assert set(held["slices"]) <= {5, 7}
     assert held["stopped"]["before"] == "unsure"
-    nothing = ask(desk, replace(request, stop_below=1.0))
+    nothing = ask(cache, replace(request, stop_below=1.0))
     assert (nothing["slices"], nothing["reached"]) == ([], None)
 
 
-def test_an_applied_slice_without_the_label_is_where_it_ends(desk, monkeypatch):
+def test_an_applied_slice_without_the_label_is_where_it_ends(cache, monkeypatch):
     offers(monkeypatch, Threshold(), Capability(SIZE, "required"))
     geometry = grid((12, 24, 24))
     image, labels = scan(0, geometry=geometry)
     array = labels.array.copy()
     array[4] = 0
-    target = ref(desk, image)
-    about = task(drawn(desk, target, Volume(array, geometry, Kind.LABELS), 6, 4))
-    answer = ask(desk, Propagate(target, "axial", about, stop_below=0.0))
+    target = ref(cache, image)
+    about = task(drawn(cache, target, Volume(array, geometry, Kind.LABELS), 6, 4))
+    answer = ask(cache, Propagate(target, "axial", about, stop_below=0.0))
     assert min(answer["slices"]) == 5
     assert answer["stopped"]["before"] == "ended"
 
 
-def test_only_slices_that_were_applied_can_be_carried_on(desk, network):
+def test_only_slices_that_were_applied_can_be_carried_on(cache, network):
     image, labels = scan(0)
-    target = ref(desk, image)
-    about = task(drawn(desk, target, labels, 3))
+    target = ref(cache, image)
+    about = task(drawn(cache, target, labels, 3))
     with pytest.raises(InputError, match="from slice 2, where it was not applied; apply a slice first"):
-        ask(desk, Propagate(target, "axial", about, start=(2,)))
-    other = task(ExampleRef(ref(desk, scan(1)[0]), ref(desk, scan(1)[1]), "other"))
+        ask(cache, Propagate(target, "axial", about, start=(2,)))
+    other = task(ExampleRef(ref(cache, scan(1)[0]), ref(cache, scan(1)[1]), "other"))
     with pytest.raises(InputError, match="carried on, but it was applied on no slice; apply a slice first"):
-        ask(desk, Propagate(target, "axial", other))
+        ask(cache, Propagate(target, "axial", other))
 
 
 @pytest.mark.parametrize(("name", "value"), [("threshold", 1.5), ("stop_below", -0.1), ("supports", 0)])
-def test_numbers_out_of_their_range_are_refused(desk, network, name, value):
+def test_numbers_out_of_their_range_are_refused(cache, network, name, value):
     image, labels = scan(0)
-    target = ref(desk, image)
-    request = Propagate(target, "axial", task(drawn(desk, target, labels, 3)))
+    target = ref(cache, image)
+    request = Propagate(target, "axial", task(drawn(cache, target, labels, 3)))
     with pytest.raises(InputError, match=f"{name}: asked for"):
-        ask(desk, replace(request, **{name: value}))
+        ask(cache, replace(request, **{name: value}))
 
 
-def test_a_picture_is_clicked_like_a_slice_and_learns_from_pictures(desk, monkeypatch):
+def test_a_picture_is_clicked_like_a_slice_and_learns_from_pictures(cache, monkeypatch):
     offers(monkeypatch, Copy())
     flat = Geometry((1, 24, 24), grid().affine)
     pictures = [
         (Volume(image.array[3:4], flat, Kind.INTENSITY), Volume(labels.array[3:4], flat, Kind.LABELS))
         for image, labels in map(scan, (0, 1))
     ]
-    other = ExampleRef(*(ref(desk, each) for each in pictures[1]), "other")
-    target = ref(desk, pictures[0][0])
-    answer = ask(desk, Correct(target, across_slices(flat), 0, task=task(other)))
+    other = ExampleRef(*(ref(cache, each) for each in pictures[1]), "other")
+    target = ref(cache, pictures[0][0])
+    answer = ask(cache, Correct(target, across_slices(flat), 0, task=task(other)))
     assert answer["context"] == 1
-    assert (found(desk, answer) >= 128).any()
+    assert (found(cache, answer) >= 128).any()
 
 
-def test_weights_of_one_s_own_are_loaded_anew_when_their_file_changes(desk, monkeypatch, tmp_path):
+def test_weights_of_one_s_own_are_loaded_anew_when_their_file_changes(cache, monkeypatch, tmp_path):
     loaded, file = [], tmp_path / "own.safetensors"
     offers(monkeypatch, Brush())
-    monkeypatch.setattr(correcting, "load_model", lambda model: loaded.append(model.weights) or (Brush(), {}, SIZE))
-    request = Correct(ref(desk, scan(0)[0]), "axial", 3, clicks(at(grid(), 3, 9, 9)), model="fake", weights=str(file))
+    monkeypatch.setattr(corrections, "load_model", lambda model: loaded.append(model.weights) or (Brush(), {}, SIZE))
+    request = Correct(ref(cache, scan(0)[0]), "axial", 3, clicks(at(grid(), 3, 9, 9)), model="fake", weights=str(file))
     for text in ("one", "one", "longer"):
         file.write_text(text)
 
         os.utime(file, ns=(len(text), len(text)))
-        ask(desk, request)
+        ask(cache, request)
     assert loaded == [Path(file)] * 2
 
 
-def test_the_default_model_finds_a_cube_by_a_box_and_by_the_slice_beside_it(desk):
+def test_the_default_model_finds_a_cube_by_a_box_and_by_the_slice_beside_it(cache):
     geometry = grid((6, 96, 96))
     image, labels = scan(0, geometry=geometry)
-    target, truth = ref(desk, image), labels.array > 0
+    target, truth = ref(cache, image), labels.array > 0
     low, high = np.argwhere(truth[2]).min(axis=0), np.argwhere(truth[2]).max(axis=0)
     box = PromptsRef(boxes=((at(geometry, 2, *low)[0], at(geometry, 2, *high)[0]),))
-    answer = ask(desk, Correct(target, "axial", 2, box))
-    assert dice(found(desk, answer) >= 128, truth[2:3]) > 0.8
-    about = replace(task(drawn(desk, target, labels, 2)), model="default")
-    assert dice(found(desk, ask(desk, Correct(target, "axial", 3, task=about))) >= 128, truth[3:4]) > 0.9
-    carried_on = ask(desk, Propagate(target, "axial", about))
+    answer = ask(cache, Correct(target, "axial", 2, box))
+    assert dice(found(cache, answer) >= 128, truth[2:3]) > 0.8
+    about = replace(task(drawn(cache, target, labels, 2)), model="default")
+    assert dice(found(cache, ask(cache, Correct(target, "axial", 3, task=about))) >= 128, truth[3:4]) > 0.9
+    carried_on = ask(cache, Propagate(target, "axial", about))
     assert {1, 3, 4} <= set(carried_on["slices"])

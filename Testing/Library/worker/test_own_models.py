@@ -21,7 +21,7 @@ from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.worker.answers import ANSWERS
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.protocol import (
     ArrayRef,
     Correct,
@@ -68,87 +68,87 @@ def models(tmp_path):
 
 
 @pytest.fixture
-def desk(tmp_path, models, monkeypatch):
+def cache(tmp_path, models, monkeypatch):
     monkeypatch.setenv("INCONTEXTSEG_CACHE", str(tmp_path / "cache"))
-    return Desk(SharedFolder.make(tmp_path), ANSWERS)
+    return WorkerCache(SharedFolder.make(tmp_path), ANSWERS)
 
 
-def ref(desk, volume):
-    return ArrayRef.of(desk.shared.write(volume.array), volume.geometry, volume.kind)
+def ref(cache, volume):
+    return ArrayRef.of(cache.shared.write(volume.array), volume.geometry, volume.kind)
 
 
-def example(desk, seed, **others):
-    return ExampleRef(*(ref(desk, each) for each in phantom(seed, SHAPE, SPACING_MM)), f"patient {seed}", **others)
+def example(cache, seed, **others):
+    return ExampleRef(*(ref(cache, each) for each in phantom(seed, SHAPE, SPACING_MM)), f"patient {seed}", **others)
 
 
-def task(desk, model, *seeds, **settings):
+def task(cache, model, *seeds, **settings):
     settings = InferenceSettings(**{"supports": 4, "draws": 1, "axes": ("axial",)} | settings)
-    return TaskSpec(tuple(example(desk, seed) for seed in seeds), ((1, "liver"),), settings, model=model)
+    return TaskSpec(tuple(example(cache, seed) for seed in seeds), ((1, "liver"),), settings, model=model)
 
 
-def target(desk):
-    return ref(desk, phantom(9, SHAPE, SPACING_MM)[0])
+def target(cache):
+    return ref(cache, phantom(9, SHAPE, SPACING_MM)[0])
 
 
-def ask(desk, request):
-    return desk.answer(request, Report())
+def ask(cache, request):
+    return cache.answer(request, Report())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_found_is_the_same_again_and_names_the_model(desk, name):
-    asked = Segment(task(desk, name, 0, 1, draws=2, cascade=True, style=True), target(desk))
-    found = ask(desk, asked)
+def test_what_is_found_is_the_same_again_and_names_the_model(cache, name):
+    asked = Segment(task(cache, name, 0, 1, draws=2, cascade=True, style=True), target(cache))
+    found = ask(cache, asked)
     model = found["provenance"]["model"]
     assert model == {"entry": name, "weights_sha256": find(name).weights.sha256}
-    desk.forget()
-    again = ask(desk, asked)
+    cache.forget()
+    again = ask(cache, asked)
     for part in ("block", "uncertainty"):
-        np.testing.assert_array_equal(*(desk.shared.read(each[part]["array"]) for each in (found, again)))
-    assert ask(desk, Preview(asked.task, asked.target, 3))["supports"] == 4
+        np.testing.assert_array_equal(*(cache.shared.read(each[part]["array"]) for each in (found, again)))
+    assert ask(cache, Preview(asked.task, asked.target, 3))["supports"] == 4
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_rehearse_and_the_network_adapts_to_them(desk, name):
-    about = task(desk, name, 0, 1, 2, rehearse=True, adapt_seconds=3.0)
-    found = ask(desk, Prepare(about, target(desk)))
+def test_examples_calibrate_and_the_network_adapts_to_them(cache, name):
+    about = task(cache, name, 0, 1, 2, calibrate=True, adapt_seconds=3.0)
+    found = ask(cache, Prepare(about, target(cache)))
     assert found["size"] in (find(name).capability.input_size, 2 * find(name).capability.input_size)
     assert found["expected"]["liver"]["units"] >= 2 and "Dice" in found["adaptation"]["why"]
-    record = ask(desk, Segment(about, target(desk)))["provenance"]["rehearsal"]
+    record = ask(cache, Segment(about, target(cache)))["provenance"]["calibration"]
     assert {each["size"] for each in record["tried"]} == {32, 64} if name == "tuned" else {64, 128}
 
 
-def test_a_replaced_model_is_loaded_anew_and_a_removed_one_is_refused(desk, tmp_path):
-    asked = Segment(task(desk, "ours", 0), target(desk))
-    before = ask(desk, asked)["provenance"]["model"]["weights_sha256"]
+def test_a_replaced_model_is_loaded_anew_and_a_removed_one_is_refused(cache, tmp_path):
+    asked = Segment(task(cache, "ours", 0), target(cache))
+    before = ask(cache, asked)["provenance"]["model"]["weights_sha256"]
     kept(tmp_path, "ours", sricl(seed=1), SMALL, Capability(64, "required"), replacing=True)
-    after = ask(desk, asked)["provenance"]["model"]["weights_sha256"]
+    after = ask(cache, asked)["provenance"]["model"]["weights_sha256"]
     assert before != after == find("ours").weights.sha256
-    assert ask(desk, AskWeights("ours", "remove")) == {"removed": True, "seconds": pytest.approx(0, abs=5)}
+    assert ask(cache, AskWeights("ours", "remove")) == {"removed": True, "seconds": pytest.approx(0, abs=5)}
     with pytest.raises(InputError, match='There is no model "ours" in the catalogue; choose one of default, '):
-        ask(desk, asked)
+        ask(cache, asked)
 
 
-def test_a_model_without_prompts_answers_from_applied_slices_and_carries_them_on(desk):
+def test_a_model_without_prompts_answers_from_applied_slices_and_carries_them_on(cache):
     image, labels = phantom(9, SHAPE, SPACING_MM)
-    here = ref(desk, image)
-    drawn = ExampleRef(here, ref(desk, labels), "target", slices=(2,))
-    about = TaskSpec((drawn, example(desk, 0)), ((1, "liver"),), model="ours")
+    here = ref(cache, image)
+    drawn = ExampleRef(here, ref(cache, labels), "target", slices=(2,))
+    about = TaskSpec((drawn, example(cache, 0)), ((1, "liver"),), model="ours")
     opening = Correct(here, "axial", 3, PromptsRef(), task=about)
-    found = ask(desk, opening)
-    assert found["context"] == 4 and desk.shared.read(found["probability"]["array"]).std() > 0
-    assert ask(desk, Neighbours(here, "axial", 3, radius=1, task=about))["ready"] == [3, 4, 2]
-    carried = ask(desk, Propagate(here, "axial", about, stop_below=0.0))
+    found = ask(cache, opening)
+    assert found["context"] == 4 and cache.shared.read(found["probability"]["array"]).std() > 0
+    assert ask(cache, Neighbours(here, "axial", 3, radius=1, task=about))["ready"] == [3, 4, 2]
+    carried = ask(cache, Propagate(here, "axial", about, stop_below=0.0))
     assert set(carried["slices"]) <= {0, 1, 3, 4, 5}
     click = PromptsRef(points=((tuple(image.geometry.to_world((3.0, 20.0, 20.0)).tolist()), True),))
     with pytest.raises(InputError, match="The model 'ours' takes labelled examples, but clicks came"):
-        ask(desk, replace(opening, prompts=click))
+        ask(cache, replace(opening, prompts=click))
 
 
-def test_a_network_trained_further_takes_clicks(desk):
+def test_a_network_trained_further_takes_clicks(cache):
     image = phantom(9, SHAPE, SPACING_MM)[0]
     click = PromptsRef(points=((tuple(image.geometry.to_world((3.0, 20.0, 20.0)).tolist()), True),))
-    found = ask(desk, Correct(ref(desk, image), "axial", 3, click, model="tuned"))
-    assert desk.shared.read(found["probability"]["array"]).shape == (1, 48, 48)
+    found = ask(cache, Correct(ref(cache, image), "axial", 3, click, model="tuned"))
+    assert cache.shared.read(found["probability"]["array"]).shape == (1, 48, 48)
 
 
 def test_an_entry_that_does_not_describe_its_weights_is_refused(models, tmp_path):
@@ -184,15 +184,15 @@ def looked(monkeypatch):
 
 
 @pytest.mark.parametrize("anyhow", [True, False])
-def test_only_a_model_that_knows_them_is_shown_mirrored_pictures_and_parts(desk, tmp_path, looked, anyhow):
+def test_only_a_model_that_knows_them_is_shown_mirrored_pictures_and_parts(cache, tmp_path, looked, anyhow):
     kept(tmp_path, "ours", sricl(), SMALL, Capability(64, "required", any_view=anyhow), replacing=True)
-    found = ask(desk, Segment(task(desk, "ours", 0, draws=4), target(desk)))
+    found = ask(cache, Segment(task(cache, "ours", 0, draws=4), target(cache)))
     assert set(looked[0]) == ({(), (-1,), (-2,), (-2, -1)} if anyhow else {()})
-    assert desk.shared.read(found["uncertainty"]["array"]).any()
+    assert cache.shared.read(found["uncertainty"]["array"]).any()
     image, labels = phantom(9, SHAPE, SPACING_MM)
-    here = ref(desk, image)
+    here = ref(cache, image)
     spot = np.zeros_like(labels.array)
     spot[2, 20:26, 20:26] = 1
-    drawn = ExampleRef(here, ref(desk, replace(labels, array=spot)), "target", slices=(2,))
-    ask(desk, Correct(here, "axial", 3, PromptsRef(), task=TaskSpec((drawn,), ((1, "spot"),), model="ours")))
+    drawn = ExampleRef(here, ref(cache, replace(labels, array=spot)), "target", slices=(2,))
+    ask(cache, Correct(here, "axial", 3, PromptsRef(), task=TaskSpec((drawn,), ((1, "spot"),), model="ours")))
     assert any(looked[1]) is anyhow

@@ -13,7 +13,7 @@ import pytest
 
 from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.progress import exhausted
-from InContextSegLib.worker import shared_arrays as shared
+from InContextSegLib.worker import shared_arrays
 from InContextSegLib.worker.shared_arrays import SharedFolder, new_name
 
 
@@ -49,7 +49,7 @@ def test_an_array_of_any_layout_comes_out_as_it_went_in(folder, array):
 
 
 def test_a_large_array_is_written_in_pieces_and_appears_when_all_of_it_is_there(folder, monkeypatch):
-    monkeypatch.setattr(shared, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(shared_arrays, "_CHUNK_BYTES", 1000)
     name, array = new_name(), np.arange(4000, dtype=np.int16)
     pieces = folder.writing(name, array)
     for _ in range(7):
@@ -61,7 +61,7 @@ def test_a_large_array_is_written_in_pieces_and_appears_when_all_of_it_is_there(
 
 
 def test_a_writing_that_is_given_up_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr(shared, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(shared_arrays, "_CHUNK_BYTES", 1000)
     pieces = folder.writing(new_name(), np.arange(4000))
     next(pieces)
     pieces.close()
@@ -89,11 +89,11 @@ def test_an_array_that_is_gone_or_damaged_is_said(folder):
 
 def test_a_full_disk_is_noticed_before_and_while_writing(folder, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shared.shutil, "disk_usage", lambda path: usage(1 << 20))
+    monkeypatch.setattr(shared_arrays.shutil, "disk_usage", lambda path: usage(1 << 20))
     with pytest.raises(OutputError, match=r"of 2 MB cannot be written to .*: the disk is nearly full; make room"):
         folder.write(np.zeros(2 << 20, np.uint8))
-    monkeypatch.setattr(shared.shutil, "disk_usage", lambda path: usage(1 << 40))
-    monkeypatch.setattr(shared.np.lib.format, "write_array_header_1_0", full)
+    monkeypatch.setattr(shared_arrays.shutil, "disk_usage", lambda path: usage(1 << 40))
+    monkeypatch.setattr(shared_arrays.np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(OutputError, match=r"cannot be written to .*: the disk is full"):
         folder.write(np.zeros(4))
     assert names(folder) == []

@@ -16,9 +16,9 @@ from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
 from InContextSegLib.training.site import store
 from InContextSegLib.training.site import train as site_module
-from InContextSegLib.worker import site_answers as siteanswers
+from InContextSegLib.worker import site_answers
 from InContextSegLib.worker.answers import ANSWERS
-from InContextSegLib.worker.cache import Desk
+from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.shared_arrays import SharedFolder
 from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
@@ -38,22 +38,22 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def cache(tmp_path, monkeypatch):
     def small():
         return SRICL(widths=(8, 8, 16, 16), decoder_width=16, channels=16, attention_width=16)
 
     monkeypatch.setattr(site_module, "SRICL", small)
     monkeypatch.setattr(store, "cache_folder", lambda: tmp_path / "cache")
-    return Desk(SharedFolder.make(tmp_path), ANSWERS)
+    return WorkerCache(SharedFolder.make(tmp_path), ANSWERS)
 
 
 def request(site, run, **settings):
     return TrainOnSite(site, str(run), SETTINGS | settings, "cpu")
 
 
-def test_what_there_is_to_train_on_is_told_task_by_task_with_what_is_wrong(site, desk, tmp_path):
+def test_what_there_is_to_train_on_is_told_task_by_task_with_what_is_wrong(site, cache, tmp_path):
     (tmp_path / "a/labels/patient2.nii.gz").unlink()
-    answer = desk.answer(LookAtSite(site), Report())
+    answer = cache.answer(LookAtSite(site), Report())
     assert answer["usable"] and "cases" not in answer
     assert [task["name"] for task in answer["tasks"]] == ["a/organ", "a/spot"]
     assert [answer["tasks"][0][side]["patients"] for side in ("train", "validation")] == [2, 1]
@@ -62,21 +62,21 @@ def test_what_there_is_to_train_on_is_told_task_by_task_with_what_is_wrong(site,
     assert problem["left_out"] and "patient2.nii.gz has no partner" in problem["sentence"]
 
 
-def test_files_are_looked_through_again_only_where_they_changed(site, desk, tmp_path, monkeypatch):
+def test_files_are_looked_through_again_only_where_they_changed(site, cache, tmp_path, monkeypatch):
     looked = []
-    real = siteanswers.survey
-    monkeypatch.setattr(siteanswers, "survey", lambda *what: looked.append(1) or real(*what))
-    desk.answer(LookAtSite(site), Report())
-    desk.answer(request(site, tmp_path / "run"), Report())
+    real = site_answers.survey
+    monkeypatch.setattr(site_answers, "survey", lambda *what: looked.append(1) or real(*what))
+    cache.answer(LookAtSite(site), Report())
+    cache.answer(request(site, tmp_path / "run"), Report())
     assert len(looked) == 1
     volume(tmp_path / "a", "patient9", seed=9)
-    assert desk.answer(LookAtSite(site), Report())["sets"][0]["usable"] == 5
+    assert cache.answer(LookAtSite(site), Report())["sets"][0]["usable"] == 5
     assert len(looked) == 2
 
 
-def test_a_run_tells_every_line_of_its_log_and_leaves_a_picture_of_examples(site, desk, tmp_path):
+def test_a_run_tells_every_line_of_its_log_and_leaves_a_picture_of_examples(site, cache, tmp_path):
     told = []
-    answer = desk.answer(
+    answer = cache.answer(
         request(site, tmp_path / "run"), Report(lambda done, total, message: told.append((done, total, message)))
     )
     lines = [Told.of(message).line for _done, _total, message in told]
@@ -90,8 +90,8 @@ def test_a_run_tells_every_line_of_its_log_and_leaves_a_picture_of_examples(site
     assert answer["dice"].keys() == {"a/organ", "a/spot"} and Path(answer["weights"]).is_file()
 
 
-def test_a_run_that_is_cancelled_goes_on_to_the_same_weights(site, desk, tmp_path):
-    whole = desk.answer(request(site, tmp_path / "whole"), Report())
+def test_a_run_that_is_cancelled_goes_on_to_the_same_weights(site, cache, tmp_path):
+    whole = cache.answer(request(site, tmp_path / "whole"), Report())
 
     def stop(done, total, message):
         if (Told.of(message).line or {}).get("step") == 3:
@@ -99,14 +99,14 @@ def test_a_run_that_is_cancelled_goes_on_to_the_same_weights(site, desk, tmp_pat
 
     report = Report(stop)
     with pytest.raises(Cancelled):
-        desk.answer(request(site, tmp_path / "parts"), report)
+        cache.answer(request(site, tmp_path / "parts"), report)
     assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"] in (3, 4)
-    parts = desk.answer(request(site, tmp_path / "parts"), Report())
+    parts = cache.answer(request(site, tmp_path / "parts"), Report())
     assert parts["weights_sha256"] == whole["weights_sha256"] and parts["dice"] == whole["dice"]
 
 
-def test_a_step_of_many_tasks_stops_between_two_of_them_and_nothing_is_lost(site, desk, tmp_path, monkeypatch):
-    whole = desk.answer(request(site, tmp_path / "whole"), Report())
+def test_a_step_of_many_tasks_stops_between_two_of_them_and_nothing_is_lost(site, cache, tmp_path, monkeypatch):
+    whole = cache.answer(request(site, tmp_path / "whole"), Report())
     report, drawn, real = Report(), [], site_module.SiteTask.batch
 
     def batch(task, generator):
@@ -117,30 +117,30 @@ def test_a_step_of_many_tasks_stops_between_two_of_them_and_nothing_is_lost(site
 
     monkeypatch.setattr(site_module.SiteTask, "batch", batch)
     with pytest.raises(Cancelled):
-        desk.answer(request(site, tmp_path / "parts"), report)
+        cache.answer(request(site, tmp_path / "parts"), report)
     assert len(drawn) == 5
     assert torch.load(tmp_path / "parts/checkpoint.pt", weights_only=True)["step"] == 2
-    again = desk.answer(request(site, tmp_path / "parts"), Report())
+    again = cache.answer(request(site, tmp_path / "parts"), Report())
     assert again["weights_sha256"] == whole["weights_sha256"]
 
 
-def test_a_folder_with_another_run_and_settings_without_sense_are_refused_in_a_sentence(site, desk, tmp_path):
-    desk.answer(request(site, tmp_path / "run"), Report())
+def test_a_folder_with_another_run_and_settings_without_sense_are_refused_in_a_sentence(site, cache, tmp_path):
+    cache.answer(request(site, tmp_path / "run"), Report())
     with pytest.raises(InputError, match="holds a run that began with another size"):
-        desk.answer(request(site, tmp_path / "run", size=64), Report())
+        cache.answer(request(site, tmp_path / "run", size=64), Report())
     with pytest.raises(InputError, match="holds a run on other data sets"):
-        desk.answer(request(replace(site, seed=3), tmp_path / "run"), Report())
+        cache.answer(request(replace(site, seed=3), tmp_path / "run"), Report())
     with pytest.raises(InputError, match="settings: queries: asked for at least 1, got 0"):
-        desk.answer(request(site, tmp_path / "run", queries=0), Report())
+        cache.answer(request(site, tmp_path / "run", queries=0), Report())
     with pytest.raises(InputError, match="Progress of a training was expected, but 'loss"):
         Told.of("loss 0.1")
 
 
-def test_a_data_set_without_a_label_to_learn_is_refused_before_anything_is_cut(site, desk, tmp_path):
+def test_a_data_set_without_a_label_to_learn_is_refused_before_anything_is_cut(site, cache, tmp_path):
     names = replace(site, datasets=(replace(site.datasets[0], names={"7": "nothing"}),))
-    assert not desk.answer(LookAtSite(names), Report())["usable"]
+    assert not cache.answer(LookAtSite(names), Report())["usable"]
     with pytest.raises(InputError, match="no usable case to learn a/nothing from"):
-        desk.answer(request(names, tmp_path / "run"), Report())
+        cache.answer(request(names, tmp_path / "run"), Report())
     assert not (tmp_path / "cache").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 import slicer
 import slicer.packaging
 
-from InContextSegSlicer.install.environment import BlockingTorchRun, PackagesRun, SlicerOutside, torchArguments
+from InContextSegSlicer.install.environment import BlockingTorchRun, PackagesRun, SlicerEnvironment, torchArguments
 from InContextSegSlicer.worker.process import PythonProcess
 from Testing.Slicer.worker.test_process import until
 
@@ -23,8 +23,8 @@ time.sleep(600 * ("torch>=99" in sys.argv))
 
 
 @pytest.fixture
-def outside(scene):
-    return SlicerOutside()
+def environment(scene):
+    return SlicerEnvironment()
 
 
 @pytest.fixture
@@ -83,43 +83,43 @@ def drained(run):
     return lines
 
 
-def test_versions_are_those_that_python_reports(outside):
-    versions = outside.versions()
+def test_versions_are_those_that_python_reports(environment):
+    versions = environment.versions()
     numpy = sys.modules["numpy"].__version__
     assert versions["numpy"] == numpy
     assert {"simpleitk", "slicer-core", "vtk", "pip"} <= set(versions)
 
 
-def test_versions_are_seen_as_soon_as_they_are_there(outside, tmp_path, monkeypatch):
+def test_versions_are_seen_as_soon_as_they_are_there(environment, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("torch-2.13.0+cpu.dist-info", "~orch-2.1.dist-info", "Light_The.Torch-0.8.1-py3.12.egg-info"):
         (tmp_path / name).mkdir()
-    versions = outside.versions()
+    versions = environment.versions()
     assert (versions["torch"], versions["light-the-torch"]) == ("2.13.0+cpu", "0.8.1")
     assert not any("orch" in name and name not in ("torch", "light-the-torch") for name in versions)
 
 
-def test_a_graphics_card_is_found_by_its_tool(outside, tmp_path, monkeypatch):
+def test_a_graphics_card_is_found_by_its_tool(environment, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "platform", "linux")
-    assert outside.graphicsCard() == ""
+    assert environment.graphicsCard() == ""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("")
     tool.chmod(0o755)
-    assert outside.graphicsCard() == "nvidia"
+    assert environment.graphicsCard() == "nvidia"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert outside.graphicsCard() == "apple"
+    assert environment.graphicsCard() == "apple"
 
 
-def test_room_on_the_disk_is_known(outside):
-    assert outside.freeMegabytes() > 1
+def test_room_on_the_disk_is_known(environment):
+    assert environment.freeMegabytes() > 1
 
 
-def test_the_extension_is_there_once_python_finds_it(outside, tmp_path, monkeypatch):
-    assert not outside.hasTorchExtension()
+def test_the_extension_is_there_once_python_finds_it(environment, tmp_path, monkeypatch):
+    assert not environment.hasTorchExtension()
     (tmp_path / "PyTorchUtils.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    assert outside.hasTorchExtension()
+    assert environment.hasTorchExtension()
 
 
 class Manager:
@@ -140,21 +140,21 @@ class Manager:
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_the_extension_comes_from_slicers_server_without_questions(outside, monkeypatch, works):
+def test_the_extension_comes_from_slicers_server_without_questions(environment, monkeypatch, works):
     manager = Manager(works)
     monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: manager, raising=False)
-    assert outside.installTorchExtension() is works
+    assert environment.installTorchExtension() is works
     assert manager.asked == [("PyTorch", False, False)]
     assert manager.interactive is True
 
 
-def test_a_slicer_without_extensions_manager_cannot_install_one(outside, monkeypatch):
+def test_a_slicer_without_extensions_manager_cannot_install_one(environment, monkeypatch):
     monkeypatch.setattr(slicer.app, "extensionsManagerModel", lambda: None, raising=False)
-    assert not outside.installTorchExtension()
+    assert not environment.installTorchExtension()
 
 
-def test_small_packages_go_through_slicer_packaging_beside_the_window(outside, constraints):
-    run = outside.startPackages(["einops>=0.7,<1"], constraints)
+def test_small_packages_go_through_slicer_packaging_beside_the_window(environment, constraints):
+    run = environment.startPackages(["einops>=0.7,<1"], constraints)
     assert drained(run)
     assert run.exitCode == 0
     function, requirements, options = slicer.packaging.calls[0]
@@ -167,7 +167,7 @@ def test_what_slicer_packaging_reports_later_is_heard(scene, constraints, monkey
     later = {}
     monkeypatch.setattr(slicer.packaging, "pip_install", lambda *_arguments, **options: later.update(options))
     monkeypatch.setattr(slicer.packaging, "isPipInstallInProgress", lambda: True)
-    assert SlicerOutside().busy()
+    assert SlicerEnvironment().busy()
     run = PackagesRun(["einops"], constraints)
     run.kill()
     assert run.running() and run.exitCode is None
@@ -191,8 +191,8 @@ def test_what_slicer_packaging_refuses_is_a_failure_with_its_words(scene, constr
     assert (run.lines(), run.exitCode) == ([f"ERROR: {error}"], 1)
 
 
-def test_torch_is_asked_for_as_the_extension_would_but_in_a_process_of_its_own(outside, extension, constraints):
-    run = outside.startTorch("torch>=2.3", constraints)
+def test_torch_is_asked_for_as_the_extension_would_but_in_a_process_of_its_own(environment, extension, constraints):
+    run = environment.startTorch("torch>=2.3", constraints)
     assert isinstance(run, PythonProcess)
     line, temporary = drained(run)
     assert line.startswith(f"asked install torch>=2.3 torchvision -c {constraints} --retries=2")
@@ -200,17 +200,17 @@ def test_torch_is_asked_for_as_the_extension_would_but_in_a_process_of_its_own(o
     assert run.exitCode == 0
 
 
-def test_a_running_installation_of_torch_can_be_ended(outside, extension, constraints):
-    run = outside.startTorch("torch>=99", constraints)
+def test_a_running_installation_of_torch_can_be_ended(environment, extension, constraints):
+    run = environment.startTorch("torch>=99", constraints)
     until(run.lines)
     run.kill()
     assert not run.running() and run.exitCode == -1
 
 
 @pytest.mark.parametrize(("pip", "asked"), [("23.3", False), ("24.0", False), ("24.1.2", True), ("26.0", True)])
-def test_progress_is_asked_for_where_pip_can_tell(outside, extension, constraints, monkeypatch, pip, asked):
-    monkeypatch.setattr(outside, "versions", lambda: {"pip": pip})
-    line = drained(outside.startTorch("torch>=2.3", constraints))[0]
+def test_progress_is_asked_for_where_pip_can_tell(environment, extension, constraints, monkeypatch, pip, asked):
+    monkeypatch.setattr(environment, "versions", lambda: {"pip": pip})
+    line = drained(environment.startTorch("torch>=2.3", constraints))[0]
     assert line.endswith("--progress-bar raw") is asked
 
 
@@ -219,9 +219,9 @@ def test_arguments_that_the_extension_does_not_tell_are_not_guessed(logic):
     assert torchArguments(logic, ">=2.3") is None
 
 
-def test_then_the_extension_installs_torch_itself_after_a_warning(outside, extension, constraints):
+def test_then_the_extension_installs_torch_itself_after_a_warning(environment, extension, constraints):
     extension.PyTorchUtilsLogic = SilentLogic
-    run = outside.startTorch("torch>=2.3", constraints)
+    run = environment.startTorch("torch>=2.3", constraints)
     assert "does not answer" in run.lines()[0]
     assert run.running() and SilentLogic.installed == ()
     assert run.lines() == []
@@ -244,6 +244,6 @@ def test_then_only_what_has_not_begun_can_be_cancelled(constraints):
     assert (run.lines(), run.running(), run.exitCode) == ([], False, -1)
 
 
-def test_slicer_is_restarted_by_slicer(outside):
-    outside.restart()
+def test_slicer_is_restarted_by_slicer(environment):
+    environment.restart()
     assert slicer.app.restarts == 1

@@ -1,4 +1,4 @@
-"""The installation without a window: every way it can go, with an outside that is invented."""
+"""The installation without a window: every way it can go, in an environment that is invented."""
 
 import os
 import re
@@ -55,7 +55,7 @@ class Script:
             self._polls, self._finalCode, self._ended = [], -1, lambda: None
 
 
-class FakeOutside:
+class FakeEnvironment:
     """A computer on which the installations go as a test says."""
 
     pythonVersion = (3, 12)
@@ -128,8 +128,8 @@ def _temporary(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def outside():
-    return FakeOutside()
+def environment():
+    return FakeEnvironment()
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ def settings():
 
 
 @pytest.fixture
-def installer(outside, settings):
-    return Installer(outside, settings, SMALL, clock=lambda: 0.0)
+def installer(environment, settings):
+    return Installer(environment, settings, SMALL, clock=lambda: 0.0)
 
 
 def finish(installer, polls=30):
@@ -159,58 +159,58 @@ def test_what_is_missing_is_listed_with_its_size(installer):
 
 
 @pytest.mark.parametrize(("card", "megabytes"), [("nvidia", 3000), ("apple", 90), ("", 250)])
-def test_torch_is_larger_for_a_graphics_card(outside, settings, card, megabytes):
-    outside.card = card
-    assert Installer(outside, settings, SMALL).parts[0].megabytes == megabytes
+def test_torch_is_larger_for_a_graphics_card(environment, settings, card, megabytes):
+    environment.card = card
+    assert Installer(environment, settings, SMALL).parts[0].megabytes == megabytes
 
 
 def test_nothing_is_missing_where_all_is_there(settings):
-    installer = Installer(FakeOutside(SLICER | BROUGHT | TORCHES), settings, SMALL)
+    installer = Installer(FakeEnvironment(SLICER | BROUGHT | TORCHES), settings, SMALL)
     assert (installer.state, installer.parts) == ("complete", [])
     installer.start()
     assert installer.state == "complete"
 
 
-def test_looking_again_notices_what_came_by_other_ways(installer, outside):
-    outside.installed |= BROUGHT | TORCHES
+def test_looking_again_notices_what_came_by_other_ways(installer, environment):
+    environment.installed |= BROUGHT | TORCHES
     assert installer.look() == "complete"
 
 
-def test_the_small_packages_come_first_and_torch_after_them(installer, outside):
+def test_the_small_packages_come_first_and_torch_after_them(installer, environment):
     installer.start()
-    assert outside.started == [[*SMALL, "light-the-torch>=0.5"]]
+    assert environment.started == [[*SMALL, "light-the-torch>=0.5"]]
     states = finish(installer)
-    assert outside.started[1:] == [TORCH]
+    assert environment.started[1:] == [TORCH]
     assert list(dict.fromkeys(states)) == ["installing", "complete"]
 
 
-def test_what_is_there_already_is_not_installed_again(outside, settings):
-    outside.installed |= TORCHES | {"einops": "0.8.0"}
-    outside.small = Script([], 0, outside.adding({"safetensors": "0.8.0"}))
-    installer = Installer(outside, settings, SMALL)
+def test_what_is_there_already_is_not_installed_again(environment, settings):
+    environment.installed |= TORCHES | {"einops": "0.8.0"}
+    environment.small = Script([], 0, environment.adding({"safetensors": "0.8.0"}))
+    installer = Installer(environment, settings, SMALL)
     installer.start()
     finish(installer)
-    assert outside.started == [["safetensors>=0.4.3,<1"]]
+    assert environment.started == [["safetensors>=0.4.3,<1"]]
     assert installer.state == "complete"
 
 
-def test_pip_is_told_to_leave_alone_what_came_with_slicer(installer, outside):
+def test_pip_is_told_to_leave_alone_what_came_with_slicer(installer, environment):
     installer.start()
     finish(installer)
-    assert outside.constraints == ["numpy==2.4.0\nscipy==1.17.0\nsimpleitk==2.5.0rc2.dev7\npip==25.1\n"] * 2
-    assert not outside.file.parent.exists()
+    assert environment.constraints == ["numpy==2.4.0\nscipy==1.17.0\nsimpleitk==2.5.0rc2.dev7\npip==25.1\n"] * 2
+    assert not environment.file.parent.exists()
 
 
-def test_what_a_crash_leaves_is_named_so_that_a_later_worker_sweeps_it_away(installer, outside, tmp_path):
+def test_what_a_crash_leaves_is_named_so_that_a_later_worker_sweeps_it_away(installer, environment, tmp_path):
     installer.start()
-    folder = outside.file.parent
+    folder = environment.file.parent
     assert re.fullmatch(rf"incontextseg-{os.getpid()}-\w+", folder.name) and folder.parent == tmp_path
     dead = folder.rename(tmp_path / f"incontextseg-{2**22 + 1}-x")  # no process has this number
     SharedFolder.make(tmp_path)
     assert not dead.exists()
 
 
-def test_the_log_moves_and_the_download_shows_how_far_it_is(installer, outside):
+def test_the_log_moves_and_the_download_shows_how_far_it_is(installer, environment):
     installer.start()
     seen = []
     for _ in range(8):
@@ -221,26 +221,26 @@ def test_the_log_moves_and_the_download_shows_how_far_it_is(installer, outside):
     assert installer.download is None  # it unpacks, which nobody can count
 
 
-def test_a_cancelled_installation_ends_and_can_be_started_again(installer, outside):
+def test_a_cancelled_installation_ends_and_can_be_started_again(installer, environment):
     installer.start()
-    while len(outside.started) < 2:
+    while len(environment.started) < 2:
         installer.poll()
     installer.cancel()
-    assert outside.torch.killed
+    assert environment.torch.killed
     assert finish(installer)[-1] == "missing"
-    assert installer.cancelled and not outside.file.parent.exists()
-    outside.torch = Script([], 0, outside.adding(TORCHES))
+    assert installer.cancelled and not environment.file.parent.exists()
+    environment.torch = Script([], 0, environment.adding(TORCHES))
     installer.start()
     assert not installer.cancelled
     assert finish(installer)[-1] == "complete"
 
 
-def test_what_cannot_be_ended_is_waited_for_and_nothing_follows(installer, outside):
-    outside.small = Script([["1"], ["2"], ["3"]], 0, outside.adding(BROUGHT), killable=False)
+def test_what_cannot_be_ended_is_waited_for_and_nothing_follows(installer, environment):
+    environment.small = Script([["1"], ["2"], ["3"]], 0, environment.adding(BROUGHT), killable=False)
     installer.start()
     installer.cancel()
     assert list(dict.fromkeys(finish(installer))) == ["stopping", "missing"]
-    assert len(outside.started) == 1
+    assert len(environment.started) == 1
     assert [part.name for part in installer.parts] == ["PyTorch"]
 
 
@@ -250,56 +250,56 @@ def test_cancelling_without_an_installation_changes_nothing(installer):
 
 
 @pytest.mark.parametrize("step", ["small", "torch"])
-def test_a_failure_is_told_in_words_and_the_rest_is_left_out(installer, outside, step):
-    setattr(outside, step, Script([["ERROR: [Errno 28] No space left on device"]], 1))
+def test_a_failure_is_told_in_words_and_the_rest_is_left_out(installer, environment, step):
+    setattr(environment, step, Script([["ERROR: [Errno 28] No space left on device"]], 1))
     installer.start()
     assert finish(installer)[-1] == "failed"
     assert installer.failure.what == "The disk is full."
-    assert not outside.file.parent.exists()
-    setattr(outside, step, Script([], 0, outside.adding(BROUGHT | TORCHES)))
+    assert not environment.file.parent.exists()
+    setattr(environment, step, Script([], 0, environment.adding(BROUGHT | TORCHES)))
     installer.start()
     assert finish(installer)[-1] == "complete"
     assert installer.failure is None
 
 
-def test_endless_lines_of_pip_are_cut(installer, outside):
-    outside.small = Script([["x" * 100_000]], 1)
+def test_endless_lines_of_pip_are_cut(installer, environment):
+    environment.small = Script([["x" * 100_000]], 1)
     installer.start()
     finish(installer)
     assert len(installer.log[0]) == 1000
 
 
-def test_a_failure_stays_until_the_next_attempt(installer, outside):
-    outside.small = Script([["ERROR: oops"]], 1)
+def test_a_failure_stays_until_the_next_attempt(installer, environment):
+    environment.small = Script([["ERROR: oops"]], 1)
     installer.start()
     finish(installer)
     assert installer.look() == "failed" and installer.failure
 
 
-def test_a_run_that_dies_is_a_failure(installer, outside):
-    outside.torch = Script([["Collecting torch"]], -1)
+def test_a_run_that_dies_is_a_failure(installer, environment):
+    environment.torch = Script([["Collecting torch"]], -1)
     installer.start()
     finish(installer)
-    assert "ended from outside, or crashed" in installer.failure.what
+    assert "ended from environment, or crashed" in installer.failure.what
 
 
-def test_success_without_the_package_is_not_believed(installer, outside):
-    outside.torch = Script([["Successfully installed nothing"]], 0)
+def test_success_without_the_package_is_not_believed(installer, environment):
+    environment.torch = Script([["Successfully installed nothing"]], 0)
     installer.start()
     finish(installer)
     assert installer.failure.what == "pip reported success, but this is still missing: PyTorch."
 
 
 @pytest.mark.parametrize("change", [{"numpy": "1.26.4"}, {"simpleitk": None}])
-def test_a_replaced_package_of_slicer_is_told_loudly(installer, outside, change):
+def test_a_replaced_package_of_slicer_is_told_loudly(installer, environment, change):
     name, version = next(iter(change.items()))
 
     def spoil():
-        outside.installed |= TORCHES | change
+        environment.installed |= TORCHES | change
         if version is None:
-            del outside.installed[name]
+            del environment.installed[name]
 
-    outside.torch = Script([], 0, spoil)
+    environment.torch = Script([], 0, spoil)
     installer.start()
     finish(installer)
     assert installer.state == "failed"
@@ -307,54 +307,54 @@ def test_a_replaced_package_of_slicer_is_told_loudly(installer, outside, change)
     assert f"{name}=={SLICER[name]}" in installer.failure.advice
 
 
-def test_another_package_in_a_new_version_asks_for_a_restart(installer, outside):
-    outside.torch = Script([], 0, outside.adding(TORCHES | {"requests": "2.33.0"}))
+def test_another_package_in_a_new_version_asks_for_a_restart(installer, environment):
+    environment.torch = Script([], 0, environment.adding(TORCHES | {"requests": "2.33.0"}))
     installer.start()
     assert finish(installer)[-1] == "restart"
     assert not installer.waitsForRestart()
     installer.restart()
-    assert outside.restarts == 1
+    assert environment.restarts == 1
 
 
-def test_a_missing_extension_is_installed_and_the_rest_follows_after_the_restart(outside, settings):
-    outside.extension = False
-    installer = Installer(outside, settings, SMALL)
+def test_a_missing_extension_is_installed_and_the_rest_follows_after_the_restart(environment, settings):
+    environment.extension = False
+    installer = Installer(environment, settings, SMALL)
     assert installer.parts[0].name == "Extension PyTorch"
     assert not installer.mustResume()
     installer.start()
-    assert (installer.state, outside.started) == ("restart", ["extension"])
+    assert (installer.state, environment.started) == ("restart", ["extension"])
     assert installer.waitsForRestart() and not installer.mustResume()
 
-    outside.extension = True
-    again = Installer(outside, settings, SMALL)
+    environment.extension = True
+    again = Installer(environment, settings, SMALL)
     assert again.mustResume()
     again.start()
     assert RESUME_KEY not in settings
     assert finish(again)[-1] == "complete"
 
 
-def test_an_extension_that_cannot_be_had_is_a_failure_and_nothing_is_resumed(outside, settings):
-    outside.extension = outside.extensionWorks = False
-    installer = Installer(outside, settings, SMALL)
+def test_an_extension_that_cannot_be_had_is_a_failure_and_nothing_is_resumed(environment, settings):
+    environment.extension = environment.extensionWorks = False
+    installer = Installer(environment, settings, SMALL)
     installer.start()
     assert installer.failure.what == "Slicer could not install its extension PyTorch."
     assert not installer.mustResume()
 
 
-def test_an_extension_that_cannot_be_loaded_is_told(installer, outside, monkeypatch):
+def test_an_extension_that_cannot_be_loaded_is_told(installer, environment, monkeypatch):
     def broken(_requirement, _constraints):
         raise ImportError("no module named qt.")
 
-    monkeypatch.setattr(outside, "startTorch", broken)
+    monkeypatch.setattr(environment, "startTorch", broken)
     installer.start()
     assert finish(installer)[-1] == "failed"
     assert installer.failure.what == "Slicer's extension PyTorch cannot be loaded: no module named qt."
-    assert not outside.file.parent.exists()
+    assert not environment.file.parent.exists()
 
 
 def test_nothing_is_resumed_where_everything_is_there(settings):
     settings.setValue(RESUME_KEY, True)
-    assert not Installer(FakeOutside(SLICER | BROUGHT | TORCHES), settings, SMALL).mustResume()
+    assert not Installer(FakeEnvironment(SLICER | BROUGHT | TORCHES), settings, SMALL).mustResume()
 
 
 @pytest.mark.parametrize(
@@ -369,11 +369,11 @@ def test_nothing_is_resumed_where_everything_is_there(settings):
         ({"free": 5000.0, "card": "nvidia"}, ".*: 7.5 GB are needed, 5 GB are free."),
     ],
 )
-def test_what_would_fail_for_certain_is_not_begun(installer, outside, obstacle, what):
+def test_what_would_fail_for_certain_is_not_begun(installer, environment, obstacle, what):
     for name, value in obstacle.items():
-        setattr(outside, name, value)
+        setattr(environment, name, value)
     installer.start()
-    assert installer.state == "failed" and outside.started == []
+    assert installer.state == "failed" and environment.started == []
     assert re.fullmatch(what, installer.failure.what)
 
 

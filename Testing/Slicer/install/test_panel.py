@@ -9,7 +9,7 @@ import qt
 
 from InContextSegSlicer.install.install import RESUME_KEY, Installer
 from InContextSegSlicer.install.panel import InstallPanel, describeDevice, expectedDevice
-from Testing.Slicer.install.test_install import BROUGHT, SLICER, SMALL, TORCHES, FakeOutside, FakeSettings, Script
+from Testing.Slicer.install.test_install import BROUGHT, SLICER, SMALL, TORCHES, FakeEnvironment, FakeSettings, Script
 from Testing.Slicer.worker.test_process import until
 
 DEVICES = [
@@ -30,8 +30,8 @@ def _temporary(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def outside():
-    return FakeOutside()
+def environment():
+    return FakeEnvironment()
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def clock():
 
 
 @pytest.fixture
-def panel(scene, outside, settings, clock):
+def panel(scene, environment, settings, clock):
     completed = []
-    panel = InstallPanel(Installer(outside, settings, SMALL, lambda: clock[0]), lambda: completed.append(True))
+    panel = InstallPanel(Installer(environment, settings, SMALL, lambda: clock[0]), lambda: completed.append(True))
     panel.completed = completed
     yield panel
     panel.cleanup()
@@ -80,11 +80,11 @@ def test_it_explains_itself_with_nothing_installed(panel):
     photograph(panel, "missing")
 
 
-def test_one_click_installs_with_a_log_that_moves(panel, outside, clock):
-    outside.torch = Script(
+def test_one_click_installs_with_a_log_that_moves(panel, environment, clock):
+    environment.torch = Script(
         [PIP, ["   Progress 47600000 of 191400000"], ["Installing collected packages: torch"]],
         0,
-        outside.adding(TORCHES),
+        environment.adding(TORCHES),
     )
     panel.ui.primaryButton.click()
     assert buttons(panel) == ["Cancel"]
@@ -104,8 +104,8 @@ def test_one_click_installs_with_a_log_that_moves(panel, outside, clock):
     photograph(panel, "complete")
 
 
-def test_cancel_stops_and_offers_to_start_again(panel, outside):
-    outside.small = Script([["Collecting einops"]] * 8, 0, killable=False)
+def test_cancel_stops_and_offers_to_start_again(panel, environment):
+    environment.small = Script([["Collecting einops"]] * 8, 0, killable=False)
     panel.ui.primaryButton.click()
     panel.ui.cancelButton.click()
     assert panel.ui.headlineLabel.text == "Stopping…" and not panel.ui.cancelButton.enabled
@@ -116,8 +116,8 @@ def test_cancel_stops_and_offers_to_start_again(panel, outside):
     photograph(panel, "cancelled")
 
 
-def test_a_failure_says_what_to_do_and_its_log_can_be_copied(panel, outside):
-    outside.torch = Script([[*PIP, FULL]], 1)
+def test_a_failure_says_what_to_do_and_its_log_can_be_copied(panel, environment):
+    environment.torch = Script([[*PIP, FULL]], 1)
     panel.ui.primaryButton.click()
     until(lambda: panel.installer.state == "failed")
     assert buttons(panel) == ["Try again", "Copy log"]
@@ -126,22 +126,22 @@ def test_a_failure_says_what_to_do_and_its_log_can_be_copied(panel, outside):
     photograph(panel, "failed")
     panel.ui.copyLogButton.click()
     assert qt.QApplication.clipboard().text().splitlines()[-1].endswith("No space left on device")
-    outside.torch = Script([], 0, outside.adding(TORCHES))
+    environment.torch = Script([], 0, environment.adding(TORCHES))
     panel.ui.primaryButton.click()
     until(lambda: panel.completed)
 
 
-def test_an_obstacle_is_told_without_a_log(panel, outside):
-    outside.free = 300.0
+def test_an_obstacle_is_told_without_a_log(panel, environment):
+    environment.free = 300.0
     panel.ui.primaryButton.click()
     until(lambda: panel.installer.state == "failed")
     assert buttons(panel) == ["Try again"]
     photograph(panel, "obstacle")
 
 
-def test_the_extension_pytorch_comes_first_and_the_restart_is_one_click(scene, outside, settings):
-    outside.extension = False
-    panel = InstallPanel(Installer(outside, settings, SMALL))
+def test_the_extension_pytorch_comes_first_and_the_restart_is_one_click(scene, environment, settings):
+    environment.extension = False
+    panel = InstallPanel(Installer(environment, settings, SMALL))
     assert "restarted once" in panel.ui.textLabel.text and "Extension PyTorch" in panel.ui.partsLabel.text
     photograph(panel, "extension")
     panel.ui.primaryButton.click()
@@ -149,35 +149,35 @@ def test_the_extension_pytorch_comes_first_and_the_restart_is_one_click(scene, o
     assert "goes on by itself" in panel.ui.textLabel.text and "Save your work" in panel.ui.textLabel.text
     photograph(panel, "restart")
     panel.ui.primaryButton.click()
-    assert outside.restarts == 1
+    assert environment.restarts == 1
 
-    outside.extension = True
-    again = InstallPanel(Installer(outside, settings, SMALL))
+    environment.extension = True
+    again = InstallPanel(Installer(environment, settings, SMALL))
     assert again.installer.state == "missing"
     again.enter()
     assert again.installer.state == "installing" and RESUME_KEY not in settings
     until(lambda: again.installer.state == "complete")
 
 
-def test_a_restart_at_the_end_is_asked_for_in_other_words(panel, outside):
-    outside.torch = Script([], 0, outside.adding(TORCHES | {"requests": "2.33.0"}))
+def test_a_restart_at_the_end_is_asked_for_in_other_words(panel, environment):
+    environment.torch = Script([], 0, environment.adding(TORCHES | {"requests": "2.33.0"}))
     panel.ui.primaryButton.click()
     until(lambda: panel.installer.state == "restart")
     assert "everything is ready" in panel.ui.textLabel.text and not panel.completed
 
 
 def test_nothing_is_asked_where_nothing_is_missing(scene):
-    panel = InstallPanel(Installer(FakeOutside(SLICER | BROUGHT | TORCHES), FakeSettings(), SMALL))
+    panel = InstallPanel(Installer(FakeEnvironment(SLICER | BROUGHT | TORCHES), FakeSettings(), SMALL))
     panel.enter()
     assert buttons(panel) == []
     assert not shown(panel.ui.partsLabel)
 
 
-def test_leaving_the_module_for_good_ends_the_installation(panel, outside):
-    outside.small = Script([["Collecting"]] * 1000, 0)
+def test_leaving_the_module_for_good_ends_the_installation(panel, environment):
+    environment.small = Script([["Collecting"]] * 1000, 0)
     panel.ui.primaryButton.click()
     panel.cleanup()
-    assert outside.small.killed and panel.installer.state == "stopping"
+    assert environment.small.killed and panel.installer.state == "stopping"
 
 
 def test_a_torch_that_does_not_start_is_told(panel):
@@ -186,7 +186,7 @@ def test_a_torch_that_does_not_start_is_told(panel):
 
 
 def test_where_torch_is_there_already_only_the_rest_is_offered(scene):
-    panel = InstallPanel(Installer(FakeOutside(SLICER | TORCHES), FakeSettings(), SMALL))
+    panel = InstallPanel(Installer(FakeEnvironment(SLICER | TORCHES), FakeSettings(), SMALL))
     assert buttons(panel) == ["Install (about 1 MB)"]
     assert "PyTorch" not in panel.ui.headlineLabel.text + panel.ui.partsLabel.text
 

@@ -87,7 +87,7 @@ def folder(tmp_path):
 
 
 def settle(tab):
-    assert app.pump(until=lambda: not len(tab._chores))
+    assert app.pump(until=lambda: not len(tab._queue))
 
 
 def cells(tab, column):
@@ -216,13 +216,13 @@ def test_the_worker_is_asked_for_every_volume_with_the_looks_of_the_segments(tab
     assert tab.ui.batchCancelButton.enabled
 
 
-def test_a_task_may_come_as_a_chore(tab, worker, folder, tmp_path):
-    def chore():
+def test_the_task_may_come_in_steps(tab, worker, folder, tmp_path):
+    def steps():
         for _ in range(5):
             yield
         return TASK
 
-    worker.task = chore()
+    worker.task = steps()
     started(tab, folder, tmp_path / "out")
     assert worker.asked[0][1]["task"] == TASK
 
@@ -400,7 +400,7 @@ def test_no_slot_takes_longer_than_50_ms_with_2000_volumes(tab, worker, tmp_path
 
     def timed(name, call):
         worst[name] = longest(call)
-        while len(tab._chores):
+        while len(tab._queue):
             worst[f"{name}, a tick"] = max(longest(tab._tick), worst.get(f"{name}, a tick", 0))
 
     timed("add", lambda: tab.add([str(folder)]))

@@ -115,11 +115,11 @@ def test_an_uncertainty_that_is_no_block_of_numbers_is_refused(scene, block):
 
 def test_an_uncertainty_of_a_volume_that_is_closed_meanwhile_is_not_shown(scene):
     volume = addVolume(scene, np.zeros(SHAPE, np.int16))
-    chore = bridge.showUncertainty(scene, volume, np.zeros(SHAPE, np.uint8), (0, 0, 0))
-    next(chore)
+    task = bridge.showUncertainty(scene, volume, np.zeros(SHAPE, np.uint8), (0, 0, 0))
+    next(task)
     scene.RemoveNode(volume)
     with pytest.raises(InputError, match="The volume was closed"):
-        finish(chore)
+        finish(task)
 
 
 STORED = {

@@ -124,10 +124,10 @@ def test_a_write_that_is_dropped_half_way_leaves_nothing_behind(scene, after, mo
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume, "none")
     before, tags = masks(segmentation), _tags(segmentation)
-    chore = writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"}, "all")
+    task = writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"}, "all")
     for _ in range(after):
-        next(chore)
-    chore.close()
+        next(task)
+    task.close()
     assert masks(segmentation) == before
     assert _tags(segmentation) == tags
     assert not writer.canUndo
@@ -144,9 +144,9 @@ def test_what_is_closed_between_two_steps_is_said(scene, closed, monkeypatch):
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume, "none")
     before = masks(segmentation)
-    chore = writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"})
+    task = writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"})
     for _ in range(6):
-        next(chore)
+        next(task)
     {
         "scene": lambda: scene.Clear(1),
         "segmentation": lambda: scene.RemoveNode(segmentation),
@@ -154,7 +154,7 @@ def test_what_is_closed_between_two_steps_is_said(scene, closed, monkeypatch):
     }[closed]()
     expected = "has no segment 'E'" if closed == "segment" else "was closed"
     with pytest.raises(InputError, match=expected):
-        finish(chore)
+        finish(task)
     if closed == "segment":
         assert masks(segmentation)["A"] == before["A"]
     assert not writer.canUndo
@@ -163,26 +163,26 @@ def test_what_is_closed_between_two_steps_is_said(scene, closed, monkeypatch):
 def test_reading_says_when_the_segmentation_is_closed_between_two_steps(scene, monkeypatch):
     tinyPieces(monkeypatch)
     volume, segmentation = world(scene)
-    chore = bridge.labelsOnGrid(segmentation, {"B": 1}, volume)
-    next(chore)
+    task = bridge.labelsOnGrid(segmentation, {"B": 1}, volume)
+    next(task)
     scene.RemoveNode(segmentation)
     with pytest.raises(InputError, match="was closed"):
-        finish(chore)
+        finish(task)
 
 
 def test_a_user_may_draw_between_two_steps(scene, monkeypatch):
     tinyPieces(monkeypatch)
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume, "none")
-    chore = writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"})
+    task = writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"})
     drawn = np.zeros(SHAPE, bool)
     for place in range(16):
         for _ in range(4):
-            next(chore, None)
+            next(task, None)
         more = box((place, 21, 2 * place), (place + 1, 25, 2 * place + 1))
         draw(scene, segmentation, "B", more, AFFINE)
         drawn |= more
-    finish(chore)
+    finish(task)
     assert np.array_equal(mask(segmentation, "A"), (two() == 1) | box((1, 1, 1), (3, 4, 5)))
     assert np.array_equal(mask(segmentation, "E"), two() == 2)
     assert np.array_equal(mask(segmentation, "B"), box((0, 6, 3), (20, 13, 12)) | drawn)
@@ -194,11 +194,11 @@ def test_a_user_may_draw_while_a_labelmap_is_made_larger(scene, monkeypatch):
     writer, _ = writerFor(scene, segmentation, volume, "none")
     labels = np.zeros(SHAPE, np.uint8)
     labels[:, 21:, :2] = 1
-    chore = writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"})
+    task = writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"})
     drawn = box((0, 6, 13), (20, 8, 17))
     for place in np.argwhere(drawn):
         draw(scene, segmentation, "B", box(place, place + 1), AFFINE)
-        next(chore)
-    finish(chore)
+        next(task)
+    finish(task)
     assert np.array_equal(mask(segmentation, "B"), box((0, 6, 3), (20, 13, 12)) | drawn)
     assert np.array_equal(mask(segmentation, "A"), (labels == 1) | box((1, 1, 1), (3, 4, 5)))

@@ -175,20 +175,20 @@ def test_the_panel_says_what_to_do_next_until_it_can_start(trainee, data, tmp_pa
 
 
 def test_a_run_that_ended_early_says_so_and_goes_on_only_with_more_patience():
-    from InContextSegSlicer.training import status as words
+    from InContextSegSlicer.training import status
 
     chosen = SimpleNamespace(steps=2000, patience=10)
     record = {"steps": 800, "settings": {"training": {"steps": 2000, "patience": 10}}}
     record |= {"mean_dice": 0.7, "best_step": 300, "weights": "w"}
-    assert "after 800 of 2000 steps, as validation found no gain" in words.resultText(record)
-    assert words.isOver(record, chosen) and "A later end" in words.overText(record)
+    assert "after 800 of 2000 steps, as validation found no gain" in status.resultText(record)
+    assert status.isOver(record, chosen) and "A later end" in status.overText(record)
     chosen.patience = 20
-    assert not words.isOver(record, chosen)
+    assert not status.isOver(record, chosen)
     record["settings"]["training"]["steps"] = 800
-    assert "after 800 steps." in words.resultText(record) and "More steps" in words.overText(record)
-    assert not words.isOver(record, chosen)
+    assert "after 800 steps." in status.resultText(record) and "More steps" in status.overText(record)
+    assert not status.isOver(record, chosen)
     chosen.steps = 800
-    assert words.isOver(record, chosen)
+    assert status.isOver(record, chosen)
 
 
 def test_a_run_whose_files_are_damaged_is_not_shown_and_said(trainee, data, tmp_path):

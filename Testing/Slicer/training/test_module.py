@@ -319,7 +319,7 @@ def test_long_logs_are_read_without_holding_the_window(trainee, data, tmp_path):
             line |= {"seconds": 0.5} | ({"validation": {f"t{n}": 0.5 for n in range(8)}} if step % 50 == 0 else {})
             log.write(json.dumps(line) + "\n")
     trainee.controller.open(run)
-    assert trainee.until(lambda: trainee.controller.step == 5000 and not trainee.controller.chores)
+    assert trainee.until(lambda: trainee.controller.step == 5000 and not trainee.controller.queue)
     assert len(columns(trainee.controller.plots.losses)["step"]) == 5000
-    assert trainee.controller.chores.longestStepS < 0.1
-    print(f"longest piece {1e3 * trainee.controller.chores.longestStepS:.1f} ms")
+    assert trainee.controller.queue.longestStepS < 0.1
+    print(f"longest piece {1e3 * trainee.controller.queue.longestStepS:.1f} ms")

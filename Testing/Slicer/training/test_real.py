@@ -62,7 +62,7 @@ def test_a_real_data_set_becomes_a_model_paused_and_resumed_on_the_way(scene, fe
     dice = [line["validation"]["hippocampus/anterior"] for line in log if "validation" in line]
     assert len(log) == 20 and dice[-1] > dice[0] > 0
     assert max(pieces) < NOTICED_S, f"the window's thread worked {1e3 * max(pieces):.0f} ms at a time"
-    longest = trainee.controller.chores.longestStepS
-    print(f"{len(pieces)} ticks, longest {1e3 * max(pieces):.1f} ms on a core, longest chore {1e3 * longest:.1f} ms")
+    longest = trainee.controller.queue.longestStepS
+    print(f"{len(pieces)} ticks, longest {1e3 * max(pieces):.1f} ms on a core, longest task {1e3 * longest:.1f} ms")
     trainee.close()
     app.pump()

@@ -180,7 +180,7 @@ def test_the_command_trains_and_its_weights_segment(site, tmp_path, monkeypatch,
     assert main(words) == 0
     assert "| a/organ | 0." in capsys.readouterr().out
     words = ["segment", "--image", str(tmp_path / "a/images/patient3.nii.gz"), "--device", "cpu"]
-    words += ["--support", str(tmp_path / "a/images"), str(tmp_path / "a/labels"), "--no-rehearsal"]
+    words += ["--support", str(tmp_path / "a/images"), str(tmp_path / "a/labels"), "--no-calibration"]
     words += ["--weights", str(tmp_path / "run/weights.safetensors"), "--output", str(tmp_path / "found.nii.gz")]
     assert main(words) == 0
     assert (tmp_path / "found.nii.gz").exists()
