@@ -40,7 +40,8 @@ from Testing.Library.fake_segmenter import Threshold, grid, saved, scan, use
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = "universeg"  # the model that is quick; which one it is makes no difference here
-QUICK = ("--supports", "2", "--draws", "1", "--no-calibration", "--device", "cpu", "--json", "--quiet", "--model", SMALL)
+QUICK = ("--supports", "2", "--draws", "1", "--no-calibration", "--device", "cpu", "--json", "--quiet")
+QUICK += ("--model", SMALL)
 
 
 @pytest.fixture
