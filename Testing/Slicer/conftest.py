@@ -68,6 +68,16 @@ def application():
     slicer.app.close()
 
 
+@pytest.fixture(scope="module")
+def standingWorker(application):
+    """One worker process for all tests of a file, which takes seconds to start."""
+    from InContextSegSlicer.worker.shared import SharedWorker
+
+    worker = SharedWorker.join()
+    yield worker
+    worker.leave()
+
+
 @pytest.fixture
 def scene(application, strictErrors):
     """`slicer.mrmlScene`, empty but for what Slicer puts there at its start; panels are closed after the test."""
