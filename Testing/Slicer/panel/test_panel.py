@@ -9,7 +9,7 @@ import slicer
 
 from InContextSegLib.volumes.files import write_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
-from InContextSegSlicer.install.environment import SlicerOutside
+from InContextSegSlicer.install.environment import SlicerEnvironment
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
@@ -58,7 +58,7 @@ def ready(doctor, scene):
 
 
 def test_with_nothing_installed_the_panel_opens_explains_and_starts_no_worker(scene, monkeypatch):
-    monkeypatch.setattr(SlicerOutside, "versions", lambda self: {"numpy": "2.4.6"})
+    monkeypatch.setattr(SlicerEnvironment, "versions", lambda self: {"numpy": "2.4.6"})
     doctor = Radiologist()
     doctor.picture("nothing_installed", view=None)
     assert not doctor.ui.installFrame.isHidden()
