@@ -23,19 +23,25 @@ FEWER = (8, 4, 2)  # examples shown: more of them dilute those that resemble the
 SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without
 FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
 MAP_BYTES = 512 << 20  # of float32 probabilities; a session holds four such maps at once
+LARGE = 256  # pixels; twice as many would take four times as long
 FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
 
 
 def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[int, ...]:
-    """The network's own size, and twice that where it would show more of the image than interpolation.
+    """The network's own size, and a larger one (`larger`) where it would show more of the image than interpolation.
 
     Not where the maps of all labels in all slices would take more than `MAP_BYTES` at the larger size.
     """
     plan = SlicePlan.of(geometry, axis, size)
     in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
-    map_bytes = 4 * labels * plan.count * (2 * size) ** 2
-    larger = plan.pixel_mm > FINER * min(in_plane_mm) and map_bytes <= MAP_BYTES
-    return (size, 2 * size) if larger else (size,)
+    map_bytes = 4 * labels * plan.count * larger(size) ** 2
+    worthwhile = plan.pixel_mm > FINER * min(in_plane_mm) and map_bytes <= MAP_BYTES
+    return (size, larger(size)) if worthwhile else (size,)
+
+
+def larger(size: int) -> int:
+    """The next size of pictures worth trying: twice that of small ones, half as large again of others."""
+    return 2 * size if size < LARGE else size * 3 // 2
 
 
 def calibrate(

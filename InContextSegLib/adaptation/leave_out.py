@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch.nn.functional import interpolate
 
@@ -50,8 +49,9 @@ class LeaveOut:
         others = [other for other in others if other.tells(value)][:count]
         if not any((other.labels == value).any() for other in others):
             return None  # what none shows is not looked for
-        image = torch.from_numpy(self.support.examples[index].image.copy())[None, None].to(network.device)
-        logits = network.logits(network.embed(image), network.context(others, value))
+        image = network.picture(self.support.examples[index])[None]
+        position = self.support.examples[index].position
+        logits = network.logits(network.embed(image, (), [position]), network.context(others, value), label=value)
         size = self.truth.examples[index].labels.shape
         return interpolate(logits, size=size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
 

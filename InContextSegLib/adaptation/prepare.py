@@ -11,12 +11,15 @@ from torch import nn
 from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
 from InContextSegLib.adaptation.cache import key_of, remembered
 from InContextSegLib.adaptation.calibration import calibrate
+from InContextSegLib.adaptation.combination import combine
+from InContextSegLib.adaptation.expectation import expected
 from InContextSegLib.adaptation.label_check import check_labels
 from InContextSegLib.adaptation.style import judge
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.prior import Calibration, Foresight, Prior
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
+from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
 
 
@@ -33,7 +36,7 @@ class Task:
 
     cut: Callable[[int], SupportSet]
     sizes: Sequence[int]
-    weights_sha256: str
+    weights_sha256: str = ""
     folder: Path | None = None
 
 
@@ -66,6 +69,8 @@ def prepare(
     Raises:
         Cancelled: from `report`.
     """
+    if isinstance(segmenter, InContextNet) and (settings.calibrate or settings.adapt_seconds):
+        return _combined(segmenter, device, task, settings, report)
     if settings.adapt_seconds:
         compute = partial(_adapted, segmenter, device, task, settings, report)
         key = key_of(task.cut(task.sizes[0]), task.sizes, task.weights_sha256, settings)
@@ -78,6 +83,18 @@ def prepare(
         trials, expectations = foresee(segmenter, device, calibration, report)
         return Prepared(segmenter, calibration, Foresight(expectations, {}, check_labels(trials, calibration)))
     return Prepared(segmenter)
+
+
+def _combined(
+    network: InContextNet, device: torch.device, task: Task, settings: InferenceSettings, report: Report
+) -> Prepared:
+    """The network beside heads that are fitted to the examples."""
+    sizes, support = task.sizes, task.cut(max(task.sizes))
+    found = combine(network, device, support, sizes, settings, report)
+    tried = {trial.value for trial in found.trials}
+    expectations = {value: expected(found.trials, value, found.calibration.shifts.get(value, 0.0)) for value in tried}
+    foresight = Foresight(expectations, {}, check_labels(found.trials, found.calibration))
+    return Prepared(found.segmenter, found.calibration, foresight)
 
 
 def _adapted(

@@ -237,7 +237,10 @@ def _train(command: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, metavar="FOLDER", help="of the run; one begun there is resumed"
     )
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, e.g. stages.0.steps=100"
+        "--data", type=Path, metavar="FOLDER", help="where the open data of the recipe lie, if it names some"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value, e.g. steps_in_all=100"
     )
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
 

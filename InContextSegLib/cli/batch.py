@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
+from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.saved import taught_in
-from InContextSegLib.examples.support import paired_files
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.jobs.cases import Case, CaseStatus
 from InContextSegLib.jobs.records import check_table

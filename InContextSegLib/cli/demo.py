@@ -36,7 +36,7 @@ def run_demo(folder: Path, report: Report) -> tuple[dict, str]:
         image=folder / "new_patient.nii.gz",
         sources=(Source(images, labels),),
         output=folder / "new_patient_labels.nii.gz",
-        settings=InferenceSettings(supports=8, draws=2),
+        settings=InferenceSettings(supports=8, draws=2, calibrate=True),
         intensities=Intensities.named("ct-soft"),
         labels=tuple(Label(value, name) for value, name in LABEL_NAMES.items()),
         overwrite=True,

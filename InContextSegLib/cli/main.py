@@ -217,12 +217,11 @@ def _job(options: argparse.Namespace):
 
 def _train(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     from InContextSegLib.models.loading import choose_device  # noqa: PLC0415
-    from InContextSegLib.training.recipe import Recipe  # noqa: PLC0415
+    from InContextSegLib.training.courses import course_of  # noqa: PLC0415
     from InContextSegLib.training.trainer import train  # noqa: PLC0415
 
-    mapping = with_overrides(read_toml(options.recipe), options.set)
-    recipe = from_mapping(Recipe, mapping, str(options.recipe))
-    result = train(recipe, options.output, choose_device(options.device), report)
+    course = course_of(with_overrides(read_toml(options.recipe), options.set), options.recipe, options.data)
+    result = train(course, options.output, choose_device(options.device), report)
     return result, f"Weights: {result['weights']}\nsha256: {result['sha256']}"
 
 

@@ -10,20 +10,21 @@ from typing import Literal
 
 import numpy as np
 
-from InContextSegLib.adaptation.calibration import calibrate, sizes_for
+from InContextSegLib.adaptation.calibration import sizes_for
+from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.examples.discriminant import colour_mix
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
-from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.prior import Prior
-from InContextSegLib.inference.session import Session, slab
+from InContextSegLib.examples.pairs import paired_files
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 from InContextSegLib.volumes.files import ending_of, json_text, make_folder, read_volume, write_text
@@ -193,9 +194,12 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
         return Session(segmenter, [support_of(case, each, size)], Intensities(each.window), provenance, device)
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
-    sizes, network = sizes_for(geometry, axis, size, len(each.labels)), CachedSegmenter(segmenter, device)
-    calibration = calibrate(network, partial(support_of, case, each), sizes, count, Report())
-    return Session(segmenter, [calibration.support], Intensities(each.window), provenance, device, Prior(calibration))
+    sizes = sizes_for(geometry, axis, size, len(each.labels))
+    task = Task(partial(support_of, case, each), sizes)
+    settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True)
+    ready = prepare(segmenter, device, task, settings, Report())
+    support = ready.calibration.support
+    return Session(ready.segmenter, [support], Intensities(each.window), provenance, device, ready.prior)
 
 
 def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[int]) -> Iterator[Case]:

@@ -5,14 +5,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.similarity import Appearance, dissimilarity
 from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
-from InContextSegLib.volumes.files import READABLE, ending_of
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
@@ -49,6 +47,8 @@ class Example:
         position: relative position along the slice axis in [0, 1] (see `SlicePlan.positions`); None for a 2D image.
         source: where it comes from, for people: "case3.nii.gz axial 57".
         known: values of the labels that it tells of, where they are and where not; None: of all.
+        channels: what a network with three channels sees, as large as the image: red, green and blue, or the slices
+            before, at and behind this one; None: the image in each.
     """
 
     image: np.ndarray
@@ -56,6 +56,7 @@ class Example:
     position: float | None
     source: str
     known: frozenset[int] | None = None
+    channels: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.shape[0] != self.image.shape[1] or self.image.shape != self.labels.shape:
@@ -79,6 +80,21 @@ class Example:
             view = getattr(self, name).view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(3, size, size) float32 in [0, 1]: the channels."""
+        return np.stack(self.channels or (self.image,) * 3)
+
+    @property
+    def pictures(self) -> tuple[np.ndarray, ...]:
+        """The image, and those of the channels that are others."""
+        return (self.image, *(each for each in self.channels or () if each is not self.image))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its pictures and labels in memory."""
+        return self.labels.nbytes + sum(each.nbytes for each in self.pictures)
 
     def tells(self, value: int) -> bool:
         """Whether it says where the label of that value is; else that it shows none means nothing."""
@@ -267,7 +283,8 @@ class SupportSet:
         for example in self.examples:
             # An example without a position counts as -1, which no position can be.
             digest.update(np.array(-1.0 if example.position is None else example.position, "<f8").tobytes())
-            digest.update(np.ascontiguousarray(example.image, "<f4").tobytes())
+            for picture in example.pictures:
+                digest.update(np.ascontiguousarray(picture, "<f4").tobytes())
             digest.update(np.ascontiguousarray(example.labels, "<u2").tobytes())
             if example.known is not None:
                 digest.update(f"knows {sorted(example.known)}".encode())
@@ -328,44 +345,6 @@ def picture_of(pair: LabelledVolume, size: int, scale: Scale) -> Example:
     return replace(example, position=None, source=pair.source)
 
 
-def paired_files(images_dir: Path, labels_dir: Path) -> list[tuple[Path, Path]]:
-    """Return (image, label) files of two folders that agree in their stem, sorted by it.
-
-    Hidden files and files that hold no image (by their ending) are passed over.
-
-    Raises:
-        InputError: if a folder is missing or holds no image, two files share a stem, or a partner is missing.
-    """
-    images, labels = _by_stem(images_dir), _by_stem(labels_dir)
-    for held, partners, folder in ((images, labels, labels_dir), (labels, images, images_dir)):
-        alone = [held[stem].name for stem in sorted(held.keys() - partners.keys())]
-        if alone:
-            raise InputError(
-                f"Every image needs a label file of the same stem, but {_listed(alone)} has no partner in {folder}; "
-                "add or rename the partner, or move the file away."
-            )
-    return [(images[stem], labels[stem]) for stem in sorted(images)]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"Images were expected in the folder {folder}, but there is no such folder.")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = ending_of(path)
-        if ending not in READABLE or path.name.startswith(".") or not path.is_file():
-            logger.info("Passing over %s, which is no image file.", path)
-            continue
-        stem = path.name[: -len(ending)]
-        if stem in found:
-            raise InputError(f"{found[stem].name} and {path.name} in {folder} share a stem; keep one of them.")
-        found[stem] = path
-    if not found:
-        raise InputError(f"Images were expected in the folder {folder}, but it holds none.")
-    return found
-
-
 def _require_labels(pair: LabelledVolume) -> None:
     if pair.labels.kind is not Kind.LABELS:
         raise InputError(f"The labels of {pair.source} were read as intensities; read that file as labels.")
@@ -415,12 +394,20 @@ def _labelled_slices(labels: Volume, plan: SlicePlan) -> np.ndarray:
 
 
 def _cut(pair: LabelledVolume, plan: SlicePlan, numbers: Sequence[int], scale: Scale) -> list[Example]:
-    images = plan.extract(pair.image, scale, numbers)
+    channels = plan.channels(pair.image, scale, numbers)
+    images = plan.extract(pair.image, scale, numbers) if pair.image.colours is not None else None
     labels = plan.extract_labels(pair.labels, numbers)
     places = [(float(plan.positions[number]), plan.slice_index(number)) for number in numbers]
     return [
-        Example(image, label, position, f"{pair.source} {plan.axis} {index}", pair.known)
-        for image, label, (position, index) in zip(images, labels, places, strict=True)
+        Example(
+            channels[place][1] if images is None else images[place],
+            labels[place],
+            position,
+            f"{pair.source} {plan.axis} {index}",
+            pair.known,
+            channels[place],
+        )
+        for place, (position, index) in enumerate(places)
     ]
 
 
@@ -437,13 +424,13 @@ def _available(examples: Sequence[Example], labels: Sequence[Label] | None) -> t
     for label in labels:
         if label.value not in held:
             raise InputError(
-                f"Label {label.value} ({label.name}) is in none of the examples, which hold {_listed(held)}; "
+                f"Label {label.value} ({label.name}) is in none of the examples, which hold {listed(held)}; "
                 "ask for one of these or choose slices that show it."
             )
     return tuple(labels)
 
 
-def _listed(items) -> str:
+def listed(items) -> str:
     """Some of the items, and how many more there are."""
     items = [str(item) for item in items]
     more = f" and {len(items) - _NAMED_AT_MOST} more" if len(items) > _NAMED_AT_MOST else ""

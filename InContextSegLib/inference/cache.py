@@ -13,6 +13,9 @@ class BoundedCache:
         self.used_bytes = 0
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
     def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """The value under `key`, computed now if it is not there. A value larger than the budget is not kept."""
         if key in self._values:

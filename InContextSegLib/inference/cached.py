@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,23 +33,37 @@ class CachedSegmenter:
         share: of the usual budgets.
 
     Attributes:
+        additive: whether contexts are sums, whose size does not grow with the examples.
+        channels: of the pictures that the network takes, 1 or 3.
         any_view: whether the network may be shown pictures mirrored or in part; one that says nothing of it may.
     """
 
     def __init__(self, segmenter: SliceSegmenter, device: torch.device, share: float = 1.0):
         self.segmenter, self.device = segmenter.to(device), device
         self.any_view = getattr(segmenter, "any_view", True)
+        self.additive = hasattr(segmenter, "conditions")
+        self.channels = getattr(segmenter, "channels", 1)
+        self.positioned = getattr(segmenter, "positioned", False)
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
         self.joined = BoundedCache(int(share * JOINED_BYTES))
         self.embeddings = BoundedCache(int(share * EMBEDDING_BYTES))
         self._digests: WeakKeyDictionary[Example, bytes] = WeakKeyDictionary()
 
-    def embed(self, images: Tensor, flip: tuple[int, ...] = ()) -> Any:
-        """The embedding of images (b, 1, h, w)."""
+    def embed(self, images: Tensor, flip: tuple[int, ...] = (), positions: Sequence[float | None] | None = None) -> Any:
+        """The embedding of images (b, c, h, w).
+
+        Args:
+            positions: of the slices along their axis, for a network that is told of them; None: unknown.
+        """
         flipped = images.flip(flip)
+        told = (list(positions or [None] * len(images)),) if self.positioned else ()
         # The shape too: four dark images are the same bytes as one of twice the size.
-        key = (images.shape, hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest())
-        return self.embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped))
+        key = (
+            images.shape,
+            hashlib.blake2b(flipped.cpu().numpy().tobytes(), digest_size=16).digest(),
+            *map(tuple, told),
+        )
+        return self.embeddings.get(key, lambda: self._computed(self.segmenter.encode, flipped, *told))
 
     def context(self, examples: Sequence[Example], label: int, flip: tuple[int, ...] = ()) -> Any:
         """The context of examples for the label of that value, joined from those that tell of it: at least one."""
@@ -58,31 +73,56 @@ class CachedSegmenter:
         key = (tuple(map(self._digest, telling)), label, flip)
         return self.joined.get(key, lambda: self.join([self._single(each, label, flip) for each in telling]))
 
+    def picture(self, example: Example) -> Tensor:
+        """(c, h, w): what the network sees of an example, with as many channels as it takes."""
+        picture = example.picture if self.channels == 3 else example.image[None].copy()
+        return torch.from_numpy(picture).to(self.device)
+
     def condition(self, images: Tensor, masks: Tensor, flip: tuple[int, ...] = ()) -> Any:
         """The context of examples (s, 1, h, w), which is not kept."""
         return self._computed(self.segmenter.condition, images[None].flip(flip), masks[None].flip(flip))
 
     def _single(self, example: Example, label: int, flip: tuple[int, ...]) -> Any:
         def computed() -> Any:
-            image = torch.from_numpy(example.image.copy()).to(self.device)
+            image = self.picture(example)
             mask = torch.from_numpy(example.labels == label).to(image)
-            return self.condition(image[None, None], mask[None, None], flip)
+            return self.condition(image[None], mask[None, None], flip)
 
-        return self.contexts.get((self._digest(example), label, flip), computed)
+        digest = self._digest(example)
+        if not self.additive:
+            return self.contexts.get((digest, label, flip), computed)
+        if (digest, label, flip) not in self.contexts:
+            # Of all labels that it shows at once: its picture is then embedded once.
+            values = sorted({*np.unique(example.labels).tolist(), label} - {0})
+            image = self.picture(example)[None].flip(flip)
+            masks = (
+                torch.from_numpy(np.stack([example.labels == value for value in values])).to(image)[:, None].flip(flip)
+            )
+            found = self._computed(self.segmenter.conditions, image, masks)
+            for value, context in zip(values, found, strict=True):
+                self.contexts.get((digest, value, flip), partial(_itself, context))
+        return self.contexts.get((digest, label, flip), computed)
 
     def _digest(self, example: Example) -> bytes:
         """Of its picture and labels: a key that keeps neither in memory."""
         if example not in self._digests:
-            content = np.ascontiguousarray(example.image).tobytes() + np.ascontiguousarray(example.labels).tobytes()
-            self._digests[example] = hashlib.blake2b(content, digest_size=16).digest()
+            digest = hashlib.blake2b(digest_size=16)
+            for picture in (*example.pictures, example.labels):
+                digest.update(np.ascontiguousarray(picture).tobytes())
+            self._digests[example] = digest.digest()
         return self._digests[example]
 
     def join(self, contexts: Sequence[Any]) -> Any:
         return contexts[0] if len(contexts) == 1 else self._computed(self.segmenter.join, contexts)
 
-    def logits(self, embedding: Any, context: Any, *prompts: Tensor) -> Tensor:
-        """Logits (b, 1, h, w) in float32; `prompts` (b, 4, h, w) for a network that takes them."""
-        return self._computed(self.segmenter.segment, embedding, context, *prompts).float()
+    def logits(self, embedding: Any, context: Any, *prompts: Tensor, label: int | None = None) -> Tensor:
+        """Logits (b, 1, h, w) in float32; `prompts` (b, 4, h, w) for a network that takes them.
+
+        Args:
+            label: the value of what is asked for, for a network that knows some.
+        """
+        asked = {"label": label} if hasattr(self.segmenter, "values") else {}
+        return self._computed(partial(self.segmenter.segment, **asked), embedding, context, *prompts).float()
 
     def _computed(self, function, *arguments):
         # bfloat16 is emulated and slow on most processors, and what a GPU is made for.
@@ -104,3 +144,7 @@ class Interruptible(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         self._check()
         return func(*args, **(kwargs or {}))
+
+
+def _itself(value: Any) -> Any:
+    return value

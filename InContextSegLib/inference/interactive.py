@@ -45,13 +45,15 @@ class InteractiveSlice:
         number: the slice's number in the plan.
 
     Attributes:
-        image: (size, size) float32 in [0, 1], what the network sees.
+        image: (size, size) float32 in [0, 1].
+        channels: what a network with three channels sees instead (`Example.channels`).
         geometry: the grid of this slice alone, all that an answer may change of the volume.
     """
 
     def __init__(self, network: CachedSegmenter, volume: Volume, scale: Scale, plan: SlicePlan, number: int):
         self.plan, self.number = plan, number
         self.image = plan.extract(volume, scale, [number])[0]
+        self.channels = plan.channels(volume, scale, [number])[0] if network.channels == 3 else None
         self._own = plan.alone(number)
         self.geometry = self._own.geometry
         self._network = network
@@ -127,4 +129,5 @@ class InteractiveSlice:
         return torch.from_numpy(channels).to(self._network.device)
 
     def _embed(self):
-        return self._network.embed(torch.from_numpy(self.image)[None, None].to(self._network.device))
+        picture = torch.from_numpy(np.stack(self.channels or (self.image,)))[None]
+        return self._network.embed(picture.to(self._network.device), positions=[self.position])

@@ -110,9 +110,11 @@ class LoopMemory:
 
     def same(self, example: Example) -> Example:
         """The one example that stands for all that look like this one, so that its context is found again."""
-        digest = hashlib.blake2b(np.ascontiguousarray(example.image), digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
+        for picture in example.pictures:
+            digest.update(np.ascontiguousarray(picture))
         digest.update(np.packbits(example.labels != 0).tobytes())
-        return self._examples.get(digest.digest(), lambda: _Kept(example, 6 * example.image.size)).value
+        return self._examples.get(digest.digest(), lambda: _Kept(example, example.size_bytes)).value
 
 
 class Loop:
@@ -204,7 +206,8 @@ class Loop:
         """A slice of the target with a mask, to stand beside others."""
         here, plan = self.slice(number, None), self.cut.plan
         source = f"{name} {plan.axis} {plan.slice_index(number)}"
-        example = Example(here.image, np.zeros(here.image.shape, np.uint16), here.position, source)
+        blank = np.zeros(here.image.shape, np.uint16)
+        example = Example(here.image, blank, here.position, source, channels=here.channels)
         return Labelled.of(self.cut, example, number, mask, own=True)
 
     def slice(self, number: int, box: Box | None) -> InteractiveSlice:
@@ -213,7 +216,7 @@ class Loop:
 
         def opened() -> "_Kept":
             here = InteractiveSlice(self._memory.network, self.cut.read(), self.cut.scale, self.cut.within(box), number)
-            return _Kept(here, 2 * here.image.nbytes)
+            return _Kept(here, 4 * here.image.nbytes)
 
         return self._memory.slices.get(key, opened).value
 
@@ -259,7 +262,7 @@ class Loop:
     def _picture(self, each: Labelled, box: Box | None) -> Example:
         def cut() -> "_Kept":
             picture = self._memory.same(each.picture(box))
-            return _Kept(picture, 6 * picture.image.size)
+            return _Kept(picture, picture.size_bytes)
 
         return self._memory.pictures.get((each, box), cut).value
 

@@ -20,8 +20,9 @@ from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab, whole_slices
 from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
-from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.geometry import Kind, Volume
 
 log = logging.getLogger(__name__)
 Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
@@ -42,6 +43,7 @@ REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
 class _Axis:
     """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
 
+    `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
     `known` are the slices that are among the examples, by number, and the labels that these tell of (None: all).
     """
 
@@ -49,7 +51,13 @@ class _Axis:
     images: Tensor
     support: SupportSet
     known: Told
+    channels: Tensor | None = None
     style: StyleOutcome | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """What the network is shown."""
+        return self.images if self.channels is None else self.channels
 
 
 class Session:
@@ -171,7 +179,7 @@ class Session:
         """
         support, labels = self.supports[axis], range(len(self.labels))
         settings = self.calibrated(replace(settings, supports=min(settings.supports, len(support))))
-        draws = quick(settings, self.size, labels=1).draws
+        draws = quick(settings, self.size, 1, self.network.additive).draws
         told = [[support.examples[index] for index in support.telling(label.value)] for label in self.labels]
         keys = [(example, label, draw) for draw in range(draws) for label in labels for example in told[label]]
         size_bytes = self._context(keys[0][1], keys[0][:1], 0).size_bytes
@@ -190,7 +198,7 @@ class Session:
     def _quick(self, axis: _Axis, settings: InferenceSettings) -> InferenceSettings:
         chosen = self._chosen(axis, settings, 0, (axis.plan.count - 1) // 2)
         settings = replace(settings, supports=max(map(len, chosen)))
-        return quick(settings, self.size, len(self._shown(chosen)))
+        return quick(settings, self.size, len(self._shown(chosen)), self.network.additive)
 
     def _axis_names(self, settings: InferenceSettings) -> tuple[str, ...]:
         names = tuple(self.supports) if settings.axes == (AUTO_AXIS,) else settings.axes
@@ -203,10 +211,14 @@ class Session:
         return names
 
     def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None) -> _Axis:
-        plan = SlicePlan.of(volume.geometry, name, self.size, box and _whole_slices(volume, name, box))
+        plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
         support = self.supports[name]
-        return _Axis(plan, torch.from_numpy(images)[:, None].to(self.device), support, _known(plan, images, support))
+        channels = None
+        if self.network.channels == 3:
+            channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
+        pictures = torch.from_numpy(images)[:, None].to(self.device)
+        return _Axis(plan, pictures, support, _known(plan, images, support), channels)
 
     def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
         """The axis with the target's pictures in the style of the examples, where that helps."""
@@ -219,7 +231,7 @@ class Session:
             )
         positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
         images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
-        return replace(axis, images=images, style=style)
+        return replace(axis, images=images, channels=None, style=style)
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
@@ -243,9 +255,10 @@ class Session:
     ) -> np.ndarray:
         """One draw for the wanted ones (first, last exclusive) of a run of slices that share their examples."""
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
-        images = axis.images[slice(*wanted)]
+        images = axis.seen[slice(*wanted)]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
-        embedding = self.network.embed(images, self._flip(draw))
+        positions = [_position(axis.plan, number) for number in range(*wanted)]
+        embedding = self.network.embed(images, self._flip(draw), positions)
         for number in self._shown(chosen):
             context = self._context(number, chosen[number], draw)
             out[number] = self._probability(embedding, context, number, draw)
@@ -258,7 +271,8 @@ class Session:
         for done, step in enumerate(walk(axis.plan.count, known)):
             progress.step(done)
             chosen = self._chosen(axis, settings, draw, step.number)
-            embedding = self.network.embed(axis.images[step.number : step.number + 1], self._flip(draw))
+            picture, position = axis.seen[step.number : step.number + 1], _position(axis.plan, step.number)
+            embedding = self.network.embed(picture, self._flip(draw), [position])
             shown = self._shown(chosen)
             carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
             for number in sorted({*shown, *carried}):
@@ -266,7 +280,7 @@ class Session:
                 for behind in step.behind:
                     if confidence(out[number, behind]) >= CONFIDENT:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
-                        picture = axis.images[behind][None]
+                        picture = axis.seen[behind][None]
                         contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
                 context = self.network.join(contexts)
                 out[number, step.number] = self._probability(embedding, context, number, draw)[0]
@@ -311,7 +325,7 @@ class Session:
         return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
     def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
-        logits = self.network.logits(embedding, context)
+        logits = self.network.logits(embedding, context, label=self.labels[label].value)
         if self.calibration:
             logits = logits + self.calibration.shifts.get(self.labels[label].value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
@@ -377,8 +391,14 @@ class _Progress:
         return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
 
 
-def quick(settings: InferenceSettings, size: int, labels: int) -> InferenceSettings:
-    """The settings with one draw, and then with fewer examples, where a slice of `size` pixels would take too long."""
+def quick(settings: InferenceSettings, size: int, labels: int, additive: bool = False) -> InferenceSettings:
+    """The settings with one draw, and then with fewer examples, where a slice of `size` pixels would take too long.
+
+    Args:
+        additive: whether the network takes the same time for any number of examples.
+    """
+    if additive:
+        return replace(settings, draws=1)
     pictures = QUICK_PICTURES * (REFERENCE_SIZE / size) ** 2 / max(labels, 1)
     if settings.draws * (QUERY_PICTURES + settings.supports) <= pictures:
         return settings
@@ -394,26 +414,6 @@ def _runs(plan: SlicePlan, at_once: int) -> list[tuple[int, int]]:
 def _position(plan: SlicePlan, number: int) -> float | None:
     """Where a slice lies along its axis; a single slice may come from anywhere in a patient."""
     return None if plan.geometry.shape[plan.array_axis] == 1 else float(plan.positions[number])
-
-
-def slab(geometry: Geometry, axis: str, wanted: tuple[int, int]) -> Box:
-    """The box of whole slices from the first to the last wanted one, both included."""
-    array_axis = SlicePlan.of(geometry, axis).array_axis
-    first, last = wanted
-    if not 0 <= first <= last < geometry.shape[array_axis]:
-        raise InputError(
-            f"Asked for the slices {first} to {last}, but the target has {axis} slices "
-            f"0 to {geometry.shape[array_axis] - 1}."
-        )
-    low, high = [0, 0, 0], list(geometry.shape)
-    low[array_axis], high[array_axis] = first, last + 1
-    return tuple(low), tuple(high)
-
-
-def _whole_slices(volume: Volume, axis: str, box: Box) -> Box:
-    """The box, widened to whole slices: pictures keep the scale at which the examples were cut."""
-    along = SlicePlan.of(volume.geometry, axis, box=box).array_axis  # refuses a box that does not fit
-    return slab(volume.geometry, axis, (box[0][along], box[1][along] - 1))
 
 
 def _passes(axis: _Axis, settings: InferenceSettings) -> int:

@@ -16,7 +16,6 @@ from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.session import slab
 from InContextSegLib.jobs.montage import montage
 from InContextSegLib.jobs.task import (
     Brief,
@@ -31,6 +30,7 @@ from InContextSegLib.jobs.task import (
     segments_of,
 )
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab
 from InContextSegLib.slices.plan import Box
 from InContextSegLib.volumes import segnrrd
 from InContextSegLib.volumes.colour import ColourMix

@@ -11,8 +11,9 @@ import numpy as np
 from InContextSegLib.adaptation.calibration import sizes_for
 from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.saved import parts_of
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, paired_files
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.session import Session, Told, joined
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings

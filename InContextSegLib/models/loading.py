@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from InContextSegLib.errors import InputError, WeightsError
 from InContextSegLib.models.catalog import cache_folder, ensure, find, pinned_sha256
@@ -49,6 +50,16 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
         ) from error
     provenance = {"entry": entry.name, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return segmenter, provenance, entry.capability.input_size
+
+
+def pretrained_backbone() -> dict[str, Tensor]:
+    """The weights of the backbone that the default model holds, in single precision.
+
+    Raises:
+        WeightsError: if they are damaged.
+    """
+    state, prefix = load_weights(ensure(find("default"), cache_folder(), fetch=_never_fetch)), "backbone."
+    return {name.removeprefix(prefix): each.float() for name, each in state.items() if name.startswith(prefix)}
 
 
 def _never_fetch(entry: CatalogEntry, *_) -> None:

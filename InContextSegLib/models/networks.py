@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from InContextSegLib.models.entry import CatalogEntry
+from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.universeg import UniverSeg
 
@@ -38,10 +39,11 @@ class SliceSegmenter(Protocol):
         """Logits. A context of None is no examples; `prompts` are those of `UniverSeg.segment`."""
 
 
-_NETWORKS = {"universeg": UniverSeg, "sricl": SRICL}
+Network = InContextNet | UniverSeg | SRICL
+_NETWORKS = {"incontext": InContextNet, "universeg": UniverSeg, "sricl": SRICL}
 
 
-def build(entry: CatalogEntry) -> UniverSeg | SRICL:
+def build(entry: CatalogEntry) -> Network:
     """The network of a catalogue entry, without its weights, in evaluation mode.
 
     Raises:
@@ -50,7 +52,7 @@ def build(entry: CatalogEntry) -> UniverSeg | SRICL:
     return _network(entry)(**entry.arguments).eval()
 
 
-def fitting(entry: CatalogEntry, state: Mapping[str, Tensor]) -> UniverSeg | SRICL:
+def fitting(entry: CatalogEntry, state: Mapping[str, Tensor]) -> Network:
     """The same of the widths that a state dict has, whatever the entry says of them; its values are not loaded.
 
     Raises:
@@ -60,15 +62,15 @@ def fitting(entry: CatalogEntry, state: Mapping[str, Tensor]) -> UniverSeg | SRI
     return _network(entry).fitting(state).eval()
 
 
-def name_of(network: UniverSeg | SRICL) -> str:
+def name_of(network: Network) -> str:
     """What a catalogue entry calls the architecture of a network."""
     return next(name for name, kind in _NETWORKS.items() if isinstance(network, kind))
 
 
-def _network(entry: CatalogEntry) -> type[UniverSeg] | type[SRICL]:
+def _network(entry: CatalogEntry) -> type[Network]:
     if entry.model not in _NETWORKS:
         raise ValueError(
             f"The catalogue entry '{entry.name}' asks for a model '{entry.model}'; this version has "
-            f"{' and '.join(_NETWORKS)}."
+            f"{', '.join(_NETWORKS)}."
         )
     return _NETWORKS[entry.model]

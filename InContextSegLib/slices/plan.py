@@ -222,6 +222,36 @@ class SlicePlan:
         # Rounding in a weighted mean of ones may exceed one by the last bit.
         return np.clip(pictures, 0, 1, out=pictures)
 
+    def channels(
+        self, volume: Volume, scale: Scale, numbers: Sequence[int] | np.ndarray | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Cut pictures of three channels: the colours of a volume that has some, else a slice between its neighbours.
+
+        At either end of the volume, and of a volume of one slice, the slice itself takes its neighbour's place. Colours
+        are scaled by their own percentiles, all three alike.
+
+        Returns:
+            for every slice three (size, size) float32 in [0, 1]; pictures that occur more than once are the same array.
+
+        Raises:
+            InputError: as `extract`.
+        """
+        chosen = self._checked(numbers).tolist()
+        if volume.colours is not None:
+            own = Intensities().of(volume.colours)
+            parts = [
+                self.extract(Volume(volume.colours[..., channel], volume.geometry), own, chosen) for channel in range(3)
+            ]
+            return list(zip(*parts, strict=True))
+        whole = SlicePlan.of(
+            self.geometry, self.axis, self.size, _whole_depth(self.box, self.geometry, self.array_axis)
+        )
+        shift, last = self.first, whole.count - 1
+        wanted = [[max(n + shift - 1, 0), n + shift, min(n + shift + 1, last)] for n in chosen]
+        needed = sorted({number for three in wanted for number in three})
+        cut = dict(zip(needed, whole.extract(volume, scale, needed), strict=True))
+        return [tuple(cut[number] for number in three) for three in wanted]
+
     def extract_labels(self, volume: Volume, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Cut pictures from a label volume: (n, size, size) uint16, the nearest voxel's value, padding 0.
 
@@ -386,3 +416,10 @@ def _checked_box(box: Box | None, shape: tuple[int, int, int]) -> Box:
             f"and lie inside the volume of {tuple(shape)} voxels; move its corners."
         )
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _whole_depth(box: Box, geometry: Geometry, array_axis: int) -> Box:
+    """The box from the first slice to the last."""
+    low, high = (list(end) for end in box)
+    low[array_axis], high[array_axis] = 0, geometry.shape[array_axis]
+    return tuple(low), tuple(high)

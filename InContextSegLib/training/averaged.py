@@ -24,12 +24,12 @@ from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
-from InContextSegLib.training.keeping import follow, forget_after
+from InContextSegLib.training.keeping import follow, forget_after, save_checkpoint
 from InContextSegLib.training.losses import LOSSES
 from InContextSegLib.training.ranks import Ranks
 from InContextSegLib.training.runfolder import CHECKPOINT, EXAMPLES, LOG
 from InContextSegLib.training.site.examples import MOST, Shown, draw_examples
-from InContextSegLib.volumes.files import make_folder, whole_file
+from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -333,11 +333,7 @@ class AveragedTrainer:
             "best": vars(self.best),
             "dice": self.dice,
         }
-        with whole_file(self._checkpoint) as aside:
-            try:
-                torch.save(state, aside)
-            except RuntimeError as error:  # of its own writer, as where the disk is full
-                raise OSError(str(error).splitlines()[0]) from error
+        save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
         state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)

@@ -1,4 +1,4 @@
-"""What every training run keeps beside its network: a running average of the weights, and a log of its steps."""
+"""What every training run keeps: a running average of the weights, checkpoints, a log of its steps."""
 
 import json
 import math
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from InContextSegLib.volumes.files import whole_file
 
 
 @torch.no_grad()
@@ -20,6 +22,19 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
             mean.lerp_(now, 1 - decay)
         else:
             mean.copy_(now)
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Write the state of a run, whole or not at all.
+
+    Raises:
+        OutputError: if it could not be written; the earlier one is untouched.
+    """
+    with whole_file(path) as aside:
+        try:
+            torch.save(state, aside)
+        except RuntimeError as error:  # of its own writer, as where the disk is full
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def forget_after(log: Path, step: int) -> None:

@@ -20,8 +20,9 @@ from InContextSegLib.volumes import nifti, segnrrd
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 from InContextSegLib.volumes.dicom import is_dicom, read_series
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, itk_geometry, itk_image, laid_onto
-from InContextSegLib.volumes.pictures import colours_of, grey_values, read_picture
+from InContextSegLib.volumes.pictures import colours_of, read_picture
 from InContextSegLib.volumes.segnrrd import Segment
+from InContextSegLib.volumes.values import volume_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ READABLE = _NIFTI + _ITK_VOLUMES + _PICTURES + _DICOM
 WRITABLE = (".nii.gz", ".nii", segnrrd.ENDING, ".nrrd", ".mha", ".png", ".tif", ".tiff")
 _WRITABLE_PICTURES = (".png", ".tif", ".tiff")
 
-_LARGEST_LABEL = np.iinfo(np.uint16).max
-_WHOLE_NUMBER_TOLERANCE = 1e-4  # a header's scale factor leaves 2.9999998 where 3 was meant
 _SHEAR_TOLERANCE = 5e-3  # direction cosines that a header rounds to two or three digits
 _NEARLY_FULL_BYTES = 1 << 20
 
@@ -56,10 +55,7 @@ def read_volume(path: str | Path, kind: Kind = Kind.INTENSITY, mix: ColourMix = 
             three dimensions, has sheared axes, or (LABELS) holds anything but whole numbers from 0 to 65535.
     """
     array, geometry = _load(path, kind)
-    if array.ndim == 4:
-        array = grey_values(array, kind, path, mix)
-    array = as_labels(array, path) if kind is Kind.LABELS else as_intensities(array, path)
-    return Volume(array, geometry, kind)
+    return volume_of(array, geometry, kind, path, mix)
 
 
 def read_segments(path: str | Path) -> tuple[Segment, ...]:
@@ -327,51 +323,6 @@ def _from_itk(image: sitk.Image, path: Path, colours: bool) -> _Read:
     if geometry.shear > _SHEAR_TOLERANCE:
         raise nifti.refusal_of_shear(path)
     return array.reshape(geometry.shape + ((channels,) if channels > 1 else ())), geometry
-
-
-def as_intensities(array: np.ndarray, path: str | Path) -> np.ndarray:
-    """The array of a file or of that name as its integers or as float32, what is not finite set to the smallest value.
-
-    Raises:
-        InputError: if nothing in it is finite.
-    """
-    if array.dtype.kind in "iu":
-        return array
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    finite = np.isfinite(array)
-    missing = array.size - int(np.count_nonzero(finite))
-    if missing == array.size:
-        raise InputError(f"{path} holds no finite number at all: every voxel is NaN or infinite.")
-    if missing:
-        array[~finite] = lowest = array[finite].min()
-        _log.warning(
-            "%s: %d voxels that are NaN or infinite were set to the smallest value, %g.", path, missing, lowest
-        )
-    return array
-
-
-def as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
-    """The array of a file or of that name as uint8 or uint16, which whole numbers from 0 to 65535 fit.
-
-    Raises:
-        InputError: if it holds anything else.
-    """
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise InputError(f"{path} cannot be labels: it holds NaN or infinite voxels.")
-        rounded = np.rint(array)
-        if np.abs(array - rounded).max() > _WHOLE_NUMBER_TOLERANCE:
-            raise InputError(f"{path} cannot be labels: it holds fractions, but labels are whole numbers.")
-        array = rounded
-    lowest, highest = array.min(), array.max()
-    if lowest < 0:
-        raise InputError(f"{path} cannot be labels: it holds negative numbers, down to {lowest:g}.")
-    if highest > _LARGEST_LABEL:
-        raise InputError(f"{path} cannot be labels: it holds {highest:g}, but the largest label is {_LARGEST_LABEL}.")
-    return array.astype(np.uint8 if highest <= 255 else np.uint16)
 
 
 def check_fits(path: str | Path, volume: Volume) -> None:

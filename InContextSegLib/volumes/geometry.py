@@ -133,6 +133,9 @@ class Volume:
 
     LABELS are uint8 or uint16 (bool becomes uint8), INTENSITY is any real number type.
 
+    Attributes:
+        colours: (k, j, i, 3), red, green and blue of the voxels where there are any; the array is then a grey of them.
+
     Raises:
         InputError: if array and geometry differ in shape or the number type does not suit the kind.
     """
@@ -140,9 +143,12 @@ class Volume:
     array: np.ndarray
     geometry: Geometry
     kind: Kind = Kind.INTENSITY
+    colours: np.ndarray | None = None
 
     def __post_init__(self):
         array = np.asarray(self.array)
+        if self.colours is not None and self.colours.shape != (*array.shape, 3):
+            raise InputError(f"The colours have the shape {self.colours.shape}, but the array {array.shape}.")
         if array.shape != self.geometry.shape:
             raise InputError(f"The array has the shape {array.shape}, but its geometry says {self.geometry.shape}.")
         array = array.astype(np.uint8) if array.dtype == bool else array.view()
@@ -156,7 +162,10 @@ class Volume:
     def anatomical(self) -> "Volume":
         """The same voxels in the reading order of `Geometry.anatomical_order`; a view, nothing is copied."""
         order = self.geometry.anatomical_order()
-        return Volume(reorder(self.array, *order), self.geometry.reordered(*order), self.kind)
+        colours = self.colours
+        if colours is not None:
+            colours = np.stack([reorder(colours[..., channel], *order) for channel in range(3)], axis=-1)
+        return Volume(reorder(self.array, *order), self.geometry.reordered(*order), self.kind, colours)
 
 
 def across_slices(geometry: Geometry) -> str:

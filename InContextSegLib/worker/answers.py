@@ -15,13 +15,14 @@ from InContextSegLib.examples.origins import origin
 from InContextSegLib.examples.saved import Kept, Taught, save, taught_in
 from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.session import Session, slab
+from InContextSegLib.inference.session import Session
 from InContextSegLib.jobs.batch import Result, Way
 from InContextSegLib.jobs.task import Source, files_of, findings, foreseen, keep_drawn, segments_of
 from InContextSegLib.memory import NO_MEMORY, give_back_memory, installed_bytes, is_exhaustion
 from InContextSegLib.models.catalog import cache_folder, ensure, find, pinned_sha256, remove
 from InContextSegLib.models.loading import choose_device
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes import segnrrd
 from InContextSegLib.volumes.colour import LUMINANCE

@@ -24,10 +24,11 @@ from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, Scale
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
-from InContextSegLib.volumes.files import as_intensities, as_labels, ending_of, read_colours, read_volume
+from InContextSegLib.volumes.files import ending_of, read_colours, read_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, laid_onto
-from InContextSegLib.volumes.pictures import colours_of, grey_values
+from InContextSegLib.volumes.pictures import colours_of
 from InContextSegLib.volumes.segnrrd import ENDING as SEGMENTATION
+from InContextSegLib.volumes.values import as_labels, volume_of
 from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, FileRef, LabelsRef, SlicesRef, TaskSpec, VolumeRef
 from InContextSegLib.worker.shared_arrays import SharedFolder
 
@@ -166,10 +167,7 @@ class WorkerCache:
 
     def _mapped(self, ref: ArrayRef, mix: ColourMix) -> Volume:
         array, geometry = self._array(ref)
-        if array.ndim == 4:
-            array = grey_values(array, ref.kind, ref.name, mix)
-        array = as_labels(array, ref.name) if ref.kind is Kind.LABELS else as_intensities(array, ref.name)
-        return Volume(array, geometry, ref.kind)
+        return volume_of(array, geometry, ref.kind, ref.name, mix)
 
     def _array(self, ref: ArrayRef) -> tuple[np.ndarray, Geometry]:
         array = np.asarray(self.shared.read(ref.name))

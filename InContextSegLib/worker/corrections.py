@@ -267,7 +267,7 @@ class _Scene:
             # The label is the only one here, whatever its value.
             pair = replace(self.cache.pair(ref, self.mix), may_be_finished=not mine, known=None)
             every = tuple(self._slices(ref, pair, mine))
-            return Kept(every, sum(6 * each.example.image.size + each.mask.nbytes for each in every))
+            return Kept(every, sum(each.example.size_bytes + each.mask.nbytes for each in every))
 
         return self.engine.labelled.get(key, found).value
 

@@ -20,12 +20,14 @@ from InContextSegLib.adaptation.style import judge
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.evaluation.metrics import dice, summarise
 from InContextSegLib.evaluation.study import DataSet, Study, cell, chosen_sets, wanted_labels
-from InContextSegLib.examples.support import LabelledVolume, SupportSet, paired_files
+from InContextSegLib.examples.pairs import paired_files
+from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.inference.prior import Prior
-from InContextSegLib.inference.session import Session, slab
+from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.boxes import slab
 from InContextSegLib.slices.plan import Intensities, SlicePlan
 from InContextSegLib.training.augment import SHIFTS, another_scanner
 from InContextSegLib.volumes.colour import LUMINANCE

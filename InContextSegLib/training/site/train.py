@@ -248,7 +248,10 @@ def part_way(
     first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], share: float
 ) -> dict[str, torch.Tensor]:
     """Weights that went a share of the way from the first to the second."""
-    return {name: torch.lerp(first[name].to(value), value, share) for name, value in second.items()}
+    return {
+        name: torch.lerp(first[name].to(value), value, share) if value.is_floating_point() else value
+        for name, value in second.items()
+    }
 
 
 def finished(run: Path, settings: SiteTraining) -> dict | None:

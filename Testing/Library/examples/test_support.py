@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.examples.support import Example, Label, LabelledVolume, SupportSet, paired_files
+from InContextSegLib.examples.pairs import paired_files
+from InContextSegLib.examples.support import Example, Label, LabelledVolume, SupportSet
 from InContextSegLib.slices.plan import Intensities
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 

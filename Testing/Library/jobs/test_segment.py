@@ -370,14 +370,14 @@ class TestWeights:
     def test_weights_of_one_s_own_are_loaded_and_named_by_their_sha256(self, tmp_path):
         torch.manual_seed(1)
         path = tmp_path / "own.safetensors"
-        save_weights(path, build(find("default")).state_dict())
-        segmenter, provenance, size = load_model(Model("default", path))
-        assert provenance == {"entry": "default", "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        save_weights(path, build(find("universeg")).state_dict())
+        segmenter, provenance, size = load_model(Model("universeg", path))
+        assert provenance == {"entry": "universeg", "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         assert (size, segmenter.training) == (128, False)
 
     def test_weights_of_another_model_are_refused(self, tmp_path):
         path = tmp_path / "own.safetensors"
-        save_weights(path, build(find("default")).state_dict())
+        save_weights(path, build(find("universeg")).state_dict())
         with pytest.raises(WeightsError, match="do not fit the model 'universeg-v1'"):
             load_model(Model("universeg-v1", path))
 

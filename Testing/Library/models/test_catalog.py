@@ -91,7 +91,7 @@ def answering(*args, **kwargs):
 
 
 def test_the_catalogue_names_licence_citation_and_size_of_every_entry():
-    assert [item.name for item in list_entries()] == ["default", "universeg-v1"]
+    assert [item.name for item in list_entries()] == ["default", "universeg", "universeg-v1"]
     for item in list_entries():
         assert item.licence and item.citation and item.description
         assert item.capability.input_size % 8 == 0
@@ -107,7 +107,9 @@ def test_what_an_entry_says_of_prompts_is_what_its_network_takes():
 
 def test_an_entry_is_found_by_its_name_and_a_wrong_name_gets_the_list():
     assert find("universeg-v1").arguments == {"widths": (64, 64, 64, 64)}
-    with pytest.raises(InputError, match=r'no model "univrseg" in the catalogue; choose one of default, universeg-v1'):
+    with pytest.raises(
+        InputError, match=r'no model "univrseg" in the catalogue; choose one of default, universeg, universeg-v1'
+    ):
         find("univrseg")
 
 

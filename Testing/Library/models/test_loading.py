@@ -79,7 +79,9 @@ def test_an_entry_is_built_with_its_arguments_and_loaded_with_its_weights(entry)
 def test_a_model_of_an_unknown_architecture_is_refused(entry):
     other = replace(entry, model="neuroverse")
     for make in (lambda: build(other), lambda: fitting(other, {})):
-        with pytest.raises(ValueError, match="asks for a model 'neuroverse'; this version has universeg and sricl"):
+        with pytest.raises(
+            ValueError, match="asks for a model 'neuroverse'; this version has incontext, universeg, sricl"
+        ):
             make()
 
 

@@ -66,16 +66,16 @@ def test_without_a_home_there_are_the_models_of_the_software_alone(monkeypatch):
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", no_home)
-    assert names() == ["default", "universeg-v1"]
+    assert names() == ["default", "universeg", "universeg-v1"]
     with pytest.raises(InputError, match="No folder for your own models is known; name one in INCONTEXTSEG_MODELS"):
         models_folder()
 
 
 def test_a_model_that_was_just_kept_is_found_with_its_weights_card_and_figures(tmp_path, own_models):
-    assert names() == ["default", "universeg-v1"]
+    assert names() == ["default", "universeg", "universeg-v1"]
     (tmp_path / "curves.png").write_bytes(b"picture")
     kept = keep(trained(tmp_path), {"card.md": "# Livers\n", "curves.png": tmp_path / "curves.png"})
-    assert names() == ["default", "universeg-v1", "livers"] and find("livers") == kept
+    assert names() == ["default", "universeg", "universeg-v1", "livers"] and find("livers") == kept
     assert kept.arguments == {"widths": (8, 8, 16, 16), "channels": 16} and kept.weights.own
     path = ensure(kept, tmp_path / "unused")
     assert path == own_models / "livers" / "weights.safetensors" and path.read_bytes() == CONTENT
@@ -163,7 +163,7 @@ def test_a_model_that_could_not_be_written_changes_nothing(tmp_path, own_models,
 def test_a_process_that_dies_while_it_replaces_a_model_leaves_the_earlier_one(tmp_path, own_models):
     keep(trained(tmp_path), {"card.md": "first"})
     (own_models / "livers").rename(own_models / ".before-livers")
-    assert names()[2:] == ["livers"] and ensure(find("livers"), tmp_path).read_bytes() == CONTENT
+    assert names()[3:] == ["livers"] and ensure(find("livers"), tmp_path).read_bytes() == CONTENT
     keep(trained(tmp_path, content=b"better"), {"card.md": "second"}, replacing=True)
     assert files_in(own_models) == ["livers"] and card_of(find("livers")) == "second"
 
@@ -191,7 +191,7 @@ def test_a_damaged_model_is_left_out_by_name_and_the_others_are_there(tmp_path, 
     keep(trained(tmp_path, "kidneys"), {})
     damage(own_models / "livers")
     with caplog.at_level(logging.WARNING):
-        assert names() == names() == ["default", "universeg-v1", "kidneys"]
+        assert names() == names() == ["default", "universeg", "universeg-v1", "kidneys"]
     [message] = caplog.messages
     assert f'Your model "livers" in {own_models / "livers"} is left out:' in message and why in message
     keep(trained(tmp_path), {}, replacing=True)
@@ -207,18 +207,18 @@ def rewritten(place, **changes):
 def test_a_model_with_the_name_of_one_that_came_with_a_later_version_gives_way(tmp_path, own_models, caplog):
     keep(trained(tmp_path), {})
     (own_models / "livers").rename(own_models / "Default")
-    assert names() == ["default", "universeg-v1"]
+    assert names() == ["default", "universeg", "universeg-v1"]
     assert "comes with the software has that name; rename its folder" in caplog.text
 
 
 def test_removing_deletes_what_was_written_and_nothing_else(tmp_path, own_models):
     keep(trained(tmp_path), {"card.md": "first"})
-    assert remove(find("livers"), tmp_path) and names() == ["default", "universeg-v1"]
+    assert remove(find("livers"), tmp_path) and names() == ["default", "universeg", "universeg-v1"]
     assert files_in(own_models) == []
     kept = keep(trained(tmp_path), {"card.md": "first"})
     (own_models / "livers" / "notes.txt").write_text("mine")
     assert remove(kept, tmp_path) and not remove(kept, tmp_path)
-    assert files_in(own_models / "livers") == ["notes.txt"] and names() == ["default", "universeg-v1"]
+    assert files_in(own_models / "livers") == ["notes.txt"] and names() == ["default", "universeg", "universeg-v1"]
     keep(trained(tmp_path), {})
     assert (own_models / "livers" / "notes.txt").read_text() == "mine"
 
@@ -229,10 +229,10 @@ def test_an_entry_cannot_make_us_delete_files_elsewhere(tmp_path, own_models, ca
         "files": ["../../run.safetensors"]
     }
     (own_models / "livers/entry.json").write_text(json.dumps(mapping), encoding="utf-8")
-    assert names() == ["default", "universeg-v1"] and "files must be plain file names" in caplog.text
+    assert names() == ["default", "universeg", "universeg-v1"] and "files must be plain file names" in caplog.text
 
 
 def test_a_folder_that_cannot_be_listed_is_said(own_models, caplog):
     own_models.write_text("a file")
-    assert names() == ["default", "universeg-v1"]
+    assert names() == ["default", "universeg", "universeg-v1"]
     assert "cannot be listed" in caplog.text

@@ -11,7 +11,8 @@ from InContextSegLib.training.recipe import Architecture, Recipe, Stage
 
 def drawn(tmp_path, records):
     stages = (Stage(100, (16,), 16**2 * 8, (0, 2)), Stage(100, (16,), 16**2 * 8, (2,)))
-    recipe = Recipe("run", 1, Architecture((4, 4)), stages, 1e-3, 1, 1)
+    numbers = {"learning_rate": 1e-3, "warmup_steps": 1, "decay_steps": 1}
+    recipe = Recipe(name="run", seed=1, architecture=Architecture((4, 4)), stages=stages, **numbers)
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     draw_losses(tmp_path / "log.jsonl", recipe, tmp_path / "losses.png")
     with Image.open(tmp_path / "losses.png") as picture:

@@ -10,6 +10,7 @@ from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
 from InContextSegLib.training.recipe import Architecture, Recipe, Stage
+from InContextSegLib.training.synthetic.course import InventedTasks
 from InContextSegLib.training.synthetic.episodes import draw_episodes
 from InContextSegLib.training.trainer import Trainer, train
 
@@ -37,10 +38,10 @@ def stop_after(steps):
 
 
 def test_a_run_that_was_stopped_and_resumed_ends_with_the_very_same_weights(tmp_path):
-    train(TINY, tmp_path / "whole", CPU, Report())
+    train(InventedTasks(TINY), tmp_path / "whole", CPU, Report())
     with pytest.raises(Cancelled, match="Cancelled after 4 of 6"):
-        train(TINY, tmp_path / "parts", CPU, stop_after(3))
-    train(TINY, tmp_path / "parts", CPU, Report())
+        train(InventedTasks(TINY), tmp_path / "parts", CPU, stop_after(3))
+    train(InventedTasks(TINY), tmp_path / "parts", CPU, Report())
     whole, parts = (load_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
@@ -48,35 +49,35 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_very_same_weights(tmp_
 
 
 def test_a_run_killed_between_checkpoints_repeats_the_lost_steps_exactly(tmp_path):
-    train(TINY, tmp_path / "whole", CPU, Report())
-    trainer = Trainer(TINY, tmp_path / "killed", CPU)
+    train(InventedTasks(TINY), tmp_path / "whole", CPU, Report())
+    trainer = Trainer(InventedTasks(TINY), tmp_path / "killed", CPU)
     with pytest.raises(Cancelled):
         trainer.run(stop_after(1))
     checkpoint = (tmp_path / "killed" / "checkpoint.pt").read_bytes()
     with pytest.raises(Cancelled):
-        Trainer(TINY, tmp_path / "killed", CPU).run(stop_after(4))
+        Trainer(InventedTasks(TINY), tmp_path / "killed", CPU).run(stop_after(4))
     (tmp_path / "killed" / "checkpoint.pt").write_bytes(checkpoint)
-    train(TINY, tmp_path / "killed", CPU, Report())
+    train(InventedTasks(TINY), tmp_path / "killed", CPU, Report())
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "killed")]
     assert logs[0] == logs[1]
 
 
 def test_another_seed_gives_other_weights(tmp_path):
-    first = train(TINY, tmp_path / "a", CPU, Report())
-    other = train(replace(TINY, seed=6), tmp_path / "b", CPU, Report())
-    again = train(TINY, tmp_path / "c", CPU, Report())
+    first = train(InventedTasks(TINY), tmp_path / "a", CPU, Report())
+    other = train(InventedTasks(replace(TINY, seed=6)), tmp_path / "b", CPU, Report())
+    again = train(InventedTasks(TINY), tmp_path / "c", CPU, Report())
     assert first["sha256"] == again["sha256"] != other["sha256"]
 
 
 def test_a_run_of_another_architecture_is_not_continued(tmp_path):
-    train(TINY, tmp_path, CPU, Report())
+    train(InventedTasks(TINY), tmp_path, CPU, Report())
     with pytest.raises(InputError, match="choose another folder"):
-        Trainer(replace(TINY, architecture=Architecture((8, 8))), tmp_path, CPU)
+        Trainer(InventedTasks(replace(TINY, architecture=Architecture((8, 8)))), tmp_path, CPU)
 
 
 def test_training_lowers_the_loss(tmp_path):
     recipe = replace(TINY, stages=(Stage(60, (16,), 24 * 16**2, (2,)),), decay_steps=20)
-    trainer = Trainer(replace(recipe, architecture=Architecture((8, 8, 8))), tmp_path, CPU)
+    trainer = Trainer(InventedTasks(replace(recipe, architecture=Architecture((8, 8, 8)))), tmp_path, CPU)
     losses = [trainer._one_step(draw_episodes(recipe, step % 2, CPU))["loss"] for step in range(60)]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
@@ -151,7 +152,7 @@ def test_without_supports_the_user_always_speaks():
 
 
 def test_the_loss_is_that_of_the_last_answer_and_the_prior_is_the_one_before(tmp_path, monkeypatch):
-    trainer = Trainer(TINY, tmp_path, CPU)
+    trainer = Trainer(InventedTasks(TINY), tmp_path, CPU)
     episodes = replace(draw_episodes(TINY, 3, CPU), rounds=3)
     seen, forward = [], trainer.network.forward
 
@@ -161,7 +162,7 @@ def test_the_loss_is_that_of_the_last_answer_and_the_prior_is_the_one_before(tmp
         return logits
 
     monkeypatch.setattr(trainer.network, "forward", watched)
-    answer = trainer._answer(episodes)
+    answer = trainer.course._answer(trainer.network, episodes, 0)
     assert len(seen) == 3
     assert torch.equal(answer.detach(), seen[2][1])
     assert not seen[0][0][:, 3].any()

@@ -156,7 +156,7 @@ def test_an_entry_that_does_not_describe_its_weights_is_refused(models, tmp_path
     for arguments, model, why in (
         ({"height": 3}, "sricl", "do not fit the model 'wrong'"),
         ({}, "sricl", "do not fit the model 'wrong'"),
-        ({}, "neuroverse", "asks for a model 'neuroverse'; this version has universeg and sricl"),
+        ({}, "neuroverse", "asks for a model 'neuroverse'; this version has incontext, universeg, sricl"),
     ):
         wrong = replace(entry, name="wrong", arguments=arguments, model=model)
         keep(wrong, {}, replacing=True)
@@ -170,9 +170,9 @@ def looked(monkeypatch):
     """How often which mirroring was looked at, and the pictures of slices under correction."""
     flips, pictures, embed, slice_of = [], [], CachedSegmenter.embed, Loop.slice
 
-    def looking(self, images, flip=()):
+    def looking(self, images, flip=(), positions=None):
         flips.append(flip)
-        return embed(self, images, flip)
+        return embed(self, images, flip, positions)
 
     def cutting(self, number, box):
         pictures.append(box)

@@ -116,7 +116,7 @@ def test_without_patients_to_validate_with_nothing_is_claimed(job):
 
 def test_a_run_that_was_finished_before_becomes_a_model_without_the_data(job, tmp_path, monkeypatch):
     run_site(replace(job, name=""), Report())
-    assert [each.name for each in list_entries()] == ["default", "universeg-v1"]
+    assert [each.name for each in list_entries()] == ["default", "universeg", "universeg-v1"]
     monkeypatch.setattr(site_module, "survey", lambda *_: pytest.fail("surveyed again"))
     monkeypatch.setattr(site_module.SliceStore, "open", lambda *_: pytest.fail("read again"))
     record = run_site(job, Report())
@@ -149,7 +149,7 @@ def test_a_cancelled_run_is_no_model_yet(job):
     report = Report(lambda done, total, message: report.cancel() if message.startswith("loss") else None)
     with pytest.raises(Cancelled):
         run_site(job, report)
-    assert [each.name for each in list_entries()] == ["default", "universeg-v1"]
+    assert [each.name for each in list_entries()] == ["default", "universeg", "universeg-v1"]
     assert run_site(job, Report())["model"]["name"] == "ours"
 
 
@@ -174,10 +174,10 @@ def test_a_model_of_ones_own_is_trained_further_and_says_from_what(job, tmp_path
 
 def test_what_to_begin_with_is_a_model_of_the_catalogue():
     assert start_of("sricl") is None
-    start = start_of("default")
-    assert (start.entry, start.licence, start.network.promptable) == ("default", "Apache-2.0", True)
+    start = start_of("universeg")
+    assert (start.entry, start.licence, start.network.promptable) == ("universeg", "Apache-2.0", True)
     assert start.size == 128
-    assert start.weights_sha256 == find("default").weights.sha256
+    assert start.weights_sha256 == find("universeg").weights.sha256
     with pytest.raises(InputError, match='There is no model "nothing" in the catalogue; choose one of default'):
         start_of("nothing")
 
@@ -189,7 +189,7 @@ def test_a_network_that_cannot_be_built_by_name_becomes_no_model(job, tmp_path):
 
 
 def test_a_network_that_takes_prompts_keeps_taking_them_but_that_is_not_promised(job, monkeypatch):
-    chosen = replace(job.settings, model="default", training=replace(FEW, steps=1))
+    chosen = replace(job.settings, model="universeg", training=replace(FEW, steps=1))
     run_site(replace(job, settings=chosen), Report())
     entry = find("ours")
     assert entry.capability.prompts == ("click", "box", "scribble") and entry.capability.support == "optional"
@@ -226,8 +226,9 @@ def test_models_are_listed_with_where_they_are(job, own_models, capsys):
     assert main(["weights", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("default (Apache-2.0): ") and lines[0].endswith("[comes with the software]")
-    assert lines[1].endswith("[not downloaded]") and lines[2].startswith("ours (your own, unstated): SR-ICL trained on")
-    assert lines[2].endswith(f"[{own_models / 'ours'}]")
+    assert lines[1].startswith("universeg (") and lines[2].endswith("[not downloaded]")
+    assert lines[3].startswith("ours (your own, unstated): SR-ICL trained on")
+    assert lines[3].endswith(f"[{own_models / 'ours'}]")
     assert main(["weights", "info", "ours", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["takes"], told["input_size"], told["own"]) == ("labelled examples", 32, True)
@@ -242,10 +243,10 @@ def test_of_several_processes_only_the_first_speaks(job, tmp_path, monkeypatch, 
 
 
 def test_part_of_the_change_stays_where_a_model_is_trained_further(job):
-    before = start_of("default").network.state_dict()
+    before = start_of("universeg").network.state_dict()
     weights = {}
     for change in (1.0, 0.25):
-        chosen = replace(job.settings, model="default", change=change, training=replace(FEW, steps=1))
+        chosen = replace(job.settings, model="universeg", change=change, training=replace(FEW, steps=1))
         # The second call only judges other weights of the same run.
         record = run_site(replace(job, settings=chosen, name=f"ours-{change}"), Report())
         weights[change] = load_weights(record["weights"])

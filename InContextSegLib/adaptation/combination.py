@@ -1,0 +1,224 @@
+"""Fitting heads to the examples, and choosing by leave-one-out what answers: the network, the heads, or their mean.
+
+The examples are divided into folds by picture or volume. Heads fitted to the rest answer for a fold, and so does the
+network from the rest; what is best in the mean over the examples left out is what answers for the targets. The heads
+for the targets are fitted to all examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from InContextSegLib.adaptation.calibration import FEWEST
+from InContextSegLib.adaptation.expectation import Trial, _area, to_try
+from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, dice, shift_of
+from InContextSegLib.examples.origins import spread_evenly, units
+from InContextSegLib.examples.support import Example, SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt, resized
+from InContextSegLib.inference.prior import Calibration
+from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.models.fitted import LEVELS, FittedHead, Pixels, fit_head, pixels_of
+from InContextSegLib.models.incontext import InContextNet
+from InContextSegLib.progress import Report
+
+FOLDS = 4
+MOST_PICTURES = 96  # that heads are fitted to
+SHOWING_SHARE = 0.7  # of them, where there are enough, that show a label
+MOST_PIXELS = 40  # as many examples give all the pixels they may; of more each gives less
+MOST_TRIED = 16  # examples left out for a label
+BEST_BY = 0.01  # of mean Dice that fewer members must be better by than all
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """What answers for a task.
+
+    Attributes:
+        segmenter: the network and the heads, weighted.
+        calibration: size, thresholds and Dice of the examples left out.
+        trials: the examples left out, as the combination segmented them.
+    """
+
+    segmenter: Combined
+    calibration: Calibration
+    trials: tuple[Trial, ...]
+
+
+def combine(
+    network: InContextNet,
+    device: torch.device,
+    support: SupportSet,
+    sizes: Sequence[int],
+    settings: InferenceSettings,
+    report: Report,
+) -> Combination:
+    """Fit heads at every size, and find out what is to answer.
+
+    Args:
+        support: the examples at the largest of the sizes.
+        sizes: of pictures in pixels, at which heads are fitted; the network sees the first.
+
+    Raises:
+        Cancelled: from `report`.
+    """
+    values, shown, seed = [label.value for label in support.labels], settings.supports, settings.seed
+    leave = LeaveOut(support, support, units(support))
+    tries = {value: to_try(leave, value, MOST_TRIED) for value in values}
+    folds = _folds(leave.units, seed)
+    fitting = _Fitting(network, device, support, tries, folds, seed)
+    heads, answers = [], {}
+    for number, at in enumerate(sizes):
+        report.step(number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
+        head, held_out = fitting.at(at)
+        heads.append(FittedAt(at, head))
+        answers[heads[-1].name] = held_out
+    report.step(len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
+    alone = CachedSegmenter(Combined(network, sizes[0]), device)
+    answers[NETWORK] = {
+        (value, index): leave.logits(alone, value, index, shown) for value in values for index in tries[value]
+    }
+    weights, shifts, scores, trials = {}, {}, {}, []
+    names = [NETWORK, *(each.name for each in heads)]
+    for value in values:
+        found = _best(leave, value, tries[value], answers, names)
+        weights[value], shifts[value], scores[value], own = found
+        trials += own
+    calibration = Calibration(
+        support,
+        shown,
+        {value: shift for value, shift in shifts.items() if shift},
+        {value: score for value, score in scores.items() if tries[value]},
+        {},
+        support,
+    )
+    return Combination(Combined(network, sizes[0], heads, values, weights), calibration, tuple(trials))
+
+
+def _best(
+    leave: LeaveOut,
+    value: int,
+    indices: Sequence[int],
+    answers: Mapping[str, Mapping[tuple[int, int], Float[np.ndarray, "h w"] | None]],
+    names: Sequence[str],
+) -> tuple[dict[str, float], float, float, list[Trial]]:
+    """Weights, shift of the logits, mean Dice and trials of the members that do best together for a label."""
+    everything = {name: 1 / len(names) for name in names}
+    if not indices:
+        return everything, 0.0, float("nan"), []
+    best, judged = None, {}
+    for count in range(len(names), 0, -1):
+        for members in combinations(names, count):
+            logits = [_mean([answers[name][value, index] for name in members]) for index in indices]
+            overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
+            scores = np.mean([dice(each) for each in overlaps], axis=0)
+            judged[members] = (scores, logits, overlaps)
+            if best is None or scores[0] > judged[best][0][0] + BEST_BY:
+                best = members
+    scores, logits, overlaps = judged[best]
+    few = len({leave.units[index] for index in indices}) < FEWEST
+    if few:
+        best = tuple(names)
+        scores, logits, overlaps = judged[best]
+    threshold = 0 if few else best_threshold(scores)
+    trials = [
+        Trial(value, index, leave.units[index], overlap, _area(each, leave.truth.examples[index].labels == value))
+        for index, overlap, each in zip(indices, overlaps, logits, strict=True)
+    ]
+    weights = {name: 1 / len(best) for name in best}
+    return weights, shift_of(threshold), float(scores[threshold]), trials
+
+
+def _mean(logits: Sequence[Float[np.ndarray, "h w"] | None]) -> Float[np.ndarray, "h w"] | None:
+    there = [each for each in logits if each is not None]
+    return np.mean(there, axis=0) if there else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """Heads for the examples of one task, at whatever size."""
+
+    network: InContextNet
+    device: torch.device
+    support: SupportSet
+    tries: Mapping[int, Sequence[int]]
+    folds: Sequence[frozenset[int]]
+    seed: int
+
+    def at(self, size: int) -> tuple[FittedHead, dict[tuple[int, int], Float[np.ndarray, "h w"] | None]]:
+        """A head fitted to all examples, and logits for those tried from heads that have not seen their fold."""
+        values = list(self.tries)
+        tried = sorted({index for indices in self.tries.values() for index in indices})
+        learnt = _to_learn(self.support, values)
+        share, generator = min(1.0, MOST_PIXELS / len(learnt)), self._generator()
+        sample: dict[int, Pixels] = {}
+        seen = {}
+        for index in sorted({*learnt, *tried}):
+            example = self.support.examples[index]
+            picture, maps = self._features(example, size)
+            if index in learnt:
+                sample[index] = _sample(maps, picture, example, values, generator, share)
+            if index in tried:
+                seen[index] = [each.half() for each in maps], picture
+        own = {}
+        for fold in self.folds:
+            rest = [pixels for index, pixels in sample.items() if index not in fold]
+            asked = [index for index in tried if index in fold]
+            if asked and rest:
+                own |= self._answers(self._head(rest), asked, seen)
+        held_out = {
+            (value, index): own[index][number] if index in own else None
+            for number, value in enumerate(values)
+            for index in self.tries[value]
+        }
+        return self._head(list(sample.values())), held_out
+
+    def _head(self, sample: Sequence[Pixels]) -> FittedHead:
+        return fit_head(sample, self.network.backbone.channels[:LEVELS], self._generator())
+
+    def _answers(self, head: FittedHead, asked: Sequence[int], seen) -> dict[int, Float[np.ndarray, "k h w"]]:
+        found = {}
+        for index in asked:
+            maps, picture = seen[index]
+            logits = head([each.float() for each in maps], picture, [self.support.examples[index].position])
+            found[index] = resized(logits, self.support.size)[0].numpy()
+        return found
+
+    def _features(self, example: Example, size: int) -> tuple[Tensor, list[Tensor]]:
+        picture = resized(torch.from_numpy(example.picture)[None].to(self.device), size)
+        return picture.cpu(), [each.cpu() for each in self.network.features(picture)[:LEVELS]]
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+def _sample(maps, picture, example: Example, values: Sequence[int], generator: torch.Generator, share: float) -> Pixels:
+    masks = torch.from_numpy(np.stack([example.labels == value for value in values])).float()
+    masks = resized(masks[None], picture.shape[-1])[0]
+    known = [example.tells(value) for value in values]
+    return pixels_of(maps, picture, masks, example.position, known, generator, share)
+
+
+def _to_learn(support: SupportSet, values: Sequence[int]) -> list[int]:
+    """Examples that heads are fitted to: all, or of many an even choice, most of which show a label."""
+    if len(support) <= MOST_PICTURES:
+        return list(range(len(support)))
+    showing = [n for n, each in enumerate(support.examples) if np.isin(each.labels, values).any()]
+    empty = sorted(set(range(len(support))) - set(showing))
+    with_label = spread_evenly(showing, max(round(SHOWING_SHARE * MOST_PICTURES), MOST_PICTURES - len(empty)))
+    return sorted([*with_label, *spread_evenly(empty, MOST_PICTURES - len(with_label))])
+
+
+def _folds(names: Sequence[str], seed: int) -> list[frozenset[int]]:
+    """Indices of the examples of every fold; those of one unit are never apart."""
+    order = np.random.default_rng(seed).permutation(sorted(set(names))).tolist()
+    count = min(FOLDS, len(order))
+    return [
+        frozenset(index for index, name in enumerate(names) if order.index(name) % count == fold)
+        for fold in range(count)
+    ]
