@@ -2,28 +2,34 @@
 # On a machine without a GPU a smaller torch can be chosen with pip's own settings, for example PIP_EXTRA_INDEX_URL.
 
 PYTHON ?= python3
+OPEN_DATA ?= ../shared
 BIN := .venv/bin
 BUILT := .venv/.built
 HARNESS := .venv/.harness
+DOCS := .venv/.docs
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench weights clean .venv
+.PHONY: demo test docs bench weights clean .venv
 
 demo: $(BUILT)
 	$(BIN)/incontextseg demo --output demo-output
 
-test: $(HARNESS)
+test: $(HARNESS) $(DOCS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYTHONPATH=InContextSeg $(BIN)/lint-imports
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m slow
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(BUILT)
 	$(BIN)/python -m Testing.Benchmarks.bench
 
+# OPEN_DATA: the folder in which the data lie that Resources/Recipes/open_data.toml lists.
 weights: $(BUILT)
-	$(BIN)/incontextseg train Resources/Recipes/default.toml --output runs/default
+	$(BIN)/incontextseg train Resources/Recipes/default.toml --data $(OPEN_DATA) --output runs/default
 
 .venv: $(BUILT)
 
@@ -41,6 +47,11 @@ $(HARNESS): requirements-slicer.lock $(BUILT)
 	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements-slicer.lock
 	touch $@
 
+# What only the pages need, which `make docs` builds and a test.
+$(DOCS): requirements-docs.lock $(BUILT)
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements-docs.lock
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-output
+	rm -rf .venv build site dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-output
 	find InContextSegLib Testing -name __pycache__ -type d -prune -exec rm -rf {} +

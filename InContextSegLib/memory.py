@@ -47,7 +47,7 @@ def keep_freed_memory() -> bool:
     """Ask the C library not to return large blocks to the system; for a process of our own, not for a host's.
 
     Every feature map is such a block, and the system clears each page that it hands out anew: with glibc a step of
-    training takes a third longer, and a segmented slice a fifth (docs/benchmarks.md).
+    training takes a third longer, and a segmented slice a fifth (docs/development/tried.md).
 
     Returns:
         Whether the C library has such settings and took them; other systems go on as they are.

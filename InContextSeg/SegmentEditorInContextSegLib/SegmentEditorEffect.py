@@ -92,7 +92,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
             self.carry = PropagationControl(self, self.options.propagation, self._on)
             self._timer = qt.QTimer()
             self._timer.connect("timeout()", self.onTimer)
-            slicer.app.connect("aboutToQuit()", self.cleanup)
+            slicer.app.connect("aboutToQuit()", self.onAboutToQuit)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
@@ -122,7 +122,13 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect, VTKObservationMix
         self._views = {}
 
     def cleanup(self):
-        """The effect goes, or Slicer does."""
+        """The effect goes: nothing may hold it, nor the views and the editor that it knows."""
+        if self.worker is not None:
+            slicer.app.disconnect("aboutToQuit()", self.onAboutToQuit)
+            self.onAboutToQuit()
+            self._timer.disconnect("timeout()", self.onTimer)
+
+    def onAboutToQuit(self):
         if self.worker is not None:
             self.removeObservers()
             self._timer.stop()

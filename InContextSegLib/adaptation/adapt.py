@@ -31,7 +31,7 @@ from InContextSegLib.inference.prior import Calibration, Expected
 from InContextSegLib.inference.settings import FEWEST_STEPS, AdaptSettings
 from InContextSegLib.progress import Report
 
-# By measurement (docs/benchmarks.md, "Adapting").
+# By measurement (docs/development/tried.md, "Adapting").
 FOLDS, SHARE_IN_FOLDS = 2, 0.5
 TRIED_STEPS = 2  # to see how long one takes
 TICK_SECONDS, SECONDS_TO_END = 0.1, 0.2

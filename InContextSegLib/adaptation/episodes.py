@@ -21,7 +21,8 @@ SHOWING = 0.6  # of the queries show the label for certain
 CROP_PX = 96  # of larger pictures a part is seen, the same of query and supports
 PLACE, SCANNER = 0.5, 0.2  # strength of the changes of place and of appearance
 LEARNING_RATE, CLIP = 5e-4, 1.0
-# SR-ICL forgets at that rate, and by parts of a picture, whose size and place it has learnt (docs/benchmarks.md).
+# SR-ICL forgets at that rate, and by parts of a picture, whose size and place it has learnt
+# (docs/development/tried.md).
 RATE_OF_SRICL = 1e-4
 WARM_UP_STEPS, DECAYING_SHARE = 3, 0.5
 

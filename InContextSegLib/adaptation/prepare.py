@@ -1,6 +1,6 @@
 """What is done with the examples of a task before its first target: calibrate, adapt, foresee how good it will be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,13 +42,18 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked)."""
+    """A network ready for a task: adapted or not, how to ask it, what to expect of it (None where it was not asked).
+
+    Attributes:
+        members: by label value, which members of a combination answer with what weight.
+    """
 
     segmenter: nn.Module
     calibration: Calibration | None = None
     foresight: Foresight | None = None
     adaptation: Adaptation | None = None
     key: str = ""
+    members: Mapping[str, Mapping[str, float]] | None = None
 
     @property
     def prior(self) -> Prior:
@@ -94,7 +99,7 @@ def _combined(
     tried = {trial.value for trial in found.trials}
     expectations = {value: expected(found.trials, value, found.calibration.shifts.get(value, 0.0)) for value in tried}
     foresight = Foresight(expectations, {}, check_labels(found.trials, found.calibration))
-    return Prepared(found.segmenter, found.calibration, foresight)
+    return Prepared(found.segmenter, found.calibration, foresight, members=found.segmenter.record)
 
 
 def _adapted(

@@ -3,7 +3,7 @@
 VPTTA (Chen et al., CVPR 2024) multiplies the lowest frequencies of a picture's amplitude by a prompt, keeps the phase,
 and fits the prompt by the statistics of batch normalisation. There is none here, but the examples are the source data
 themselves: the prompt is the ratio of their mean amplitudes to the target's, one for all slices of a target. That takes
-no steps, and did better than steps along the statistics of the network's own features (docs/benchmarks.md).
+no steps, and did better than steps along the statistics of the network's own features (docs/development/tried.md).
 
 It is used where examples under an invented other scanner gain by it, for targets outside of what the examples cover.
 """
@@ -27,7 +27,7 @@ from InContextSegLib.slices.plan import Intensities
 from InContextSegLib.training.augment import another_scanner
 
 # Frequencies are whole waves per picture, which spans the whole slice at any size, so the number does not grow with it.
-# The paper's 1 % of 128 pixels is 1, the mean alone, which mends contrast and light less (docs/benchmarks.md).
+# The paper's 1 % of 128 pixels is 1, the mean alone, which mends contrast and light less (docs/development/tried.md).
 BAND = 7
 FARTHER = 1.5  # times as far from the examples as the farthest of them is from the others: another scanner
 MOST = 2.0  # times stronger or weaker; more than that is anatomy

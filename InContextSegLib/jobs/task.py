@@ -104,6 +104,8 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:
         provenance = provenance | {"adaptation": ready.record}
+    if ready.members:
+        provenance = provenance | {"members": ready.members}
     support = ready.calibration.support if ready.calibration else first
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]

@@ -329,7 +329,7 @@ def _size_bytes(*tensors: Tensor) -> int:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    # Twice as fast as the default layout on the processors measured (docs/benchmarks.md).
+    # Twice as fast as the default layout on the processors measured (docs/development/tried.md).
     return images.contiguous(memory_format=torch.channels_last)
 
 

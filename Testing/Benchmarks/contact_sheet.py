@@ -1,4 +1,4 @@
-"""Invented tasks at a glance, for `docs`: `python -m Testing.Benchmarks.contact_sheet --output docs/synthetic.png`."""
+"""Invented tasks at a glance: `python -m Testing.Benchmarks.contact_sheet --output docs/images/synthetic.png`."""
 
 import argparse
 from pathlib import Path

@@ -14,7 +14,7 @@ import InContextSegLib
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "InContextSegLib"
-FOLDERS = ("InContextSegLib", "InContextSeg", "Testing")
+FOLDERS = ("InContextSegLib", "InContextSeg", "Testing", "docs")
 PYTHON_FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 LINES_PER_FILE = 450
@@ -150,6 +150,13 @@ def test_the_lock_pins_every_dependency_to_one_version():
 def test_what_the_slicer_tests_add_is_pinned_too_and_only_once():
     assert {"slicer-core", "vtk", "pyside6-essentials", "shiboken6", "cmake"} == pinned("requirements-slicer.lock")
     assert not pinned("requirements-slicer.lock") & pinned("requirements.lock")
+
+
+def test_what_the_pages_add_is_pinned_too_and_only_once():
+    names = pinned("requirements-docs.lock")
+    asked = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]["docs"]
+    assert {re.match(r"[\w-]+", line)[0].lower() for line in asked} <= names
+    assert not names & (pinned("requirements.lock") | pinned("requirements-slicer.lock"))
 
 
 def test_the_version_is_the_same_in_the_package_and_its_metadata():

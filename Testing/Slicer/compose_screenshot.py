@@ -1,7 +1,7 @@
-"""Puts pictures of the whole session beside one another, for the README.
+"""Puts pictures of the whole session beside one another, for the documentation.
 
 INCONTEXTSEG_SCREENSHOTS=shots python -m pytest Testing/Slicer/test_whole_session.py
-python -m Testing.Slicer.compose_screenshot shots Resources/Screenshots/panel.png
+python -m Testing.Slicer.compose_screenshot shots docs/images/panel.png
 """
 
 import sys

@@ -1,5 +1,6 @@
 """Fixtures of everything that runs in the harness; without slicer-core and PySide6 these tests are skipped."""
 
+import gc
 import sys
 
 import pytest
@@ -35,6 +36,11 @@ def pytest_pycollect_makemodule(module_path, parent):
     return None
 
 
+def pytest_collection_finish():
+    """What was imported stays: looking for garbage after every test passes over it."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def strictErrors():
     """Fail the test on any exception in a slot, an event handler or an observer; `take()` those that are expected."""
@@ -60,6 +66,16 @@ def application():
 
     yield slicer.app
     slicer.app.close()
+
+
+@pytest.fixture(scope="module")
+def standingWorker(application):
+    """One worker process for all tests of a file, which takes seconds to start."""
+    from InContextSegSlicer.worker.shared import SharedWorker
+
+    worker = SharedWorker.join()
+    yield worker
+    worker.leave()
 
 
 @pytest.fixture

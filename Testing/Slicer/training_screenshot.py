@@ -1,6 +1,6 @@
-"""Trains on real data in the module of Slicer and puts what was seen beside the plot, for the README.
+"""Trains on real data in the module of Slicer and puts what was seen beside the plot, for the documentation.
 
-python -m Testing.Slicer.training_screenshot Resources/Screenshots/training.png
+python -m Testing.Slicer.training_screenshot docs/images/training.png
 """
 
 import os

@@ -22,6 +22,7 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import segment as jobs
 from InContextSegLib.jobs.cases import Case
 from InContextSegLib.jobs.segment import SegmentJob, Source
+from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
 from InContextSegLib.volumes.geometry import Kind, Volume
@@ -38,7 +39,9 @@ from InContextSegLib.worker.transport import SubprocessTransport
 from Testing.Library.fake_segmenter import Threshold, grid, saved, scan, use
 
 ROOT = Path(__file__).resolve().parents[3]
+SMALL = "universeg"  # the model that is quick; which one it is makes no difference here
 QUICK = ("--supports", "2", "--draws", "1", "--no-calibration", "--device", "cpu", "--json", "--quiet")
+QUICK += ("--model", SMALL)
 
 
 @pytest.fixture
@@ -79,7 +82,10 @@ def task_of(folder, image=None, **others):
     )
     settings = InferenceSettings(supports=2, draws=1)
     return TaskSpec(
-        **({"examples": examples, "labels": ((1, "cube"),), "settings": settings, "device": "cpu"} | others)
+        **(
+            {"examples": examples, "labels": ((1, "cube"),), "settings": settings, "device": "cpu", "model": SMALL}
+            | others
+        )
     )
 
 
@@ -234,6 +240,7 @@ def test_the_command_gives_what_segment_gives_voxel_for_voxel(folder, capsys):
             sources=(Source(folder / "images", folder / "labels"),),
             output=folder / f"alone{number}.nii.gz",
             settings=InferenceSettings(supports=2, draws=1),
+            model=Model(SMALL),
             device="cpu",
         )
         jobs.run(job, Report())

@@ -392,7 +392,7 @@ def test_a_missing_file_in_a_process_of_its_own_is_one_sentence(folder):
         (["weights", "ensure", "nobody"], 2, 'no model "nobody"'),
         (["weights", "remove", "default"], 2, "cannot be removed"),
         (["train", "missing.toml", "--output", "out/run"], 2, "cannot be read"),
-        (["train", "Resources/Recipes/default.toml", "--output", "case.nii.gz"], 3, "could not be made"),
+        (["train", "Resources/Recipes/universeg.toml", "--output", "case.nii.gz"], 3, "could not be made"),
         (["demo", "--output", "case.nii.gz/demo"], 3, "could not be made"),
         (["evaluate", "missing.toml", "--data", ".", "--output", "out"], 2, "cannot be read"),
         (["evaluate", "study.toml", "--data", ".", "--output", "out", "--sets", "x"], 2, "has no set 'x'"),

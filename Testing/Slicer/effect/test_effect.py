@@ -1,6 +1,7 @@
 """The effect of the Segment Editor, driven by the mouse in real slice views of volumes that lie at all angles."""
 
 import sys
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
@@ -39,6 +40,17 @@ def corrector(scene, monkeypatch):
 def test_slicer_loads_the_effect_without_harm_to_the_package(corrector):
     assert hasattr(sys.modules["InContextSegSlicer"], "__path__")
     assert sys.modules["SegmentEditorInContextSegLib"].SegmentEditorEffect is type(corrector.effect)
+
+
+def test_an_effect_that_went_is_held_by_nothing_and_holds_no_views(scene, monkeypatch):
+    corrector = Corrector(monkeypatch, *volumeOf(scene))
+    corrector.look("Red", 8)
+    corrector.click((8, 12, 12))
+    corrector.settle()
+    gone = [weakref.ref(each) for each in (corrector.effect, corrector.editor, corrector.views["Red"])]
+    del corrector
+    app.clean()
+    assert [each() for each in gone] == [None, None, None]
 
 
 @pytest.mark.parametrize("axis", VIEWS)

@@ -7,7 +7,7 @@ import pytest
 import slicer
 from scipy.ndimage import binary_erosion
 
-from InContextSegSlicer.effect.correction import PLACES_KEPT
+from InContextSegSlicer.effect import correction
 from InContextSegSlicer.effect.prompting import worldOf
 from InContextSegSlicer.scene.plane import KEPT, LARGEST
 from Testing.Slicer.corrector import Corrector
@@ -309,15 +309,16 @@ def test_scrolling_away_and_back_finds_the_marks_again_and_other_planes_show_non
     assert not cells(corrector, "Yellow")
 
 
-def test_marks_outlive_a_long_way_and_only_a_few_cuts_are_kept(corrector):
+def test_marks_outlive_a_long_way_and_only_a_few_cuts_are_kept(corrector, monkeypatch):
+    monkeypatch.setattr(correction, "PLACES_KEPT", 8)
     turn(corrector)
     corrector.click(MIDDLE)
     corrector.settle()
     places = set()
-    for number in range(PLACES_KEPT + 5):
+    for number in range(8 + 5):
         turn(corrector, (2 * number, 5, 0))
         places.add(corrector.correction.place)
-    assert len(places) == PLACES_KEPT + 5 and len(corrector.correction._sessions) == PLACES_KEPT
+    assert len(places) == 8 + 5 and len(corrector.correction._sessions) == 8
     for aside in (2, 4, 6, -2, -4):
         turn(corrector, aside=aside).click(256, 256)
         corrector.settle()

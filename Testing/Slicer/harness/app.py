@@ -1,5 +1,6 @@
 """Start the harness, load a module, open its panel, let time pass, take pictures."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -129,6 +130,7 @@ def clean() -> None:
     slicer.packaging.forget()
     answers.clear()
     pump()
+    gc.collect()  # views, panels and their nodes hold one another; Python does not see how large they are
 
 
 def load_module(path: str | os.PathLike) -> types.ModuleType:

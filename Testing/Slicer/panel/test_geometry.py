@@ -27,9 +27,9 @@ AFFINES = {
 
 
 @pytest.fixture
-def doctor(scene):
+def doctor(scene, standingWorker):
     doctor = Radiologist()
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     yield doctor
     doctor.close()
 

@@ -11,6 +11,7 @@ from InContextSegLib.volumes.files import write_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 from InContextSegSlicer.install.environment import SlicerEnvironment
 from InContextSegSlicer.scene import bridge
+from InContextSegSlicer.worker.shared import SharedWorker
 from Testing.Slicer.harness import app
 from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
 
@@ -41,9 +42,15 @@ def patient(scene, name, number, affine=None):
 
 
 @pytest.fixture
-def doctor(scene):
+def ownWorker(monkeypatch):
+    """Nobody has a worker before the test."""
+    monkeypatch.setattr(SharedWorker, "users", [])
+
+
+@pytest.fixture
+def doctor(scene, standingWorker):
     doctor = Radiologist()
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     yield doctor
     doctor.close()
 
@@ -57,7 +64,7 @@ def ready(doctor, scene):
     return doctor, target, truth
 
 
-def test_with_nothing_installed_the_panel_opens_explains_and_starts_no_worker(scene, monkeypatch):
+def test_with_nothing_installed_the_panel_opens_explains_and_starts_no_worker(scene, ownWorker, monkeypatch):
     monkeypatch.setattr(SlicerEnvironment, "versions", lambda self: {"numpy": "2.4.6"})
     doctor = Radiologist()
     doctor.picture("nothing_installed", view=None)
@@ -175,7 +182,7 @@ def test_files_teach_without_being_loaded(doctor, scene, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["starting", "handing over", "computing"])
-def test_a_killed_worker_is_reported_changes_nothing_and_the_next_one_works(ready, moment):
+def test_a_killed_worker_is_reported_changes_nothing_and_the_next_one_works(ownWorker, ready, moment):
     doctor, target, truth = ready
     client = doctor.controller.client
     assert app.pump(60, until=lambda: client.state == "ready" or moment == "starting")
@@ -201,7 +208,7 @@ def test_a_scene_closed_while_the_worker_computes_leaves_a_panel_that_works(read
     doctor.teach(*patient(scene, "Teacher", 0)[:2])
     target, _labels, truth = patient(scene, "Target", 1)
     doctor.choose(target)
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     doctor.press("segmentButton")
     doctor.wait()
     assert dice(mask(doctor.output, target), truth) > 0.7, doctor.status
@@ -235,7 +242,7 @@ def test_saved_examples_do_in_another_scene_what_they_did_in_this_one(ready, sce
     scene.Clear(0)
     app.pump(0.2)
     target, _labels, truth = patient(scene, "Target", 1)
-    doctor.panel.parameters.preset = "fast"
+    doctor.hurry()
     doctor.choose(target)
     app.answers.give("QFileDialog.getExistingDirectory", str(tmp_path))
     doctor.press("addFolderButton")

@@ -1,0 +1,170 @@
+"""Heads fitted to examples, and which members answer for a task, with random weights of the network."""
+
+import numpy as np
+import pytest
+import torch
+
+from InContextSegLib.adaptation import combination
+from InContextSegLib.adaptation.combination import combine
+from InContextSegLib.adaptation.leave_out import LeaveOut
+from InContextSegLib.adaptation.prepare import Task, prepare
+from InContextSegLib.examples.origins import units
+from InContextSegLib.examples.support import Example, Label, SupportSet
+from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt
+from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.models import fitted
+from InContextSegLib.models.fitted import FittedHead
+from InContextSegLib.models.incontext import InContextNet
+from InContextSegLib.progress import Report
+
+CPU = torch.device("cpu")
+SIZE = 64
+SETTINGS = InferenceSettings(supports=4, draws=1, calibrate=True, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _quick_fits(monkeypatch):
+    monkeypatch.setattr(fitted, "STEPS", 60)
+    monkeypatch.setattr(fitted, "BATCH", 1024)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return InContextNet(width=16, fine=12, coarse=16, context=16).eval()
+
+
+def example(number, shows=True, size=SIZE, position=None, source=None):
+    """A bright disk with another one that differs in texture alone; the first is label 1, the other 2."""
+    random = np.random.default_rng(number)
+    rows, columns = np.mgrid[:size, :size]
+    image = np.full((size, size), 0.2, np.float32) + 0.05 * random.random((size, size), np.float32)
+    labels = np.zeros((size, size), np.uint16)
+    for value, column in ((1, 0.3), (2, 0.7)) if shows else ():
+        centre = np.array([0.5, column]) * size + random.uniform(-4, 4, 2)
+        disk = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (0.16 * size) ** 2
+        image[disk] = 0.8 - 0.25 * (value - 1)
+        labels[disk] = value
+    return Example(np.clip(image, 0, 1), labels, position, source or f"p{number}")
+
+
+def support(count=6, labels=(1, 2), **others):
+    examples = tuple(example(number, **others) for number in range(count))
+    return SupportSet(examples, tuple(Label(value, f"disk {value}") for value in labels), "axial", SIZE)
+
+
+def test_heads_fitted_to_a_few_pictures_find_the_same_in_a_new_one(network):
+    found = combine(network, CPU, support(), (SIZE,), SETTINGS, Report())
+    cached = CachedSegmenter(found.segmenter, CPU)
+    new = example(99)
+    embedding = cached.embed(cached.picture(new)[None])
+    for value in (1, 2):
+        logits = cached.logits(embedding, cached.context(support().examples, value), label=value)[0, 0].numpy()
+        wanted, answer = new.labels == value, logits > 0
+        assert 2 * (wanted & answer).sum() / (wanted.sum() + answer.sum()) > 0.8
+        assert found.calibration.dice[value] > 0.7
+        assert found.segmenter.weights[value].keys() <= {NETWORK, f"fitted at {SIZE}"}
+
+
+def test_the_same_seed_gives_the_same_answers(network):
+    one, two = (combine(network, CPU, support(), (SIZE,), SETTINGS, Report()) for _ in range(2))
+    assert one.segmenter.record == two.segmenter.record
+    images = torch.rand(1, 3, SIZE, SIZE)
+    context = network.condition(images[None], torch.ones(1, 1, 1, SIZE, SIZE))
+    answers = [each.segmenter.segment(each.segmenter.encode(images), context, label=1) for each in (one, two)]
+    assert torch.equal(*answers)
+
+
+def test_no_head_judges_an_example_that_it_was_fitted_to(network, monkeypatch):
+    held_out = []
+    real = combination._Fitting._answers
+
+    def watched(self, head, asked, seen):
+        held_out.append(set(asked))
+        return real(self, head, asked, seen)
+
+    monkeypatch.setattr(combination._Fitting, "_answers", watched)
+    slices = [example(n, position=n % 3 / 3, source=f"case{n // 3}.nii.gz axial {n % 3}") for n in range(12)]
+    several = SupportSet(tuple(slices), (Label(1, "disk"),), "axial", SIZE)
+    names = units(several)
+    found = combine(network, CPU, several, (SIZE,), SETTINGS, Report())
+    assert found.trials
+    for asked in held_out:
+        together = {names[index] for index in asked}
+        folds = [fold for fold in combination._folds(names, SETTINGS.seed) if asked <= fold]
+        assert len(folds) == 1
+        assert all(index in folds[0] for index, name in enumerate(names) if name in together)
+
+
+def test_the_slices_of_one_volume_are_never_in_two_folds():
+    names = [f"case{n // 5}" for n in range(40)]
+    folds = combination._folds(names, 0)
+    assert sorted(index for fold in folds for index in fold) == list(range(40))
+    for name in set(names):
+        assert sum(any(names[index] == name for index in fold) for fold in folds) == 1
+
+
+def test_the_best_members_answer_and_all_where_none_is_better():
+    examples = support(5, labels=(1,))
+    leave = LeaveOut(examples, examples, units(examples))
+    truth = {(1, n): np.where(each.labels == 1, 4.0, -4.0) for n, each in enumerate(examples.examples)}
+    wrong = {key: -8.0 * np.sign(each) for key, each in truth.items()}
+    best, alike = (
+        combination._best(leave, 1, range(5), answers, ["a", "b"])
+        for answers in ({"a": truth, "b": wrong}, {"a": truth, "b": truth})
+    )
+    assert best[0] == {"a": 1.0}
+    assert best[2] == 1.0
+    assert alike[0] == {"a": 0.5, "b": 0.5}
+
+
+def test_of_fewer_than_three_pictures_nothing_is_concluded():
+    examples = support(2, labels=(1,))
+    leave = LeaveOut(examples, examples, units(examples))
+    truth = {(1, n): np.where(each.labels == 1, 4.0, -4.0) for n, each in enumerate(examples.examples)}
+    wrong = {key: -each for key, each in truth.items()}
+    weights, shift, _, _ = combination._best(leave, 1, range(2), {"a": truth, "b": wrong}, ["a", "b"])
+    assert (weights, shift) == ({"a": 0.5, "b": 0.5}, 0.0)
+
+
+def test_one_example_is_enough_to_answer(network):
+    single = support(1, labels=(1,))
+    found = combine(network, CPU, single, (SIZE,), SETTINGS, Report())
+    assert found.trials == ()
+    assert found.segmenter.weights[1] == {NETWORK: 0.5, f"fitted at {SIZE}": 0.5}
+
+
+def test_many_slices_are_thinned_out_and_most_show_a_label():
+    examples = [example(n, shows=n % 5 == 0, size=32) for n in range(400)]
+    many = SupportSet(tuple(examples), (Label(1, "disk"),), "axial", 32)
+    chosen = combination._to_learn(many, [1])
+    assert len(chosen) <= combination.MOST_PICTURES
+    showing = [index for index in chosen if index % 5 == 0]
+    assert len(showing) >= 0.6 * len(chosen)
+
+
+def test_members_see_the_picture_at_their_own_size(network):
+    torch.manual_seed(0)
+    head = FittedHead(network.backbone.channels[:4], 1).eval()
+    both = Combined(network, 64, [FittedAt(96, head)], [1], {1: {"fitted at 96": 1.0}})
+    found = both.segment(both.encode(torch.rand(1, 1, 128, 128)), None, label=1)
+    assert found.shape == (1, 1, 128, 128)
+
+
+def test_a_label_that_no_head_knows_is_the_networks_alone(network):
+    head = FittedHead(network.backbone.channels[:4], 1).eval()
+    both = Combined(network, SIZE, [FittedAt(SIZE, head)], [1])
+    pictures = torch.rand(1, 3, SIZE, SIZE)
+    context = network.condition(pictures[None], torch.ones(1, 1, 1, SIZE, SIZE))
+    expected = network.segment(network.encode(pictures), context)
+    assert torch.allclose(both.segment(both.encode(pictures), context, label=7), expected, atol=1e-5)
+
+
+def test_a_task_that_asks_for_calibration_gets_heads_expectations_and_a_record(network):
+    task = Task(lambda size: support(), (SIZE,))
+    ready = prepare(network, CPU, task, SETTINGS, Report())
+    assert isinstance(ready.segmenter, Combined)
+    assert ready.members == ready.segmenter.record
+    assert set(ready.foresight.expected) == {1, 2}
+    assert 0.5 < ready.foresight.expected[1].dice <= 1
