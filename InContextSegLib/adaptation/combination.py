@@ -67,6 +67,7 @@ def combine(
     Raises:
         Cancelled: from `report`.
     """
+    network.to(device)
     values, shown, seed = [label.value for label in support.labels], settings.supports, settings.seed
     leave = LeaveOut(support, support, units(support))
     tries = {value: to_try(leave, value, MOST_TRIED) for value in values}
@@ -111,10 +112,12 @@ def _best(
     everything = {name: 1 / len(names) for name in names}
     if not indices:
         return everything, 0.0, float("nan"), []
+    # What none of the examples chosen for a slice shows is not looked for in it, whatever heads say.
+    absent = {index: NETWORK in answers and answers[NETWORK][value, index] is None for index in indices}
     best, judged = None, {}
     for count in range(len(names), 0, -1):
         for members in combinations(names, count):
-            logits = [_mean([answers[name][value, index] for name in members]) for index in indices]
+            logits = [_mean([answers[name][value, index] for name in members], absent[index]) for index in indices]
             overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
             scores = np.mean([dice(each) for each in overlaps], axis=0)
             judged[members] = (scores, logits, overlaps)
@@ -134,9 +137,9 @@ def _best(
     return weights, shift_of(threshold), float(scores[threshold]), trials
 
 
-def _mean(logits: Sequence[Float[np.ndarray, "h w"] | None]) -> Float[np.ndarray, "h w"] | None:
+def _mean(logits: Sequence[Float[np.ndarray, "h w"] | None], absent: bool) -> Float[np.ndarray, "h w"] | None:
     there = [each for each in logits if each is not None]
-    return np.mean(there, axis=0) if there else None
+    return None if absent or not there else np.mean(there, axis=0, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,18 +168,25 @@ class _Fitting:
                 sample[index] = _sample(maps, picture, example, values, generator, share)
             if index in tried:
                 seen[index] = [each.half() for each in maps], picture
-        own = {}
+        own, taught = {}, {}
         for fold in self.folds:
             rest = [pixels for index, pixels in sample.items() if index not in fold]
             asked = [index for index in tried if index in fold]
             if asked and rest:
                 own |= self._answers(self._head(rest), asked, seen)
+                shown = {value for value in values if self._taught(value, sample, fold)}
+                taught |= dict.fromkeys(asked, shown)
         held_out = {
-            (value, index): own[index][number] if index in own else None
+            (value, index): own[index][number].copy() if index in own and value in taught[index] else None
             for number, value in enumerate(values)
             for index in self.tries[value]
         }
         return self._head(list(sample.values())), held_out
+
+    def _taught(self, value: int, sample: Mapping[int, Pixels], fold: frozenset[int]) -> bool:
+        """Whether some example that was fitted and is not of the fold shows the label."""
+        shown = (self.support.examples[index].labels == value for index in sample if index not in fold)
+        return any(each.any() for each in shown)
 
     def _head(self, sample: Sequence[Pixels]) -> FittedHead:
         return fit_head(sample, self.network.backbone.channels[:LEVELS], self._generator())
@@ -186,7 +196,7 @@ class _Fitting:
         for index in asked:
             maps, picture = seen[index]
             logits = head([each.float() for each in maps], picture, [self.support.examples[index].position])
-            found[index] = resized(logits, self.support.size)[0].numpy()
+            found[index] = resized(logits, self.support.size)[0].half().numpy()
         return found
 
     def _features(self, example: Example, size: int) -> tuple[Tensor, list[Tensor]]:
@@ -208,10 +218,14 @@ def _to_learn(support: SupportSet, values: Sequence[int]) -> list[int]:
     """Examples that heads are fitted to: all, or of many an even choice, most of which show a label."""
     if len(support) <= MOST_PICTURES:
         return list(range(len(support)))
-    showing = [n for n, each in enumerate(support.examples) if np.isin(each.labels, values).any()]
-    empty = sorted(set(range(len(support))) - set(showing))
-    with_label = spread_evenly(showing, max(round(SHOWING_SHARE * MOST_PICTURES), MOST_PICTURES - len(empty)))
-    return sorted([*with_label, *spread_evenly(empty, MOST_PICTURES - len(with_label))])
+    showing = {
+        value: [n for n, each in enumerate(support.examples) if (each.labels == value).any()] for value in values
+    }
+    empty = sorted(set(range(len(support))).difference(*showing.values()))
+    most = max(round(SHOWING_SHARE * MOST_PICTURES), MOST_PICTURES - len(empty))
+    # Of every label some, however rare it is.
+    with_label = {n for own in showing.values() for n in spread_evenly(own, max(1, most // len(values)))}
+    return sorted([*with_label, *spread_evenly(empty, max(0, MOST_PICTURES - len(with_label)))])
 
 
 def _folds(names: Sequence[str], seed: int) -> list[frozenset[int]]:

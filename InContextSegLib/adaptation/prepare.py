@@ -1,5 +1,6 @@
 """What is done with the examples of a task before its first target: calibrate, adapt, foresee how good it will be."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from InContextSegLib.inference.prior import Calibration, Foresight, Prior
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,8 @@ def _combined(
     network: InContextNet, device: torch.device, task: Task, settings: InferenceSettings, report: Report
 ) -> Prepared:
     """The network beside heads that are fitted to the examples."""
+    if settings.adapt_seconds:
+        log.info("The weights of this model stay as they are; heads are fitted to the examples instead.")
     sizes, support = task.sizes, task.cut(max(task.sizes))
     found = combine(network, device, support, sizes, settings, report)
     tried = {trial.value for trial in found.trials}

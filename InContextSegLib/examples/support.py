@@ -74,6 +74,8 @@ class Example:
             raise InputError(
                 f"An example's image must lie in [0, 1], but that of {self.source} does not; scale it first."
             )
+        if self.channels is not None and {each.shape for each in self.channels} != {self.image.shape}:
+            raise InputError(f"The channels of an example must be as large as its image, but {self.source} has others.")
         if self.known is not None:
             object.__setattr__(self, "labels", self.labels * np.isin(self.labels, list(self.known)))
         for name in ("image", "labels"):

@@ -34,6 +34,7 @@ class CachedSegmenter:
 
     Attributes:
         additive: whether contexts are sums, whose size does not grow with the examples.
+        fitted: whether the network was fitted to labels, which it has to be told.
         channels: of the pictures that the network takes, 1 or 3.
         any_view: whether the network may be shown pictures mirrored or in part; one that says nothing of it may.
     """
@@ -42,6 +43,7 @@ class CachedSegmenter:
         self.segmenter, self.device = segmenter.to(device), device
         self.any_view = getattr(segmenter, "any_view", True)
         self.additive = hasattr(segmenter, "conditions")
+        self.fitted = hasattr(segmenter, "values")
         self.channels = getattr(segmenter, "channels", 1)
         self.positioned = getattr(segmenter, "positioned", False)
         self.contexts = BoundedCache(int(share * CONTEXT_BYTES))
@@ -121,7 +123,7 @@ class CachedSegmenter:
         Args:
             label: the value of what is asked for, for a network that knows some.
         """
-        asked = {"label": label} if hasattr(self.segmenter, "values") else {}
+        asked = {"label": label} if self.fitted else {}
         return self._computed(partial(self.segmenter.segment, **asked), embedding, context, *prompts).float()
 
     def _computed(self, function, *arguments):

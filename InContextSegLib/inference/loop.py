@@ -96,7 +96,8 @@ class Labelled:
         alone = plan.alone(self.number)
         labels = alone.extract_labels(Volume(self.whole().astype(np.uint8), alone.geometry, Kind.LABELS))[0]
         image = plan.extract(self.cut.read(), self.cut.scale, [self.number])[0]
-        return replace(self.example, image=image, labels=labels)
+        channels = plan.channels(self.cut.read(), self.cut.scale, [self.number])[0]
+        return replace(self.example, image=image, labels=labels, channels=channels)
 
 
 class LoopMemory:

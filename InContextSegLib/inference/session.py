@@ -115,7 +115,9 @@ class Session:
         settings = self.calibrated(settings)
         scale = scale or self.intensities.of(volume.array)
         axes = [self._axis(volume, scale, name, box) for name in self._axis_names(settings)]
-        if settings.style:
+        if settings.style and self.network.channels > 1:
+            log.warning("A model that sees colours or neighbouring slices takes no style; the target stays as it is.")
+        elif settings.style:
             axes = [self._styled(axis, settings, report) for axis in axes]
         steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
         total, done, maps = settings.draws * sum(steps.values()), 0, []
@@ -231,7 +233,7 @@ class Session:
             )
         positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
         images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
-        return replace(axis, images=images, channels=None, style=style)
+        return replace(axis, images=images, style=style)
 
     def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
@@ -261,7 +263,7 @@ class Session:
         embedding = self.network.embed(images, self._flip(draw), positions)
         for number in self._shown(chosen):
             context = self._context(number, chosen[number], draw)
-            out[number] = self._probability(embedding, context, number, draw)
+            out[number] = self._probability(axis, embedding, context, number, draw)
         return out
 
     def _cascade(
@@ -283,7 +285,7 @@ class Session:
                         picture = axis.seen[behind][None]
                         contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
                 context = self.network.join(contexts)
-                out[number, step.number] = self._probability(embedding, context, number, draw)[0]
+                out[number, step.number] = self._probability(axis, embedding, context, number, draw)[0]
         progress.step(axis.plan.count)
         return out
 
@@ -324,10 +326,12 @@ class Session:
     def _context(self, label: int, chosen: Chosen, draw: int):
         return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
-    def _probability(self, embedding, context, label: int, draw: int) -> np.ndarray:
-        logits = self.network.logits(embedding, context, label=self.labels[label].value)
-        if self.calibration:
-            logits = logits + self.calibration.shifts.get(self.labels[label].value, 0.0)
+    def _probability(self, axis: _Axis, embedding, context, label: int, draw: int) -> np.ndarray:
+        # Heads that were fitted know pictures cut along the first axis; along others the network answers alone.
+        value, first = self.labels[label].value, axis.plan.axis == next(iter(self.supports))
+        logits = self.network.logits(embedding, context, label=value if first else None)
+        if self.calibration and (first or not self.network.fitted):
+            logits = logits + self.calibration.shifts.get(value, 0.0)
         return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
 
     def _flip(self, draw: int) -> tuple[int, ...]:
@@ -337,7 +341,7 @@ class Session:
         members = settings.draws * len(axes)
         plan = axes[0].plan
         uncertainty = Volume(fused.spread, plan.geometry, Kind.INTENSITY) if members > 1 else None
-        unsettled = fused.spread if members > 1 else fused.doubt
+        unsettled = fused.spread if fused.spread.any() else fused.doubt
         return Prediction(
             mask=Volume(fused.labels, plan.geometry, Kind.LABELS),
             uncertainty=uncertainty,
@@ -368,7 +372,7 @@ class Session:
             "intensities": {"window": self.intensities.window},
             "calibration": self.calibration.record if self.calibration else None,
             "foresight": self.foresight.record if self.foresight else None,
-            "style": {axis.plan.axis: axis.style.record for axis in cut} if settings.style else None,
+            "style": {axis.plan.axis: axis.style.record for axis in cut if axis.style} or None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
                 axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}

@@ -21,6 +21,7 @@ from InContextSegLib.jobs.task import (
     Brief,
     Drawn,
     Source,
+    alike_in_colour,
     files_of,
     findings,
     keep_drawn,
@@ -97,6 +98,7 @@ def run(job: SegmentJob, report: Report) -> dict:
     volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
     pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
+    volume, pairs = alike_in_colour(volume, pairs)
     own = [pair for pair in pairs if same_volume(pair.image, volume)]
     pairs = [replace(pair, may_be_finished=pair not in own) for pair in pairs]
     session = open_session(job, volume.geometry, pairs, report)

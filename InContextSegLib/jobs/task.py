@@ -112,6 +112,14 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior)
 
 
+def alike_in_colour(volume: Volume, pairs: Sequence[LabelledVolume]) -> tuple[Volume, list[LabelledVolume]]:
+    """A target and examples with their colours where all of them have some, else all of them grey."""
+    if volume.colours is not None and all(pair.image.colours is not None for pair in pairs):
+        return volume, list(pairs)
+    grey = [replace(pair, image=replace(pair.image, colours=None)) for pair in pairs]
+    return replace(volume, colours=None), grey
+
+
 def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -> tuple[str, ...]:
     """Along which axes a target is cut: as the settings say, or as the examples were `drawn`, or as it was acquired."""
     return (drawn or across_slices(target),) if settings.axes == (AUTO_AXIS,) else settings.axes

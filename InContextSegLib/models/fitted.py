@@ -13,11 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate, relu
 
+from InContextSegLib.models.precision import full_precision
+
 STRIDE = 2  # of the pixels that are fitted and answered
 LEVELS = 4  # feature maps used: strides 2 to 16; what lies beyond must be learnt over many tasks
 WINDOWS = (5, 11)  # over which grey values are averaged as further features
 PLACE = 4  # row, column, position along the axis, whether that is known
 HIDDEN, MORE_HIDDEN = 64, 128  # units; more for more than two labels
+LEAST_SPREAD, LEAST_POSITION_SPREAD = 1e-3, 0.2
 STEPS, BATCH, RATE, DECAY, DROPOUT = 300, 4096, 3e-3, 1e-2, 0.2
 # Pixels of an example that are fitted at most: of each label, and of all else.
 INSIDE, OUTSIDE = 1500, 3000
@@ -56,6 +59,7 @@ class FittedHead(nn.Module):
         self.register_buffer("spread", torch.ones(inputs))
 
     @torch.no_grad()
+    @full_precision
     def forward(
         self, maps: Sequence[Tensor], pictures: Float[Tensor, "b 3 h w"], positions: Sequence[float | None]
     ) -> Float[Tensor, "b k h2 w2"]:
@@ -88,7 +92,8 @@ def pixels_of(
     features = (
         torch.cat([_enlarged(part, picture) for part in _parts(maps, picture, [position])], dim=1)[0].flatten(1).T
     )
-    labels = (avg_pool2d(masks[None], STRIDE)[0] > 0.5).flatten(1).T
+    labels = avg_pool2d(masks[None], STRIDE)[0] >= 0.5  # a line one pixel wide counts
+    labels = labels.flatten(1).T
     groups = [*labels.unbind(dim=1), ~labels.any(dim=1)]
     chosen, weight = [], []
     for number, group in enumerate(groups):
@@ -115,7 +120,7 @@ def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Gener
         bound = layer.in_features**-0.5
         for parameter in (layer.weight, layer.bias):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
-    head.mean, head.spread = x.mean(dim=0), x.std(dim=0) + 1e-3
+    head.mean, head.spread = x.mean(dim=0), _spread(x)
     x = (x - head.mean) / head.spread
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
     with torch.enable_grad():
@@ -131,6 +136,17 @@ def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Gener
             loss.backward()
             optimizer.step()
     return head.requires_grad_(False).eval()
+
+
+def _spread(x: Float[Tensor, "p c"]) -> Float[Tensor, " c"]:
+    """By what features are divided: what is the same in all examples says nothing and counts for nothing elsewhere.
+
+    Positions along the axis are not stretched: two slices side by side tell little of what lies far from them.
+    """
+    found = x.std(dim=0, correction=0)
+    wide = found.clone()
+    wide[-2:] = found[-2:].clamp(min=LEAST_POSITION_SPREAD)
+    return torch.where(found < LEAST_SPREAD, torch.inf, wide + LEAST_SPREAD)
 
 
 def _loss(logits: Float[Tensor, "p k"], wanted: Float[Tensor, "p k"], weight: Float[Tensor, "p k"]) -> Tensor:

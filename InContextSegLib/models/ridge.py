@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from InContextSegLib.models.precision import full_precision
+
 # Pixels of a label weigh at most so many times what they would in a plain regression.
 MOST_BALANCE = 30.0
 LEAST = 1e-6
@@ -35,22 +37,26 @@ class Moments:
         return 2 * self.inside.numel() * self.inside.element_size()
 
 
+@full_precision
 def moments(embedding: Float[Tensor, "g s d h w"], masks: Float[Tensor, "g s 1 h w"]) -> Moments:
     """Moments of labelled pictures; a mask may say 0.3 where a pixel is partly inside."""
     x = _with_one(embedding)
-    weight = masks.flatten(3).permute(0, 1, 3, 2).flatten(1, 2)
+    weight = masks.float().flatten(3).permute(0, 1, 3, 2).flatten(1, 2)
     inside = (x * weight).transpose(1, 2) @ x
     return Moments(inside, x.transpose(1, 2) @ x - inside)
 
 
+@full_precision
 def click_moments(
     embedding: Float[Tensor, "b d h w"], inside: Float[Tensor, "b 1 h w"], outside: Float[Tensor, "b 1 h w"]
 ) -> Moments:
     """Moments of pixels of a picture that a user called inside or outside."""
     x = _with_one(embedding[:, None])
-    return Moments(*((x * weight.flatten(2).transpose(1, 2)).transpose(1, 2) @ x for weight in (inside, outside)))
+    weights = (each.float().flatten(2).transpose(1, 2) for each in (inside, outside))
+    return Moments(*((x * weight).transpose(1, 2) @ x for weight in weights))
 
 
+@full_precision
 def solved(found: Moments, strength: Tensor) -> Float[Tensor, "g d"]:
     """Coefficients that take an embedding with a 1 behind it to +1 inside and -1 outside.
 
@@ -64,17 +70,18 @@ def solved(found: Moments, strength: Tensor) -> Float[Tensor, "g d"]:
     half = torch.where(outside_count > 0, half, torch.ones_like(half))
     inside = (half / inside_count.clamp(min=LEAST))[:, None, None] * found.inside
     outside = ((1 - half) / outside_count.clamp(min=LEAST))[:, None, None] * found.outside
-    ridge = strength * torch.eye(inside.shape[-1], device=inside.device)
+    ridge = strength.float() * torch.eye(inside.shape[-1], device=inside.device)
     return torch.linalg.solve(inside + outside + ridge, inside[:, :, -1] - outside[:, :, -1])
 
 
+@full_precision
 def applied(coefficients: Float[Tensor, "g d"], embedding: Float[Tensor, "b e h w"]) -> Float[Tensor, "b 1 h w"]:
     """The regression's values for every pixel; `g` is 1 or `b`."""
     weights, constant = coefficients[:, :-1], coefficients[:, -1]
-    values = (weights[:, None] @ embedding.flatten(2)).unflatten(2, embedding.shape[2:])
+    values = (weights[:, None] @ embedding.float().flatten(2)).unflatten(2, embedding.shape[2:])
     return values + constant[:, None, None, None]
 
 
 def _with_one(embedding: Float[Tensor, "g s d h w"]) -> Float[Tensor, "g p e"]:
-    pixels = embedding.flatten(3).permute(0, 1, 3, 2).flatten(1, 2)
+    pixels = embedding.float().flatten(3).permute(0, 1, 3, 2).flatten(1, 2)
     return torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=2)

@@ -17,7 +17,7 @@ from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs.task import Brief, Drawn, axes_for, drawn_axis, open_session, same_volume
+from InContextSegLib.jobs.task import Brief, Drawn, alike_in_colour, axes_for, drawn_axis, open_session, same_volume
 from InContextSegLib.memory import give_back_memory
 from InContextSegLib.models.catalog import cache_folder, find, list_entries
 from InContextSegLib.models.loading import Model
@@ -121,7 +121,7 @@ class WorkerCache:
         """The network and the examples of a task; loaded, calibrated and adapted only once."""
 
         def opened() -> Kept:
-            pairs = self.pairs(bound.task, bound.mix)
+            _, pairs = alike_in_colour(bound.target, self.pairs(bound.task, bound.mix))
             # Slices drawn in the target itself are no finished volume, however many they are.
             pairs = [replace(pair, may_be_finished=not own) for pair, own in zip(pairs, bound.own, strict=True)]
             return Kept(open_session(bound.brief, bound.target.geometry, pairs, report))
@@ -139,7 +139,7 @@ class WorkerCache:
 
         def kept() -> Kept:
             volume = read()
-            return Kept(volume, volume.array.nbytes)
+            return Kept(volume, volume.array.nbytes + (0 if volume.colours is None else volume.colours.nbytes))
 
         return self._volumes.get((ref, stamp_of(ref), mix.weights), kept).value
 
@@ -215,7 +215,7 @@ class WorkerCache:
         brief, entry = _brief(task), find(task.model)
         values = tuple(label.value for label in brief.labels)
         mix = self.mix(task, target)
-        volume, pairs = self.volume(target, mix), self.pairs(task, mix)
+        volume, pairs = alike_in_colour(self.volume(target, mix), self.pairs(task, mix))
         own = own_of(task, target, [pair.image for pair in pairs], volume)
         drawn = Drawn(tuple(pair for pair, mine in zip(pairs, own, strict=True) if mine), values)
         axes = (axis,) if axis else axes_for(brief.settings, volume.geometry, drawn_axis(pairs))

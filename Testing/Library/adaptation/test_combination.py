@@ -1,5 +1,7 @@
 """Heads fitted to examples, and which members answer for a task, with random weights of the network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,15 @@ from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt
+from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models import fitted
 from InContextSegLib.models.fitted import FittedHead
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.volumes.geometry import Volume
+from Testing.Library.fake_segmenter import grid
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -168,3 +174,50 @@ def test_a_task_that_asks_for_calibration_gets_heads_expectations_and_a_record(n
     assert ready.members == ready.segmenter.record
     assert set(ready.foresight.expected) == {1, 2}
     assert 0.5 < ready.foresight.expected[1].dice <= 1
+
+
+def test_along_a_second_axis_the_network_answers_alone(network):
+    """Heads are fitted to pictures of the first axis, and know nothing of others."""
+    volume = Volume(np.random.default_rng(0).random((40, 40, 40)).astype(np.float32), grid((40, 40, 40)))
+    head = FittedHead(network.backbone.channels[:4], 1).eval()
+    with torch.no_grad():
+        head.last.bias.fill_(50.0)
+        head.last.weight.zero_()
+    sure = Combined(network, SIZE, [FittedAt(SIZE, head)], [1], {1: {f"fitted at {SIZE}": 1.0}})
+    supports = [replace(support(2, labels=(1,)), axis=axis) for axis in ("axial", "coronal")]
+    session = Session(sure, supports, Intensities(), {}, CPU)
+    along = {
+        axis: session.segment(volume, replace(SETTINGS, axes=(axis,)), Report(), keep_probabilities=True)
+        for axis in ("axial", "coronal")
+    }
+    assert along["axial"].mask.array.all()
+    assert not along["coronal"].mask.array.all()
+
+
+def test_a_rare_label_is_among_what_heads_are_fitted_to():
+    examples = [example(n, shows=n in (7, 201, 333), size=32) for n in range(400)]
+    for number in range(0, 400, 2):
+        labels = examples[number].labels.copy()
+        labels[0, :5] = 3
+        examples[number] = replace(examples[number], labels=labels)
+    many = SupportSet(tuple(examples), (Label(1, "disk"), Label(3, "line")), "axial", 32)
+    chosen = combination._to_learn(many, [1, 3])
+    assert {7, 201, 333} <= set(chosen)
+    assert len(chosen) <= combination.MOST_PICTURES
+
+
+def test_a_head_is_not_judged_where_nothing_that_it_learnt_from_shows_the_label(network):
+    """Both pictures that show label 1 fall into one fold."""
+    shown = support(6, labels=(1,))
+    folds = combination._folds(units(shown), SETTINGS.seed)
+    fold = max(folds, key=len)
+    examples = [
+        each if number in fold else replace(each, labels=np.where(each.labels == 1, 0, each.labels).astype(np.uint16))
+        for number, each in enumerate(shown.examples)
+    ]
+    rare = SupportSet(tuple(examples), (Label(1, "disk"), Label(2, "other")), "axial", SIZE)
+    tries = {1: sorted(fold), 2: sorted(fold)}
+    fitting = combination._Fitting(network, CPU, rare, tries, folds, SETTINGS.seed)
+    _, held_out = fitting.at(SIZE)
+    assert all(held_out[1, index] is None for index in fold)
+    assert all(held_out[2, index] is not None for index in fold)

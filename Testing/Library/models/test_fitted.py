@@ -79,3 +79,20 @@ def test_the_position_along_the_axis_is_a_feature():
     here, nowhere = (_parts(maps, picture, [position])[-1] for position in (0.75, None))
     assert here[0, 2:, 0, 0].tolist() == [0.5, 1.0]
     assert nowhere[0, 2:, 0, 0].tolist() == [0.0, 0.0]
+
+
+def test_a_position_that_all_examples_share_counts_for_nothing_elsewhere():
+    """All from one slice: what the head makes of another slice must not depend on where it lies."""
+    learnt = [sample(seed, position=0.5)[0] for seed in range(2)]
+    head = fit_head(learnt, CHANNELS, torch.Generator().manual_seed(0))
+    _, maps, picture = sample(9)
+    assert torch.equal(head(maps, picture, [0.5]), head(maps, picture, [0.9]))
+    assert torch.equal(head(maps, picture, [0.5]), head(maps, picture, [None]))
+
+
+def test_a_line_one_pixel_wide_is_learnt():
+    maps, picture = features()
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 20] = 1
+    found = pixels_of(maps, picture, mask, None, [True], torch.Generator().manual_seed(0))
+    assert found.labels.sum() == 32

@@ -67,3 +67,13 @@ def test_clicked_pixels_count_as_labelled_ones():
     labelled = moments(embedding, masks)
     assert torch.allclose(clicked.inside, labelled.inside, atol=1e-4)
     assert torch.allclose(clicked.outside, labelled.outside, atol=1e-3)
+
+
+def test_moments_and_their_solution_keep_full_precision_where_the_rest_has_half():
+    embedding, masks = pictures(2)
+    exact = moments(embedding, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = moments(embedding.bfloat16().float(), masks)
+        coefficients = solved(moments(embedding, masks), torch.tensor(1e-3))
+    assert found.inside.dtype == coefficients.dtype == torch.float32
+    assert torch.equal(solved(exact, torch.tensor(1e-3)), coefficients)
