@@ -14,7 +14,7 @@ from InContextSegLib.training.site.survey import Survey
 from InContextSegLib.training.site.surveying import survey
 from InContextSegLib.training.site.train import SiteTraining, Where
 from InContextSegLib.worker.cache import Kept, WorkerCache
-from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
+from InContextSegLib.worker.site_requests import LookAtSite, TrainingStatus, TrainOnSite
 
 
 def look_at_site(cache: WorkerCache, request: LookAtSite, report: Report) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def train_on_own_data(cache: WorkerCache, request: TrainOnSite, report: Report) 
     if request.name:
         check_new_name(request.name)
     cache.recover(everything=True)  # what sessions hold is wanted for the training
-    told = report.worded(lambda words, facts: Told(words, facts).message)
+    told = report.worded(lambda status, facts: TrainingStatus(status, facts).message)
     found = None if (folder / SURVEY).exists() else _found(cache, request.site, told)
     where = Where(folder, found=found)
     return run_site(SiteJob(request.site, settings, where, request.name, device=request.device), told)

@@ -21,7 +21,7 @@ class LookAtSite:
 class TrainOnSite:
     """Asks to train, or to go on with the run that is in the folder already -> the record of the run.
 
-    The message of its progress is a `Told`. A cancelled run can be resumed by asking again.
+    The message of its progress is a `TrainingStatus`. A cancelled run can be resumed by asking again.
 
     Attributes:
         run: folder of the run, absolute.
@@ -37,22 +37,22 @@ class TrainOnSite:
 
 
 @dataclass(frozen=True)
-class Told:
+class TrainingStatus:
     """What is being done, and of a step of training its line in the log."""
 
-    words: str
+    status: str
     line: Mapping[str, Any] | None = None
 
     @property
     def message(self) -> str:
         """As progress carries it."""
-        return json_text({"words": self.words, "line": self.line})
+        return json_text({"status": self.status, "line": self.line})
 
     @classmethod
-    def of(cls, message: str) -> "Told":
+    def of(cls, message: str) -> "TrainingStatus":
         """Raises: InputError: if the message is no such thing."""
         try:
             found = json.loads(message)
-            return cls(str(found["words"]), found["line"])
+            return cls(str(found["status"]), found["line"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"Progress of a training was expected, but {message[:60]!r} came.") from error

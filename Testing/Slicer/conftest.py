@@ -1,6 +1,5 @@
 """Fixtures of everything that runs in the harness; without slicer-core and PySide6 these tests are skipped."""
 
-import gc
 import sys
 
 import pytest
@@ -34,11 +33,6 @@ def pytest_pycollect_makemodule(module_path, parent):
 
     app.start()
     return None
-
-
-def pytest_collection_finish():
-    """What was imported stays: looking for garbage after every test passes over it."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +80,7 @@ def scene(application, strictErrors):
     from Testing.Slicer.harness import app
 
     app.clean()
+    app.let_go()
     yield slicer.mrmlScene
     app.clean()
 

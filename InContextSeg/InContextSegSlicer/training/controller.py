@@ -18,7 +18,7 @@ from InContextSegLib.training.runfolder import LogTail
 from InContextSegLib.training.site.datasets import Site
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import BEGUN, SaveExamples
-from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
+from InContextSegLib.worker.site_requests import LookAtSite, TrainingStatus, TrainOnSite
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.training.plots import TrainingPlots
 from InContextSegSlicer.worker.task_queue import TaskQueue
@@ -285,8 +285,8 @@ class TrainingController:
             return
         line = None
         if self.state in ACTIVE:
-            told = Told.of(message)
-            message, line = told.words, told.line
+            told = TrainingStatus.of(message)
+            message, line = told.status, told.line
         self.done, self.of, self.message = done, total, message
         if line is not None:
             if self._stale:  # the first step; by now the log holds no line that is done again

@@ -21,7 +21,7 @@ from InContextSegLib.worker.answers import ANSWERS
 from InContextSegLib.worker.cache import WorkerCache
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.shared_arrays import SharedFolder
-from InContextSegLib.worker.site_requests import LookAtSite, Told, TrainOnSite
+from InContextSegLib.worker.site_requests import LookAtSite, TrainingStatus, TrainOnSite
 from InContextSegLib.worker.transport import SubprocessTransport
 from Testing.Library.site_data import set_of, site_of, volume
 
@@ -79,12 +79,12 @@ def test_a_run_tells_every_line_of_its_log_and_leaves_a_picture_of_examples(site
     answer = cache.answer(
         request(site, tmp_path / "run"), Report(lambda done, total, message: told.append((done, total, message)))
     )
-    lines = [Told.of(message).line for _done, _total, message in told]
+    lines = [TrainingStatus.of(message).line for _done, _total, message in told]
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line for line in lines if line] == log and [line["step"] for line in log] == [1, 2, 3, 4]
     assert all("validation" in line for line in log[1::2]) and "seconds" in log[0]
     assert [(done, total) for (done, total, _), line in zip(told, lines, strict=True) if line][-1] == (4, 4)
-    assert any("patient1.nii.gz" in Told.of(message).words for _done, _total, message in told)
+    assert any("patient1.nii.gz" in TrainingStatus.of(message).status for _done, _total, message in told)
     with Image.open(tmp_path / "run/examples.png") as picture:
         assert picture.size[0] > 100
     assert answer["dice"].keys() == {"a/organ", "a/spot"} and Path(answer["weights"]).is_file()
@@ -94,7 +94,7 @@ def test_a_run_that_is_cancelled_goes_on_to_the_same_weights(site, cache, tmp_pa
     whole = cache.answer(request(site, tmp_path / "whole"), Report())
 
     def stop(done, total, message):
-        if (Told.of(message).line or {}).get("step") == 3:
+        if (TrainingStatus.of(message).line or {}).get("step") == 3:
             report.cancel()
 
     report = Report(stop)
@@ -133,7 +133,7 @@ def test_a_folder_with_another_run_and_settings_without_sense_are_refused_in_a_s
     with pytest.raises(InputError, match="settings: queries: asked for at least 1, got 0"):
         cache.answer(request(site, tmp_path / "run", queries=0), Report())
     with pytest.raises(InputError, match="Progress of a training was expected, but 'loss"):
-        Told.of("loss 0.1")
+        TrainingStatus.of("loss 0.1")
 
 
 def test_a_data_set_without_a_label_to_learn_is_refused_before_anything_is_cut(site, cache, tmp_path):
@@ -159,7 +159,7 @@ def test_a_run_of_the_worker_is_resumed_on_the_command_line(site, tmp_path, monk
     wanted = SETTINGS | {"training": TRAINING | {"steps": 6}, "references": 2, "queries": 1}
 
     def stop(_done, _total, message):
-        if message.startswith("{") and (Told.of(message).line or {}).get("step"):
+        if message.startswith("{") and (TrainingStatus.of(message).line or {}).get("step"):
             client.cancel(number, grace_s=300.0)
 
     number = client.ask("train", to_mapping(TrainOnSite(site, str(run), wanted, "cpu")), on_progress=stop)

@@ -50,6 +50,7 @@ def test_an_effect_that_went_is_held_by_nothing_and_holds_no_views(scene, monkey
     gone = [weakref.ref(each) for each in (corrector.effect, corrector.editor, corrector.views["Red"])]
     del corrector
     app.clean()
+    app.let_go()
     assert [each() for each in gone] == [None, None, None]
 
 

@@ -130,7 +130,15 @@ def clean() -> None:
     slicer.packaging.forget()
     answers.clear()
     pump()
-    gc.collect()  # views, panels and their nodes hold one another; Python does not see how large they are
+
+
+def let_go() -> None:
+    """Free what the tests before have left, and look through the rest no more.
+
+    Views, panels and their nodes hold one another, and Python does not see how large they are.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def load_module(path: str | os.PathLike) -> types.ModuleType:

@@ -9,6 +9,8 @@ BOUND_S = 0.15
 ATTEMPTS = 4
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_step_is_felt(scene):
     longest = {}
     for _ in range(ATTEMPTS):
