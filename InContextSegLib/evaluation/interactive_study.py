@@ -24,7 +24,8 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
 from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.jobs.task import across_slices
-from InContextSegLib.models.loading import choose_device, load_model
+from InContextSegLib.models.catalog import find
+from InContextSegLib.models.loading import answering_clicks, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Position, Prompts
@@ -73,7 +74,7 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
     if not study.sets:
         raise InputError("Clicks are measured with examples of other patients, but every set asked for is own-slices.")
     make_folder(run.output)
-    segmenter, provenance, size = load_model(run.model)
+    segmenter, provenance, size = load_model(answering_clicks(run.model, find(run.model.name)))
     network, records = CachedSegmenter(segmenter, choose_device(run.device)), []
     for done, each in enumerate(study.sets):
         for count in study.contexts:

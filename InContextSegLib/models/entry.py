@@ -83,7 +83,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One model one can choose: what to build, with which weights, under which licence."""
+    """One model one can choose: what to build, with which weights, under which licence.
+
+    `clicks` names the model that answers clicks, boxes and scribbles, and carries on what was corrected, in its place.
+    """
 
     name: str
     description: str
@@ -93,6 +96,7 @@ class CatalogEntry:
     licence: str
     citation: str
     arguments: dict[str, bool | int | float | str | tuple[int, ...]] = field(default_factory=dict)
+    clicks: str | None = None
 
 
 def is_sha256(text: str) -> bool:

@@ -52,6 +52,11 @@ def load_model(model: Model) -> tuple[SliceSegmenter, dict[str, str], int]:
     return segmenter, provenance, entry.capability.input_size
 
 
+def answering_clicks(model: Model, entry: CatalogEntry) -> Model:
+    """The model that answers clicks, boxes and scribbles: the chosen one, or the one that its entry names."""
+    return Model(entry.clicks) if entry.clicks and not model.weights else model
+
+
 def pretrained_backbone() -> dict[str, Tensor]:
     """The weights of the backbone that the default model holds, in single precision.
 

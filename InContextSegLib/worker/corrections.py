@@ -18,7 +18,7 @@ from InContextSegLib.inference.propagation import STOP_BELOW, Rule, carried
 from InContextSegLib.memory import give_back_memory
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import PROMPTS, Capability
-from InContextSegLib.models.loading import Model, choose_device, load_model
+from InContextSegLib.models.loading import Model, answering_clicks, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
@@ -202,7 +202,8 @@ def _refuse(task: TaskSpec, capability: Capability, prompts: Prompts) -> None:
 
 def _engine(cache: WorkerCache, task: TaskSpec) -> _Engine:
     def opened() -> Kept:
-        segmenter, _, size = load_model(Model(task.model, Path(task.weights) if task.weights else None))
+        chosen = Model(task.model, Path(task.weights) if task.weights else None)
+        segmenter, _, size = load_model(answering_clicks(chosen, find(task.model)))
         memory = LoopMemory(CachedSegmenter(segmenter, choose_device(task.device), SHARE))
         return Kept(_Engine(memory, size, BoundedCache(LOOPS), BoundedCache(LABELLED_BYTES)))
 

@@ -22,7 +22,7 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models import catalog
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import Capability, CatalogEntry, Weights
-from InContextSegLib.models.loading import Model, load_model
+from InContextSegLib.models.loading import Model, answering_clicks, load_model
 from InContextSegLib.models.networks import build, fitting
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
@@ -149,3 +149,11 @@ def test_an_episode_teaches_every_part_of_it(entry):
     sampler = EpisodeSampler(LeaveOut(support, support, units(support)), CPU, seed=0)
     assert sampler.train(network, range(len(support)), 2, math.inf, lambda step: None) == 2
     assert [name for name, each in network.state_dict().items() if torch.equal(each, before[name])] == []
+
+
+def test_a_model_may_leave_clicks_to_another_but_weights_of_ones_own_answer_themselves(tmp_path):
+    assert answering_clicks(Model("default"), find("default")) == Model("universeg")
+    assert find("universeg").capability.prompts == find("default").capability.prompts
+    assert answering_clicks(Model("universeg-v1"), find("universeg-v1")) == Model("universeg-v1")
+    own = Model("default", tmp_path / "own.safetensors")
+    assert answering_clicks(own, find("default")) is own
