@@ -261,8 +261,8 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     curves = [lines_of(tmp_path / name) for name in ("one", "two")]
     assert len(curves[0]) == len(curves[1]) == 6
     for one, two in zip(*curves, strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
-        assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
         assert two.get("validation", {}) == pytest.approx(one.get("validation", {}), abs=1e-3)
 
 
