@@ -128,7 +128,7 @@ def _unknown(log: Sequence[str], exitCode: int) -> Failure:
     if last:
         what = _("pip, the tool that installs packages, stopped: {line}").format(line=last)
     elif exitCode < 0:
-        what = _("pip, the tool that installs packages, was ended from environment, or crashed.")
+        what = _("pip, the tool that installs packages, was ended from outside, or crashed.")
     else:
         what = _("pip, the tool that installs packages, stopped with code {code}.").format(code=exitCode)
     return Failure(what, _("Try again. If it happens again, copy the log and report it."))

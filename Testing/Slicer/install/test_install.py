@@ -280,7 +280,7 @@ def test_a_run_that_dies_is_a_failure(installer, environment):
     environment.torch = Script([["Collecting torch"]], -1)
     installer.start()
     finish(installer)
-    assert "ended from environment, or crashed" in installer.failure.what
+    assert "ended from outside, or crashed" in installer.failure.what
 
 
 def test_success_without_the_package_is_not_believed(installer, environment):
