@@ -22,6 +22,10 @@ PLACE = 4  # row, column, position along the axis, whether that is known
 HIDDEN, MORE_HIDDEN = 64, 128  # units; more for more than two labels
 LEAST_SPREAD, LEAST_POSITION_SPREAD = 1e-3, 0.2
 STEPS, BATCH, RATE, DECAY, DROPOUT = 300, 4096, 3e-3, 1e-2, 0.2
+# Half way between a label's pixels counting by their number and counting as much as all others: a head that is fitted
+# by number alone says that there is nothing where a label is rare.
+BALANCE, LEAST_SHARE = 0.5, 1e-4
+SMOOTHING = 0.01  # of the soft Dice, in pixels: with more of it, what is rare weighs nothing
 # Pixels of an example that are fitted at most: of each label, and of all else.
 INSIDE, OUTSIDE = 1500, 3000
 
@@ -115,11 +119,15 @@ def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Gener
     told = torch.cat([each.known.expand(len(each.features), -1) for each in sample]).float()
     weight = torch.cat([each.weight for each in sample])
     weight = told * (weight / weight.mean())[:, None]
+    inside = ((weight * y).sum(dim=0) / weight.sum(dim=0).clamp(min=1e-6)).clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    raised = (0.5 / inside) ** BALANCE, (0.5 / (1 - inside)) ** BALANCE
     head = FittedHead(channels, y.shape[1])
     for layer in (head.first, head.last):
         bound = layer.in_features**-0.5
         for parameter in (layer.weight, layer.bias):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    # It begins with as much of each label as the loss will see.
+    head.last.bias.data = torch.log(inside * raised[0] / ((1 - inside) * raised[1]))
     head.mean, head.spread = x.mean(dim=0), _spread(x)
     x = (x - head.mean) / head.spread
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
@@ -131,7 +139,7 @@ def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Gener
             hidden = relu(head.first(x[drawn]))
             keep = torch.rand(hidden.shape, generator=generator) >= DROPOUT
             logits = head.last(hidden * keep / (1 - DROPOUT))
-            loss = _loss(logits, y[drawn], weight[drawn])
+            loss = _loss(logits, y[drawn], weight[drawn], raised)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -149,11 +157,18 @@ def _spread(x: Float[Tensor, "p c"]) -> Float[Tensor, " c"]:
     return torch.where(found < LEAST_SPREAD, torch.inf, wide + LEAST_SPREAD)
 
 
-def _loss(logits: Float[Tensor, "p k"], wanted: Float[Tensor, "p k"], weight: Float[Tensor, "p k"]) -> Tensor:
+def _loss(
+    logits: Float[Tensor, "p k"],
+    wanted: Float[Tensor, "p k"],
+    weight: Float[Tensor, "p k"],
+    raised: tuple[Float[Tensor, " k"], Float[Tensor, " k"]],
+) -> Tensor:
+    """Cross-entropy, in which what is inside and outside of a label is raised by so much, and soft Dice."""
     probability = logits.sigmoid()
     overlap, total = (weight * probability * wanted).sum(0), (weight * (probability + wanted)).sum(0)
-    entropy = (weight * binary_cross_entropy_with_logits(logits, wanted, reduction="none")).mean(0)
-    return (entropy + 1 - (2 * overlap + 1) / (total + 1)).sum()
+    balanced = weight * torch.where(wanted > 0, *raised)
+    entropy = (balanced * binary_cross_entropy_with_logits(logits, wanted, reduction="none")).mean(0)
+    return (entropy + 1 - (2 * overlap + SMOOTHING) / (total + SMOOTHING)).sum()
 
 
 def _parts(

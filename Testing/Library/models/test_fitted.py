@@ -96,3 +96,30 @@ def test_a_line_one_pixel_wide_is_learnt():
     mask[0, 20] = 1
     found = pixels_of(maps, picture, mask, None, [True], torch.Generator().manual_seed(0))
     assert found.labels.sum() == 32
+
+
+def test_a_label_that_few_pixels_show_is_learnt_beside_one_that_many_show():
+    """Of 10,240 pixels one shows it, in noise: fitted by number alone, a head says that it is nowhere."""
+    torch.manual_seed(2)
+    maps = [torch.zeros(1, channels, 8, 8) for channels in CHANNELS]
+
+    def drawn(shown):
+        small, big = torch.zeros(2, 64, 64)
+        big[:, 32:] = 1
+        if shown:
+            small[20:24, 40:44] = 1
+        noise = interpolate(torch.randn(1, 3, 16, 16), size=(64, 64))
+        return 0.5 * torch.stack([small, big, torch.zeros(64, 64)])[None] + 0.1 * noise, torch.stack([small, big])
+
+    learnt = []
+    for number in range(60):
+        picture, masks = drawn(number % 10 == 0)
+        generator = torch.Generator().manual_seed(number)
+        learnt.append(pixels_of(maps, picture, masks, None, [True, True], generator, 0.66))
+    head = fit_head(learnt, CHANNELS, torch.Generator().manual_seed(0))
+    common = total = 0
+    for _ in range(10):
+        picture, masks = drawn(shown=True)
+        found, wanted = head(maps, picture, [None])[0, 0] > 0, masks[0, ::2, ::2] > 0
+        common, total = common + 2 * (found & wanted).sum(), total + found.sum() + wanted.sum()
+    assert common / total > 0.6

@@ -67,7 +67,9 @@ class Round:
         refs = [self._published(*self._volumes(seed, shape)) for seed in range(3)]
         examples = tuple(ExampleRef(*each, f"patient {number}") for number, each in enumerate(refs[:2]))
         tasks = [
-            TaskSpec(examples, ((1, "one"),), InferenceSettings(supports=4, draws=draws), weights=weights)
+            TaskSpec(
+                examples, ((1, "one"),), InferenceSettings(supports=4, draws=draws), model="universeg", weights=weights
+            )
             for draws in (1, 2)
         ]
         target = refs[2][0]
