@@ -33,10 +33,6 @@ class Scores:
     nsd: float
 
 
-# A case that was not segmented scores 0 and has no distances.
-MISSING = Scores(dice=0.0, iou=0.0, asd_mm=math.nan, hd95_mm=math.nan, nsd=0.0)
-
-
 @dataclass(frozen=True, eq=False)
 class SurfaceDistances:
     """How far every surface voxel of one mask lies from the nearest surface voxel of the other, in mm.

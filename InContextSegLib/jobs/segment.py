@@ -1,7 +1,6 @@
 """A whole segmentation from files to files: read, cut examples, segment, write, and a record of all of it."""
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +45,6 @@ from InContextSegLib.volumes.files import (
     write_volume,
 )
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,6 @@
-"""Draws references and queries of a task out of the slices of a site, and draws ahead while a step computes."""
+"""Draws references and queries of a task out of the slices of a site."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +11,6 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.training.augment import moved, scanner_shift, uniform
 from InContextSegLib.training.site.splits import TRAIN, Side
 from InContextSegLib.training.site.store import SliceStore
-
-Key, Value = TypeVar("Key"), TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -147,28 +140,6 @@ class TaskSampler:
             images = scanner_shift(images[:, 0], strength, generator)[:, None]
         names = tuple(self.store.name_of(*place.tolist()) for _, place in slices)
         return Drawn(images, masks, tuple(patient for patient, _ in slices), names, places)
-
-
-@contextmanager
-def drawn_ahead(draw: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2) -> Iterator[Iterator[Value]]:
-    """Yield an iterator over `draw(key)` in order, which one thread computes up to `depth` keys ahead.
-
-    The thread ends with the block, however that ends. What `draw` raises comes out where its value would have.
-    """
-    pool, remaining, waiting = ThreadPoolExecutor(1, thread_name_prefix="incontextseg-draw"), iter(keys), deque()
-
-    def values() -> Iterator[Value]:
-        for key in remaining:
-            waiting.append(pool.submit(draw, key))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield values()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _order(count: int, generator: Generator) -> list[int]:

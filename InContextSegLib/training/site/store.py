@@ -174,11 +174,6 @@ class SliceStore:
         return f"{Path(each.case.image).name} {number}" if each.file.count > 1 else Path(each.case.image).name
 
     @property
-    def mapped_files(self) -> int:
-        """How many files are held open."""
-        return len(self._mapped)
-
-    @property
     def size_bytes(self) -> int:
         """Of the files."""
         return sum(each.file.path.stat().st_size for each in self.cases)

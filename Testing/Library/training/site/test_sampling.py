@@ -1,15 +1,12 @@
 """What is drawn: never a query's patient among its references, patients in turn, and the same every time."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
 from torch import Generator
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.training.site.sampling import AS_THEY_ARE, Sampling, TaskSampler, drawn_ahead
+from InContextSegLib.training.site.sampling import AS_THEY_ARE, Sampling, TaskSampler
 from Testing.Library.site_data import SIZE, picture, set_of, stored, volume
 
 NAMES = {"1": "liver", "2": "tumour"}
@@ -142,51 +139,3 @@ def test_shares_beyond_their_range_are_refused():
     for name in ("empty_share", "place", "scanner"):
         with pytest.raises(InputError, match=f"{name}: asked for a number from 0 to 1, got 1.5"):
             Sampling(**{name: 1.5})
-
-
-def drawing_threads():
-    return [each.name for each in threading.enumerate() if each.name.startswith("incontextseg-draw")]
-
-
-def test_drawing_ahead_gives_what_drawing_gives(clinic):
-    sampler = TaskSampler(clinic, "a/liver")
-
-    def draw(step):
-        return sampler.episode(2, 3, seeded(step))
-
-    with drawn_ahead(draw, range(6)) as batches:
-        for step, (asked, shown) in enumerate(batches):
-            again = draw(step)
-            assert torch.equal(asked.images, again[0].images) and torch.equal(shown.masks, again[1].masks)
-            assert len(drawing_threads()) == 1
-    assert step == 5
-    assert not drawing_threads()
-
-
-def test_no_more_is_drawn_ahead_than_asked_for():
-    drawn = []
-
-    def draw(key):
-        drawn.append(key)
-        return key
-
-    with drawn_ahead(draw, range(100), depth=2) as values:
-        assert [next(values), next(values)] == [0, 1]
-        time.sleep(0.05)
-        assert drawn == [0, 1, 2, 3]
-    assert not drawing_threads()
-
-
-def test_the_thread_ends_with_a_run_that_fails_and_its_own_failure_comes_out():
-    def draw(key):
-        if key == 3:
-            raise InputError("the file is gone")
-        return key
-
-    with pytest.raises(InputError, match="the file is gone"), drawn_ahead(draw, range(9)) as values:
-        assert list(zip(range(3), values, strict=False)) == [(0, 0), (1, 1), (2, 2)]
-        next(values)
-    assert not drawing_threads()
-    with pytest.raises(ZeroDivisionError), drawn_ahead(draw, range(3)) as values:
-        _ = next(values) / 0
-    assert not drawing_threads()
