@@ -15,7 +15,7 @@ from InContextSegLib.adaptation.adapt import Adaptation, adapt
 from InContextSegLib.adaptation.calibration import calibrate, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
+from InContextSegLib.evaluation.metrics import Summary, hierarchical_mean, summarise
 from InContextSegLib.evaluation.scatter import Dot, draw_expected
 from InContextSegLib.evaluation.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
@@ -29,6 +29,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.volumes.files import json_text, make_folder, write_text
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
+from InContextSegLib.volumes.overlap import dice
 
 WAYS = ("plain", "before", "after")
 SLICES_IN_ALL = 36  # of the test patients of a set of volumes

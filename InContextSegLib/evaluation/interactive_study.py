@@ -16,7 +16,7 @@ from InContextSegLib.adaptation.calibration import calibrate
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.click_curves import Curve, draw_clicks
-from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
+from InContextSegLib.evaluation.metrics import Summary, hierarchical_mean, summarise
 from InContextSegLib.evaluation.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
 from InContextSegLib.evaluation.user import correcting_click, jittered_box, random_click
 from InContextSegLib.examples.support import Label
@@ -30,6 +30,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.volumes.files import json_text, make_folder, write_text
+from InContextSegLib.volumes.overlap import dice
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)

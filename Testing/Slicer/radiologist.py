@@ -129,10 +129,6 @@ def mask(segmentation, volume, *names: str) -> np.ndarray:
     return finish(bridge.labelsOnGrid(segmentation, wanted, volume)) > 0
 
 
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    return 2 * (one & other).sum() / (one.sum() + other.sum())
-
-
 def finish(task):
     """Run a queued task to its end; what it returns."""
     while True:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import slicer
 
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
-from Testing.Slicer.radiologist import Radiologist, dice, finish, load, loadLabels, mask
+from Testing.Slicer.radiologist import Radiologist, finish, load, loadLabels, mask
 
 pytestmark = pytest.mark.timeout(600)
 

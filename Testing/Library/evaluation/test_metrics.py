@@ -12,14 +12,13 @@ from InContextSegLib.evaluation.metrics import (
     SurfaceDistances,
     asd_mm,
     bootstrap_interval,
-    dice,
     evaluate_labels,
     hd95_mm,
     hierarchical_mean,
-    iou,
     nsd,
     summarise,
 )
+from InContextSegLib.volumes.overlap import dice, iou
 
 
 def box(shape, low, high):

@@ -9,6 +9,7 @@ import vtk
 
 from InContextSegLib.cli.phantom import KIDNEYS, LIVER, phantom
 from InContextSegLib.errors import InputError
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.panel.destination import regionOf
 from InContextSegSlicer.panel.exampletable import partText
 from InContextSegSlicer.panel.order import Order, Wanted, spokenIn, taskOf
@@ -23,7 +24,7 @@ from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, volumeOf
 from Testing.Slicer.patients import SHAPE, addSegmentation, addVolume, affineOf, draw, finish, turned
 from Testing.Slicer.patients import mask as maskOf
-from Testing.Slicer.radiologist import Radiologist, dice, mask
+from Testing.Slicer.radiologist import Radiologist, mask
 
 ANSWER = {"axis": "axial", "given": []}
 NAMES = ("liver", "kidneys")

@@ -5,9 +5,10 @@ import pytest
 import slicer
 import vtk
 
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.panel.test_panel import SHAPE, SPACING, ball, patient
-from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
+from Testing.Slicer.radiologist import Radiologist, finish, mask
 
 
 def rotated(degrees, axis):

@@ -9,11 +9,12 @@ import slicer
 
 from InContextSegLib.volumes.files import write_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.install.environment import SlicerEnvironment
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.worker.shared import SharedWorker
 from Testing.Slicer.harness import app
-from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
+from Testing.Slicer.radiologist import Radiologist, finish, mask
 
 SHAPE = (10, 48, 48)
 SPACING = (1.0, 1.0, 3.0)
