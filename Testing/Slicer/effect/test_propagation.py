@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import slicer
 
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.effect.propagation import outcome
 from InContextSegSlicer.panel.preview import _labelmap
 from InContextSegSlicer.scene import bridge
@@ -12,7 +13,6 @@ from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.effect.test_effect import volumeOf
 from Testing.Slicer.effect.test_oblique import turn
 from Testing.Slicer.harness import app
-from Testing.Slicer.patients import finish
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_propagation_can_be_cancelled_and_writes_nothing(corrector, scene, wha
     assert worker.asked[-1] == "cancel" or "cancel" in worker.asked
     if what != "close":
         corrector.segmentation = segmentation
-        shown = finish(bridge.labelsOnGrid(segmentation, {"organ": 1}, corrector.volume))
+        shown = exhausted(bridge.labelsOnGrid(segmentation, {"organ": 1}, corrector.volume))
         np.testing.assert_array_equal(shown > 0, before)
 
 
@@ -371,7 +371,7 @@ def test_what_the_panel_found_stays_on_slices_that_were_not_reached(corrector, r
     block = np.zeros(corrector.drawn().shape, np.uint8)
     block[:, 20:24, 20:24] = 1
     writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(corrector.volume, corrector.segmentation, block, (0, 0, 0), {1: "organ"}))
+    exhausted(writer.write(corrector.volume, corrector.segmentation, block, (0, 0, 0), {1: "organ"}))
     apply(corrector)
     propagate(corrector, reach=reach)
     drawn, reached = corrector.drawn(), set(marked(corrector).confidence)
