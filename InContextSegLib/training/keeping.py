@@ -1,6 +1,7 @@
-"""What every training run keeps: a running average of the weights, checkpoints, a log of its steps."""
+"""What every training run does at a step, and keeps: a running average of the weights, checkpoints, a log."""
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from InContextSegLib.volumes.files import whole_file
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -22,6 +25,17 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
             mean.lerp_(now, 1 - decay)
         else:
             mean.copy_(now)
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, network: nn.Module, average: nn.Module, clip: float, decay: float, step: int
+) -> None:
+    """Change a network and its average by the gradient, clipped to a norm; if that is not finite, change nothing."""
+    if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), clip)):
+        optimizer.step()
+        follow(average, network, decay, step)
+    else:
+        log.warning("Step %d was left out: its gradient is not finite.", step)
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
