@@ -412,10 +412,15 @@ def _checked_box(box: Box | None, shape: tuple[int, int, int]) -> Box:
     low, high = ends
     if np.any(low >= high) or np.any(low < 0) or np.any(high > shape):
         raise InputError(
-            f"The box from {low.tolist()} to {high.tolist()} (k, j, i; high exclusive) must hold at least one voxel "
-            f"and lie inside the volume of {tuple(shape)} voxels; move its corners."
+            f"The box {_spoken(low.tolist(), high.tolist())} must hold at least one voxel and lie inside the volume "
+            f"{_spoken((0, 0, 0), shape)} (ends included); move its corners."
         )
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _spoken(low: Sequence[int], high: Sequence[int]) -> str:
+    """The corners of a box, axis by axis in the order that people name them, with both ends."""
+    return ", ".join(f"{name} {low[axis]} to {high[axis] - 1}" for name, axis in (("i", 2), ("j", 1), ("k", 0)))
 
 
 def _whole_depth(box: Box, geometry: Geometry, array_axis: int) -> Box:
