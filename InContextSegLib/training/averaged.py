@@ -24,7 +24,7 @@ from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
-from InContextSegLib.training.keeping import forget_after, save_checkpoint, take_step
+from InContextSegLib.training.keeping import forget_after, load_checkpoint, save_checkpoint, take_step
 from InContextSegLib.training.losses import LOSSES
 from InContextSegLib.training.ranks import Ranks
 from InContextSegLib.training.runfolder import CHECKPOINT, EXAMPLES, LOG
@@ -332,7 +332,7 @@ class AveragedTrainer:
         save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)
+        state = load_checkpoint(self._checkpoint, self.device)
         names = [task.name for task in self.tasks]
         if (state["seed"], state["tasks"]) != (self.settings.seed, names):
             raise InputError(

@@ -4,10 +4,12 @@ import json
 import logging
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
 
+from InContextSegLib.errors import InputError
 from InContextSegLib.volumes.files import whole_file
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,18 @@ def save_checkpoint(path: Path, state: dict) -> None:
             torch.save(state, aside)
         except RuntimeError as error:  # of its own writer, as where the disk is full
             raise OSError(str(error).splitlines()[0]) from error
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict:
+    """The state that `save_checkpoint` wrote, with its tensors on a device.
+
+    Raises:
+        InputError: if it is damaged or cannot be read.
+    """
+    try:
+        return dict(torch.load(path, weights_only=True, map_location=device))
+    except (RuntimeError, UnpicklingError, EOFError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged or cannot be read; choose another folder for the run.") from error
 
 
 def forget_after(log: Path, step: int) -> None:

@@ -19,7 +19,7 @@ from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.keeping import forget_after, save_checkpoint, take_step
+from InContextSegLib.training.keeping import forget_after, load_checkpoint, save_checkpoint, take_step
 from InContextSegLib.training.recipe import Run
 from InContextSegLib.volumes.files import make_folder
 
@@ -126,7 +126,7 @@ class Trainer:
         save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)
+        state = load_checkpoint(self._checkpoint, self.device)
         if (state["seed"], state["about"]) != (self.recipe.seed, self.course.about):
             raise InputError(
                 f"{self.folder} holds a run with seed {state['seed']} and {state['about']}, "
