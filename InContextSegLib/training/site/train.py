@@ -30,6 +30,7 @@ from InContextSegLib.training.runfolder import (
     RECORD,
     SURVEY,
     WEIGHTS,
+    begun_with,
     has_learnt,
     open_run,
     survey_of,
@@ -289,8 +290,8 @@ def judged(
 def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> None:
     """Note in the folder what a run begins with, and refuse to go on with one that began with something else."""
     path, told = run / BEGUN, {**_told(start), "size": settings.size, "weak": settings.weak}
-    if path.exists() and has_learnt(run):
-        begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = begun_with(run) if has_learnt(run) else None
+    if begun is not None:
         other = [BEGINNING[name] for name in told if begun.get(name) != json.loads(json_text(told[name]))]
         if other:
             raise InputError(
