@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 BEGINNING = {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"}
 MIXED = "mixed"
 CHANGE = 1.0
+MOST_AT_ONCE = 1000  # pictures that a batch holds of a kind; more fit into no memory
 NEW = "sricl"  # what to train where no model is trained further
 JUDGED_STREAM = 7_919  # of the random choices of the last judgement, apart from those of training
 
@@ -85,8 +86,8 @@ class SiteTraining:
 
     def __post_init__(self) -> None:
         for name in ("references", "queries", "validated", "draws"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+            if not 1 <= getattr(self, name) <= MOST_AT_ONCE:
+                raise InputError(f"{name}: asked for 1 to {MOST_AT_ONCE}, got {getattr(self, name)}.")
         if not 0 < self.change <= 1:
             raise InputError(f"change: asked for a number above 0, up to 1, got {self.change}.")
         if self.size < SMALLEST:
