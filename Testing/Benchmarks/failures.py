@@ -46,7 +46,7 @@ def answers(each, study, run, model):
     """Dice, image, truth and answer of every test case."""
     settings, session = InferenceSettings(supports=SHOWN, draws=1), None
     for case in cases(each, study, run, SHOWN, (SHOWN,)):
-        session = session or opened_session(case, each, model, SHOWN, run)
+        session = session or opened_session(case, each, model, SHOWN, run, Report())
         found = session.segment(case.pair.image, settings, Report()).mask.array[0]
         (label,) = wanted_labels(each)
         truth = case.pair.labels.array[0] == label.value
