@@ -55,6 +55,8 @@ def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float)
         InputError, OutputError, WeightsError: in one sentence.
         Cancelled: from `report`; nothing is written then.
     """
+    if run.draws != 1:
+        raise InputError(f"draws: adapting is measured with 1 draw of examples, but {run.draws} were asked for.")
     study = replace(study, sets=tuple(each for each in study.sets if each.scheme != "own-slices"))
     if not study.sets:
         raise InputError("Adapting is measured with examples of other patients, but every set asked for is own-slices.")
