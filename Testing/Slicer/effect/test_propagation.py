@@ -68,6 +68,16 @@ def test_a_segment_is_carried_to_the_slices_beside_and_these_are_marked_and_do_n
     assert (request.start, request.slice_range) == ((8,), (7, 9))
 
 
+def test_it_starts_at_the_nearest_applied_slice_that_shows_the_segment(corrector):
+    apply(corrector)
+    segment = corrector.segmentation.GetSegmentation().GetNthSegmentID(0)
+    corrector.correction.context.teach(corrector.volume, corrector.segmentation, segment, "axial", 11)
+    assert teaching(corrector) == (8, 11)
+    corrector.look("Red", 12)
+    propagate(corrector, reach=1)
+    assert corrector.worker.carried[-1].start == (8,)
+
+
 def test_from_all_applied_slices_it_goes_as_far_as_it_is_sure(corrector):
     apply(corrector, 4)
     apply(corrector, 14)
