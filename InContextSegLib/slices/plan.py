@@ -162,11 +162,6 @@ class SlicePlan:
         length = self.geometry.shape[self.array_axis]
         return (np.arange(self.count) + self._start[0] + 0.5) / length
 
-    @property
-    def positions_mm(self) -> np.ndarray:
-        """(count,) float64: `positions` as millimetres from the volume's inferior, anterior or right face."""
-        return self.positions * self.geometry.shape[self.array_axis] * self._spacing_mm[0]
-
     @cached_property
     def coverage(self) -> np.ndarray:
         """(size, size) bool: the pixels that show the image; the others are padding."""

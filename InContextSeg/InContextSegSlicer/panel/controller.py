@@ -266,15 +266,7 @@ class Controller:
         last()
 
     def _prepared(self, order: Order, answer: Mapping) -> None:
-        self.outcome = Outcome(
-            of=order.key,
-            target=order.target.GetID(),
-            expected=answer["expected"],
-            suspects=tuple(answer["label_check"]),
-            axis=answer["axis"],
-            adaptation=answer["adaptation"],
-            seconds=answer["seconds"],
-        )
+        self.outcome = _outcome(order, answer)
         self._end(IDLE, _("The examples were compared in {seconds:.0f} s.").format(seconds=answer["seconds"]))
 
     def _segmented(self, order: Order, values: Mapping[str, int], answer: Mapping) -> None:
@@ -283,17 +275,7 @@ class Controller:
         block, spread = self._taken(answer["block"]), self._taken(answer["uncertainty"])
 
         def written(output):
-            self.outcome = Outcome(
-                of=order.key,
-                target=order.target.GetID(),
-                expected=answer["expected"],
-                suspects=tuple(answer["label_check"]),
-                axis=answer["axis"],
-                nextSlice=answer["next_slice"],
-                unlike=tuple(answer["unlike"]),
-                labels=answer["labels"],
-                seconds=answer["seconds"],
-            )
+            self.outcome = _outcome(order, answer)
             if order.output is None:
                 self.made(output)
             self._end(IDLE, summary(answer))
@@ -373,6 +355,17 @@ class Controller:
         self.preview.clear()
         self.message = message
         self.changed()
+
+
+def _outcome(order: Order, answer: Mapping) -> Outcome:
+    return Outcome(
+        of=order.key,
+        target=order.target.GetID(),
+        expected=answer["expected"],
+        suspects=tuple(answer["label_check"]),
+        axis=answer["axis"],
+        nextSlice=answer.get("next_slice"),  # where the examples were only compared there is none
+    )
 
 
 def _while(wanted: Callable[[], bool], callback: Callable) -> Callable:

@@ -1,6 +1,6 @@
 """Draws references and queries of a task out of the slices of a site."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,17 +38,12 @@ AS_THEY_ARE = Sampling(empty_share=0.0, place=0.0, scanner=0.0)
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Slices of one task, their masks, whose they are, their names, and (n, 2) case and number in the store."""
+    """Slices of one task, their masks, whose they are, and (n, 2) case and number in the store."""
 
     images: Float[Tensor, "n 1 h w"]
     masks: Float[Tensor, "n 1 h w"]
     patients: tuple[str, ...]
-    names: tuple[str, ...]
     places: np.ndarray
-
-    def to(self, device: torch.device) -> "Drawn":
-        images, masks = (part.to(device, non_blocking=True) for part in (self.images, self.masks))
-        return replace(self, images=images, masks=masks)
 
 
 class TaskSampler:
@@ -138,8 +133,7 @@ class TaskSampler:
         if self.sampling.scanner:
             strength = self.sampling.scanner * uniform(0.0, 1.0, (len(images),), generator)
             images = scanner_shift(images[:, 0], strength, generator)[:, None]
-        names = tuple(self.store.name_of(*place.tolist()) for _, place in slices)
-        return Drawn(images, masks, tuple(patient for patient, _ in slices), names, places)
+        return Drawn(images, masks, tuple(patient for patient, _ in slices), places)
 
 
 def _order(count: int, generator: Generator) -> list[int]:
