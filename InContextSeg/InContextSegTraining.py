@@ -1,22 +1,15 @@
 """The module for training on a site's own data: data sets in, a model out."""
 
-import sys
-from pathlib import Path
-
-import qt
 import slicer
-import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
-    ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
 
-BUSY_MS, IDLE_MS = 15, 100
+from InContextSegSlicer.widgets.modulewidget import ModuleWidget
 
 
 class InContextSegTraining(ScriptedLoadableModule):
@@ -37,92 +30,29 @@ class InContextSegTraining(ScriptedLoadableModule):
         )
 
 
-class InContextSegTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Builds the panel and tells it about the scene."""
+class InContextSegTrainingWidget(ModuleWidget):
+    """How this module's panel is made; what becomes of it is in `ModuleWidget`."""
 
-    def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.panel = None
-        self._parameters = None
+    def makeLogic(self):
+        return InContextSegTrainingLogic()
 
-    def setup(self):
-        ScriptedLoadableModuleWidget.setup(self)
-        findLibrary()
+    def makePanel(self):
         from InContextSegSlicer.training.panel import assembleTraining  # noqa: PLC0415 - after the library is found
 
-        widget = slicer.util.loadUI(self.resourcePath("UI/InContextSegTraining.ui"))
-        self.layout.addWidget(widget)
-        self.ui = slicer.util.childWidgetVariables(widget)
-        widget.setMRMLScene(slicer.mrmlScene)
-        self.logic = InContextSegTrainingLogic()
-        self.panel = assembleTraining(self.ui)
-        scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
-        self._timer = qt.QTimer()
-        self._timer.setInterval(IDLE_MS)
-        self._timer.connect("timeout()", self.onTimer)
-        self._timer.start()
-        self._showParameters()
+        return assembleTraining(self.ui)
 
-    def cleanup(self):
-        self._timer.stop()
-        self.removeObservers()
-        self.panel.close()
+    def wrapped(self, node):
+        from InContextSegSlicer.training.parameters import InContextSegTrainingParameterNode  # noqa: PLC0415 - as in makePanel
 
-    def enter(self):
-        self._showParameters()
-        self.panel.enter()
+        return InContextSegTrainingParameterNode(node)
 
-    def exit(self):
-        """The widgets follow nobody until the panel is shown again; the training goes on."""
-        self._hideParameters()
-
-    def onTimer(self):
-        if self._parameters is not None and self._parameters.parameterNode.GetScene() is None:
-            self._hideParameters()  # somebody has deleted the node
-            self._showParameters()
+    def beat(self):
         self.panel.controller.tick()
-        interval = BUSY_MS if self.panel.controller.working else IDLE_MS
-        if self._timer.interval != interval:
-            self._timer.setInterval(interval)
-
-    def onSceneStartClose(self, caller, event):
-        self._hideParameters()
-        self.panel.setParameterNode(None)
+        return self.panel.controller.working
 
     def onSceneEndClose(self, caller, event):
-        self._showParameters()
+        super().onSceneEndClose(caller, event)
         self.panel.controller.sceneClosed()
-
-    def onSceneEndImport(self, caller, event):
-        self._hideParameters()
-        self._showParameters()
-
-    def onParametersModified(self, caller=None, event=None):
-        self.panel.modified()
-
-    def _showParameters(self):
-        """Connect the widgets with the parameter node of the scene, which is made where there is none."""
-        if self._parameters is not None:
-            return
-        from InContextSegSlicer.training.parameters import InContextSegTrainingParameterNode  # noqa: PLC0415 - as in setup
-
-        self._parameters = InContextSegTrainingParameterNode(self.logic.getParameterNode())
-        self.panel.setParameterNode(self._parameters)
-        # Not by `connectGui`, which does not say how to undo it (Slicer issue 7547).
-        names = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
-        self._tag = self._parameters.connectParametersToGui({name: names[name] for name in names if name})
-        self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-
-    def _hideParameters(self):
-        if self._parameters is None:
-            return
-        self._parameters.disconnectGui(self._tag)
-        self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersModified)
-        self._parameters = None
 
 
 class InContextSegTrainingLogic(ScriptedLoadableModuleLogic):
@@ -141,10 +71,3 @@ class InContextSegTrainingTest(ScriptedLoadableModuleTest):
         self.assertFalse(panel.ui.trainingStartButton.enabled)
         panel.onLook()
         self.assertIn("no data sets", panel.ui.trainingStatusLabel.text)
-
-
-def findLibrary():
-    """Let Python find the library where Slicer runs the module from its source folder, as developers do."""
-    beside = Path(__file__).resolve().parent.parent
-    if (beside / "InContextSegLib").is_dir() and str(beside) not in sys.path:
-        sys.path.append(str(beside))

@@ -1,11 +1,12 @@
 """The hidden module that gives the Segment Editor its effect."""
 
-import sys
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule
+
+from InContextSegSlicer.widgets.modulewidget import findLibrary
 
 
 class SegmentEditorInContextSeg(ScriptedLoadableModule):
@@ -25,12 +26,9 @@ class SegmentEditorInContextSeg(ScriptedLoadableModule):
     def registerEffect(self):
         import qSlicerSegmentationsEditorEffectsPythonQt as effects  # noqa: PLC0415 - not there before
 
-        folder = Path(__file__).resolve().parent
-        beside = folder.parent
-        if (beside / "InContextSegLib").is_dir() and str(beside) not in sys.path:
-            sys.path.append(str(beside))  # as `findLibrary` of the module InContextSeg
+        findLibrary()
         # In a folder of its own: Slicer loads it as a module of the folder's name, which a package would not outlive.
-        source = folder / "SegmentEditorInContextSegLib" / "SegmentEditorEffect.py"
+        source = Path(__file__).resolve().parent / "SegmentEditorInContextSegLib" / "SegmentEditorEffect.py"
         effect = effects.qSlicerSegmentEditorScriptedEffect(None)
         effect.setPythonSource(source.as_posix())
         effect.self().register()

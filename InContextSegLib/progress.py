@@ -41,6 +41,12 @@ class Report:
         other._cancelled, other._hurried = self._cancelled, self._hurried
         return other
 
+    def silent(self) -> "Report":
+        """A report that stops with this one and says nothing, for work within a step."""
+        other = Report()
+        other._cancelled, other._hurried = self._cancelled, self._hurried
+        return other
+
     def check(self) -> None:
         """Raises: Cancelled: if `cancel` was called."""
         if self._cancelled.is_set():

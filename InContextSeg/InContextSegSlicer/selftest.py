@@ -6,6 +6,8 @@ import time
 import numpy as np
 import slicer
 
+from InContextSegLib.progress import exhausted
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.scene import bridge
 
 SHAPE_KJI = (12, 64, 64)
@@ -36,9 +38,9 @@ def run(test) -> None:
     output = panel.parameters.output
     test.assertIsNotNone(output, panel.controller.message)
     found, wanted = (_mask(node, target) for node in (output, truth))
-    dice = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
-    logging.info("Dice %.3f", dice)
-    test.assertGreater(dice, LEAST_DICE)
+    score = dice(found, wanted)
+    logging.info("Dice %.3f", score)
+    test.assertGreater(score, LEAST_DICE)
     panel.controller.undo()
     test.assertFalse(_mask(output, target).any())
     test.delayDisplay("Test passed")
@@ -57,15 +59,10 @@ def _ball(name: str, centreKji, radius: float):
     segmentation = bridge.ensureSegmentation(slicer.mrmlScene, volume, f"{name} labels")
     identifier = bridge.ensureSegment(segmentation, "ball")
     writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
-    for _step in writer.write(volume, segmentation, inside.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"):
-        pass
+    exhausted(writer.write(volume, segmentation, inside.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
     return volume, segmentation
 
 
 def _mask(segmentation, volume) -> np.ndarray:
-    steps = bridge.labelsOnGrid(segmentation, dict.fromkeys(bridge.segmentNames(segmentation), 1), volume)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value > 0
+    names = dict.fromkeys(bridge.segmentNames(segmentation), 1)
+    return exhausted(bridge.labelsOnGrid(segmentation, names, volume)) > 0

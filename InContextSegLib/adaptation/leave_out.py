@@ -72,11 +72,6 @@ def dice(overlap: Float[np.ndarray, "2 thresholds"]) -> Float[np.ndarray, " thre
     return np.where(total > 0, common / np.maximum(total, 1), 1.0)
 
 
-def dice_of(found: Bool[np.ndarray, "h w"], wanted: Bool[np.ndarray, "h w"]) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    return float(dice(np.array([[2.0 * (found & wanted).sum()], [float(found.sum() + wanted.sum())]]))[0])
-
-
 def best_threshold(scores: Float[np.ndarray, " thresholds"]) -> int:
     """The number of the best threshold; the first stays unless another gains."""
     best = int(scores.argmax())

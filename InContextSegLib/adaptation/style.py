@@ -18,13 +18,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from InContextSegLib.adaptation.calibration import left_out
-from InContextSegLib.adaptation.leave_out import dice_of, gains
+from InContextSegLib.adaptation.leave_out import gains
 from InContextSegLib.examples.origins import origin
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities
 from InContextSegLib.training.augment import another_scanner
+from InContextSegLib.volumes.overlap import dice
 
 # Frequencies are whole waves per picture, which spans the whole slice at any size, so the number does not grow with it.
 # The paper's 1 % of 128 pixels is 1, the mean alone, which mends contrast and light less (docs/development/tried.md).
@@ -197,7 +198,7 @@ class _Trial:
                 embedding = self.network.embed(picture[None, None].to(self.network.device))
                 logits = self.network.logits(embedding, self.network.context(others, value))
                 answer = (logits[0, 0] + shift > 0).cpu().numpy()
-            found.append(dice_of(answer, wanted))
+            found.append(dice(answer, wanted))
         return found
 
 

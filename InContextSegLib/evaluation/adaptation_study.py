@@ -15,10 +15,10 @@ from InContextSegLib.adaptation.adapt import Adaptation, adapt
 from InContextSegLib.adaptation.calibration import calibrate, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
+from InContextSegLib.evaluation.metrics import Summary, hierarchical_mean, summarise
 from InContextSegLib.evaluation.scatter import Dot, draw_expected
 from InContextSegLib.evaluation.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.prior import Calibration, Prior
 from InContextSegLib.inference.session import Session
@@ -29,6 +29,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
 from InContextSegLib.volumes.files import json_text, make_folder, write_text
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
+from InContextSegLib.volumes.overlap import dice
 
 WAYS = ("plain", "before", "after")
 SLICES_IN_ALL = 36  # of the test patients of a set of volumes
@@ -54,6 +55,8 @@ def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float)
         InputError, OutputError, WeightsError: in one sentence.
         Cancelled: from `report`; nothing is written then.
     """
+    if run.draws != 1:
+        raise InputError(f"draws: adapting is measured with 1 draw of examples, but {run.draws} were asked for.")
     study = replace(study, sets=tuple(each for each in study.sets if each.scheme != "own-slices"))
     if not study.sets:
         raise InputError("Adapting is measured with examples of other patients, but every set asked for is own-slices.")
@@ -66,11 +69,11 @@ def run_adaptation_study(study: Study, run: Run, report: Report, seconds: float)
             task = task_of(each, study, run, count)
             if task is None:
                 continue
-            sessions, adaptation = _sessions(task, each, model, count, run, settings)
+            sessions, adaptation = _sessions(task, each, model, count, run, settings, report.silent())
             adaptations.append(_about(each, count, task, adaptation))
             for name, pictures in task.tests:
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {name}")
-                records += _scores(sessions, each, count, name, pictures)
+                records += _scores(sessions, each, count, name, pictures, report.silent())
     report.step(len(study.sets), len(study.sets), "done")
     return _written(study, run, records, adaptations, {"model": model[1], "seconds": seconds})
 
@@ -111,7 +114,7 @@ def slices_of(pair: LabelledVolume, most: int) -> list[LabelledVolume]:
 
 
 def _sessions(
-    task: SetTask, each: DataSet, model: tuple, count: int, run: Run, settings: AdaptSettings
+    task: SetTask, each: DataSet, model: tuple, count: int, run: Run, settings: AdaptSettings, report: Report
 ) -> tuple[dict[str, Session], Adaptation]:
     """A session for each of `WAYS`, and what came of adapting."""
     segmenter, provenance, size = model
@@ -122,12 +125,10 @@ def _sessions(
     first = cut(size)
     if run.calibrate:
         sizes = sizes_for(geometry, stored_axis(geometry), size, len(each.labels))
-        calibration = calibrate(
-            network, lambda pixels: first if pixels == size else cut(pixels), sizes, count, Report()
-        )
+        calibration = calibrate(network, lambda pixels: first if pixels == size else cut(pixels), sizes, count, report)
     else:
         calibration = Calibration(first, count)
-    adaptation = adapt(segmenter, device, calibration, settings, Report())
+    adaptation = adapt(segmenter, device, calibration, settings, report)
 
     def session(network, calibration: Calibration | None) -> Session:
         support = calibration.support if calibration else first
@@ -141,29 +142,30 @@ def _sessions(
 
 
 def _scores(
-    sessions: dict[str, Session], each: DataSet, count: int, name: str, pictures: Sequence[LabelledVolume]
+    sessions: dict[str, Session],
+    each: DataSet,
+    count: int,
+    name: str,
+    pictures: Sequence[LabelledVolume],
+    report: Report,
 ) -> list[dict]:
     """Dice of every label that the examples or the truth know, each way; the slices of a volume count together."""
     truth = np.concatenate([pair.labels.array.ravel() for pair in pictures])
-    found = {way: _segmented(session, pictures, count) for way, session in sessions.items()}
+    found = {way: _segmented(session, pictures, count, report) for way, session in sessions.items()}
     known = {label.value for label in sessions["plain"].labels} | set(np.unique(truth).tolist())
     return [
         {"set": each.name, "case": name, "label": label.name, "supports": count}
-        | {way: dice(_matching(labels, label), _matching(truth, label)) for way, labels in found.items()}
+        | {way: dice(labels == label.value, truth == label.value) for way, labels in found.items()}
         for label in wanted_labels(each)
         if label.value in known
     ]
 
 
-def _segmented(session: Session, pictures: Sequence[LabelledVolume], count: int) -> np.ndarray:
+def _segmented(session: Session, pictures: Sequence[LabelledVolume], count: int, report: Report) -> np.ndarray:
     """The labels of all pixels of all pictures in one row."""
     settings = InferenceSettings(supports=count, draws=1, axes=(next(iter(session.supports)),))
-    masks = [session.segment(pair.image, settings, Report()).mask.array for pair in pictures]
+    masks = [session.segment(pair.image, settings, report).mask.array for pair in pictures]
     return np.concatenate([mask.ravel() for mask in masks])
-
-
-def _matching(labels: np.ndarray, label: Label) -> np.ndarray:
-    return (labels == label.value)[None, None]
 
 
 def _about(each: DataSet, count: int, task: SetTask, adaptation: Adaptation) -> dict:

@@ -16,7 +16,7 @@ from InContextSegLib.adaptation.calibration import calibrate
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.click_curves import Curve, draw_clicks
-from InContextSegLib.evaluation.metrics import Summary, dice, hierarchical_mean, summarise
+from InContextSegLib.evaluation.metrics import Summary, hierarchical_mean, summarise
 from InContextSegLib.evaluation.study import Case, DataSet, Run, Study, cases, cell, support_of, wanted_labels
 from InContextSegLib.evaluation.user import correcting_click, jittered_box, random_click
 from InContextSegLib.examples.support import Label
@@ -30,6 +30,7 @@ from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities, Scale, SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.volumes.files import json_text, make_folder, write_text
+from InContextSegLib.volumes.overlap import dice
 
 CLICKS = 10
 SHOWN = (0, 1, 2, 3, 5, 10)
@@ -80,7 +81,7 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
         for count in study.contexts:
             message = f"{each.name}, {count} examples"
             report.step(done, len(study.sets), message)
-            for case, calibration in _calibrated(network, each, study, run, count, size):
+            for case, calibration in _calibrated(network, each, study, run, (count, size), report.silent()):
                 for target in _targets(network, case, each, run.seed, size):
                     records.append(
                         {"set": each.name, "case": case.name, "label": target.label.name, "supports": count}
@@ -93,18 +94,22 @@ def run_interactive_study(study: Study, run: Run, report: Report, first: First =
 
 
 def _calibrated(
-    network: CachedSegmenter, each: DataSet, study: Study, run: Run, count: int, size: int
+    network: CachedSegmenter, each: DataSet, study: Study, run: Run, shown: tuple[int, int], report: Report
 ) -> Iterator[tuple[Case, Calibration | None]]:
     """Every case with its examples cut to size, once for all cases that share them; None for a count of 0.
 
     How many of them stand beside a slice, the examples say themselves, unless the run has them all shown.
+
+    Args:
+        shown: how many there are, and the size of their pictures.
     """
+    count, size = shown
     shared, calibration = None, None
     for case in cases(each, study, run, count, study.contexts):
         if count and case.support is not shared:
             shared, cut = case.support, partial(support_of, case, each)
             calibration = (
-                calibrate(network, cut, (size,), count, Report()) if run.calibrate else Calibration(cut(size), count)
+                calibrate(network, cut, (size,), count, report) if run.calibrate else Calibration(cut(size), count)
             )
         yield case, calibration
 

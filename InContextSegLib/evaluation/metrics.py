@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.volumes.overlap import dice, iou
 
 # A distance of exactly the tolerance counts as inside, whatever the last bits of the spacing say.
 _ROUNDING_MM = 1e-5
@@ -31,10 +32,6 @@ class Scores:
     asd_mm: float
     hd95_mm: float
     nsd: float
-
-
-# A case that was not segmented scores 0 and has no distances.
-MISSING = Scores(dice=0.0, iou=0.0, asd_mm=math.nan, hd95_mm=math.nan, nsd=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +74,6 @@ class SurfaceDistances:
     def defined(self) -> bool:
         """Whether both masks have a surface."""
         return self.prediction_mm.size > 0 and self.truth_mm.size > 0
-
-
-def dice(prediction: Bool[np.ndarray, "k j i"], truth: Bool[np.ndarray, "k j i"]) -> float:
-    """Twice the common voxels over the sum of both masks' voxels; 1 if both are empty."""
-    total = np.count_nonzero(prediction) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
-
-
-def iou(prediction: Bool[np.ndarray, "k j i"], truth: Bool[np.ndarray, "k j i"]) -> float:
-    """The common voxels over the voxels of either mask (Jaccard index); 1 if both are empty."""
-    union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
 
 
 def asd_mm(distances: SurfaceDistances) -> float:

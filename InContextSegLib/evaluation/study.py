@@ -160,8 +160,8 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
             shared, session = None, None
             for case in cases(each, study, run, count, study.supports):
                 if case.support is not shared:
-                    shared, session = case.support, opened_session(case, each, model, count, run)
-                records += _scores(session, case, each, count, run)
+                    shared, session = case.support, opened_session(case, each, model, count, run, report.silent())
+                records += _scores(session, case, each, count, run, report.silent())
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
     summaries = _summaries(records, run.seed)
@@ -181,7 +181,9 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
     return result, table
 
 
-def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict, int], count: int, run: Run) -> Session:
+def opened_session(
+    case: Case, each: DataSet, model: tuple[SliceSegmenter, dict, int], count: int, run: Run, report: Report
+) -> Session:
     """The network and the examples of a case, which have predicted one another if the run says so.
 
     Args:
@@ -197,7 +199,7 @@ def opened_session(case: Case, each: DataSet, model: tuple[SliceSegmenter, dict,
     sizes = sizes_for(geometry, axis, size, len(each.labels))
     task = Task(partial(support_of, case, each), sizes)
     settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True)
-    ready = prepare(segmenter, device, task, settings, Report())
+    ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support
     return Session(ready.segmenter, [support], Intensities(each.window), provenance, device, ready.prior)
 
@@ -316,7 +318,7 @@ def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(labelled[round(place)]) for place in places))
 
 
-def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -> list[dict]:
+def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, report: Report) -> list[dict]:
     settings = InferenceSettings(
         supports=count,
         draws=run.draws,
@@ -330,7 +332,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run) -
         axis = next(iter(session.supports))
         drawn = own_slices(case.pair.labels, axis)
         box = slab(geometry, axis, (drawn[0], drawn[-1]))
-    prediction = session.segment(case.pair.image, settings, Report(), box)
+    prediction = session.segment(case.pair.image, settings, report, box)
     guess = prediction.mask.array
     if prediction.given:
         axis = SlicePlan.of(geometry, prediction.next_axis).array_axis

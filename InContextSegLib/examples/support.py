@@ -264,18 +264,10 @@ class SupportSet:
             score = score / _TEMPERATURE + generator.gumbel(size=len(among))
         return tuple(among[place] for place in np.argsort(-score, kind="stable")[:count])
 
-    def subset(self, indices: Sequence[int]) -> "SupportSet":
-        """Return a set of the examples at `indices`, in that order, with the same labels."""
-        return replace(self, examples=self._at(indices))
-
     def without(self, indices: Sequence[int]) -> "SupportSet":
         """Return a set that lacks the examples at `indices`."""
         dropped = set(indices)
         return replace(self, examples=tuple(e for n, e in enumerate(self.examples) if n not in dropped))
-
-    def extended(self, examples: Sequence[Example]) -> "SupportSet":
-        """Return a set with `examples` added at the end."""
-        return replace(self, examples=self.examples + tuple(examples))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,11 +1,10 @@
 """A whole segmentation from files to files: read, cut examples, segment, write, and a record of all of it."""
 
-import hashlib
-import logging
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.jobs.montage import montage
+from InContextSegLib.jobs.records import sha256_of
 from InContextSegLib.jobs.task import (
     Brief,
     Drawn,
@@ -46,8 +46,6 @@ from InContextSegLib.volumes.files import (
     write_volume,
 )
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,6 +175,7 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
     paths = outputs(job, labels)
     if prediction.uncertainty is None:
         paths.pop("uncertainty", None)
+    left_behind = _left_behind(job, paths)
     with ExitStack() as stack:
         # What is entered first takes its name last: the record.
         aside = {what: stack.enter_context(_aside(path)) for what, path in reversed(paths.items())}
@@ -188,13 +187,31 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
             write_volume(aside[f"probability {label.value}"], Volume(array, volume.geometry, Kind.INTENSITY))
         montage(aside["picture"], volume, prediction.mask, labels, prediction.uncertainty, axis=prediction.next_axis)
         files = {
-            what: {"path": str(path), "sha256": hashlib.sha256(aside[what].read_bytes()).hexdigest()}
+            what: {"path": str(path), "sha256": sha256_of(aside[what])}
             for what, path in paths.items()
             if what != "record"
         }
         record = record | {"files": files}
         write_text(aside["record"], json_text(record, indent=2) + "\n")
+    for path in left_behind:
+        with suppress(OSError):
+            path.unlink()
     return record
+
+
+def _left_behind(job: SegmentJob, paths: Mapping[str, Path]) -> list[Path]:
+    """Files of an earlier run that this one does not write: its record names them, and nobody has changed them since.
+
+    They would lie beside a result that they do not belong to.
+    """
+    record, taken = paths["record"], {path.resolve() for path in (*paths.values(), *_inputs(job))}
+    try:
+        files = json.loads(record.read_text(encoding="utf-8"))["files"].values()
+        before = {record.with_name(Path(each["path"]).name): each["sha256"] for each in files}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # there was no run, or it has left no record
+    there = [path for path in before if path.resolve() not in taken and path.is_file()]
+    return [path for path in there if sha256_of(path) == before[path]]
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 BATCH_NORM_EPSILON = 1e-3
-STRIDES = (2, 4, 8, 16, 32)
 STEM = 32
 # The mean and the spread of grey values, 0 to 255, that the weights were trained with.
 GREY_MEAN, GREY_SPREAD = 127.0, 128.0
@@ -73,7 +72,7 @@ class EfficientNetLite(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """Feature maps of pictures in [0, 1] at `STRIDES`; height and width are multiples of 32."""
+        """Feature maps of pictures in [0, 1] at strides 2, 4, 8, 16 and 32; height and width are multiples of 32."""
         out = self.stem((pictures * 255 - GREY_MEAN) / GREY_SPREAD).clamp_(0, 6)
         maps = []
         for number, stage in enumerate(self.stages):

@@ -162,11 +162,6 @@ class SlicePlan:
         length = self.geometry.shape[self.array_axis]
         return (np.arange(self.count) + self._start[0] + 0.5) / length
 
-    @property
-    def positions_mm(self) -> np.ndarray:
-        """(count,) float64: `positions` as millimetres from the volume's inferior, anterior or right face."""
-        return self.positions * self.geometry.shape[self.array_axis] * self._spacing_mm[0]
-
     @cached_property
     def coverage(self) -> np.ndarray:
         """(size, size) bool: the pixels that show the image; the others are padding."""
@@ -412,10 +407,15 @@ def _checked_box(box: Box | None, shape: tuple[int, int, int]) -> Box:
     low, high = ends
     if np.any(low >= high) or np.any(low < 0) or np.any(high > shape):
         raise InputError(
-            f"The box from {low.tolist()} to {high.tolist()} (k, j, i; high exclusive) must hold at least one voxel "
-            f"and lie inside the volume of {tuple(shape)} voxels; move its corners."
+            f"The box {_spoken(low.tolist(), high.tolist())} must hold at least one voxel and lie inside the volume "
+            f"{_spoken((0, 0, 0), shape)} (ends included); move its corners."
         )
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _spoken(low: Sequence[int], high: Sequence[int]) -> str:
+    """The corners of a box, axis by axis in the order that people name them, with both ends."""
+    return ", ".join(f"{name} {low[axis]} to {high[axis] - 1}" for name, axis in (("i", 2), ("j", 1), ("k", 0)))
 
 
 def _whole_depth(box: Box, geometry: Geometry, array_axis: int) -> Box:

@@ -1,6 +1,5 @@
 """Clicks, boxes and scribbles at their place in the patient, and what they look like to a network."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,19 +111,6 @@ class Prompts:
         shape = np.array(geometry.shape)
         return tuple(np.clip(low, 0, shape - 1).tolist()), tuple(np.clip(high, 1, shape).tolist())
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """The same for prompts that say the same in the same order, in whatever process."""
-        digest = hashlib.blake2b(digest_size=16)
-        for point in self.points:
-            digest.update(b"point" + _bytes(point.position_mm) + bytes([point.positive]))
-        for box in self.boxes:
-            digest.update(b"box" + _bytes(box.corner_mm) + _bytes(box.opposite_mm))
-        for scribble in self.scribbles:
-            digest.update(b"scribble" + _bytes(scribble.corner_kji) + _bytes(scribble.mask.shape))
-            digest.update(np.packbits(scribble.mask).tobytes() + bytes([scribble.positive]))
-        return digest.hexdigest()
-
 
 def rasters(prompts: Prompts, plan: SlicePlan, number: int) -> Float[np.ndarray, "3 h w"]:
     """What a network sees of the prompts on one slice: positive, negative and box, each 0 or 1, at the plan's size.
@@ -227,10 +213,6 @@ def _checked_position(position_mm: Sequence[float] | np.ndarray) -> Position:
     if len(numbers) != 3 or not np.isfinite(numbers).all():
         raise InputError(f"A position is three finite numbers (RAS mm), but ({_listed(numbers)}) came.")
     return numbers
-
-
-def _bytes(numbers: Sequence[float]) -> bytes:
-    return np.array(numbers, "<f8").tobytes()
 
 
 def _listed(numbers: Sequence[float] | np.ndarray) -> str:

@@ -24,7 +24,7 @@ from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.progress import Report
-from InContextSegLib.training.keeping import follow, forget_after, save_checkpoint
+from InContextSegLib.training.keeping import forget_after, load_checkpoint, save_checkpoint, take_step
 from InContextSegLib.training.losses import LOSSES
 from InContextSegLib.training.ranks import Ranks
 from InContextSegLib.training.runfolder import CHECKPOINT, EXAMPLES, LOG
@@ -280,12 +280,8 @@ class AveragedTrainer:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.ranks.add_up([losses, *(parameter.grad for parameter in parameters)])
-        gradient = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
-        if torch.isfinite(gradient):
-            self.optimizer.step()
-            follow(self.average, self.network, self.settings.average_decay, self.step)
-        else:
-            log.warning("Step %d was left out: its gradient is not finite.", self.step)
+        settings = self.settings
+        take_step(self.optimizer, self.network, self.average, settings.gradient_clip, settings.average_decay, self.step)
         self.step += 1
         found = {task.name: round(value, 5) for task, value in zip(self.tasks, losses.tolist(), strict=True)}
         return {
@@ -336,7 +332,7 @@ class AveragedTrainer:
         save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)
+        state = load_checkpoint(self._checkpoint, self.device)
         names = [task.name for task in self.tasks]
         if (state["seed"], state["tasks"]) != (self.settings.seed, names):
             raise InputError(

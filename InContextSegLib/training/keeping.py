@@ -1,13 +1,18 @@
-"""What every training run keeps: a running average of the weights, checkpoints, a log of its steps."""
+"""What every training run does at a step, and keeps: a running average of the weights, checkpoints, a log."""
 
 import json
+import logging
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
 
+from InContextSegLib.errors import InputError
 from InContextSegLib.volumes.files import whole_file
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -24,6 +29,17 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
             mean.copy_(now)
 
 
+def take_step(
+    optimizer: torch.optim.Optimizer, network: nn.Module, average: nn.Module, clip: float, decay: float, step: int
+) -> None:
+    """Change a network and its average by the gradient, clipped to a norm; if that is not finite, change nothing."""
+    if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), clip)):
+        optimizer.step()
+        follow(average, network, decay, step)
+    else:
+        log.warning("Step %d was left out: its gradient is not finite.", step)
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write the state of a run, whole or not at all.
 
@@ -35,6 +51,18 @@ def save_checkpoint(path: Path, state: dict) -> None:
             torch.save(state, aside)
         except RuntimeError as error:  # of its own writer, as where the disk is full
             raise OSError(str(error).splitlines()[0]) from error
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict:
+    """The state that `save_checkpoint` wrote, with its tensors on a device.
+
+    Raises:
+        InputError: if it is damaged or cannot be read.
+    """
+    try:
+        return dict(torch.load(path, weights_only=True, map_location=device))
+    except (RuntimeError, UnpicklingError, EOFError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged or cannot be read; choose another folder for the run.") from error
 
 
 def forget_after(log: Path, step: int) -> None:

@@ -93,6 +93,15 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     return _read(folder / RECORD)
 
 
+def begun_with(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder began with; None where there is none.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    return _read(folder / BEGUN)
+
+
 def survey_of(folder: Path) -> dict[str, Any] | None:
     """What was found when the run began, as `Survey.from_mapping` takes it; None: it was not looked yet.
 

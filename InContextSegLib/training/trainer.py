@@ -19,7 +19,7 @@ from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.training.keeping import follow, forget_after, save_checkpoint
+from InContextSegLib.training.keeping import forget_after, load_checkpoint, save_checkpoint, take_step
 from InContextSegLib.training.recipe import Run
 from InContextSegLib.volumes.files import make_folder
 
@@ -96,12 +96,8 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         record = self.course.learn(self.network, drawn, self.step)
-        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
-        if torch.isfinite(gradient):
-            self.optimizer.step()
-            follow(self.average, self.network, self.recipe.average_decay, self.step)
-        else:
-            log.warning("Step %d was left out: its gradient is not finite.", self.step)
+        recipe = self.recipe
+        take_step(self.optimizer, self.network, self.average, recipe.gradient_clip, recipe.average_decay, self.step)
         self.step += 1
         return {"step": self.step} | record
 
@@ -130,7 +126,7 @@ class Trainer:
         save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True, map_location=self.device)
+        state = load_checkpoint(self._checkpoint, self.device)
         if (state["seed"], state["about"]) != (self.recipe.seed, self.course.about):
             raise InputError(
                 f"{self.folder} holds a run with seed {state['seed']} and {state['about']}, "

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import math
 import os
 import secrets
@@ -23,8 +22,6 @@ from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, itk_geometr
 from InContextSegLib.volumes.pictures import colours_of, read_picture
 from InContextSegLib.volumes.segnrrd import Segment
 from InContextSegLib.volumes.values import volume_of
-
-_log = logging.getLogger(__name__)
 
 _NIFTI = (".nii.gz", ".nii")
 _ITK_VOLUMES = (segnrrd.ENDING, ".nrrd", ".nhdr", ".mha", ".mhd")

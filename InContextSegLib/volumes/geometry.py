@@ -159,14 +159,6 @@ class Volume:
         array.setflags(write=False)
         object.__setattr__(self, "array", array)
 
-    def anatomical(self) -> "Volume":
-        """The same voxels in the reading order of `Geometry.anatomical_order`; a view, nothing is copied."""
-        order = self.geometry.anatomical_order()
-        colours = self.colours
-        if colours is not None:
-            colours = np.stack([reorder(colours[..., channel], *order) for channel in range(3)], axis=-1)
-        return Volume(reorder(self.array, *order), self.geometry.reordered(*order), self.kind, colours)
-
 
 def across_slices(geometry: Geometry) -> str:
     """The axis across the thickest slices, along which people scroll and label; axial where none stands out."""
@@ -187,11 +179,6 @@ def any_along(array: np.ndarray, axis: int) -> np.ndarray:
 def reorder(array: np.ndarray, permutation: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> np.ndarray:
     """A view of a (k, j, i) array with its axes permuted, then the flagged ones reversed."""
     return np.flip(array.transpose(permutation), _flagged(flips))
-
-
-def undo_order(array: np.ndarray, permutation: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> np.ndarray:
-    """The exact inverse of `reorder` with the same order; a view."""
-    return np.flip(array, _flagged(flips)).transpose(np.argsort(permutation))
 
 
 def resample(volume: Volume, geometry: Geometry) -> Volume:

@@ -12,7 +12,6 @@ import numpy as np
 
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.progress import exhausted
 from InContextSegLib.worker.protocol import arrays_of, decode_line, encode_line
 from InContextSegLib.worker.shared_arrays import SharedFolder, new_name
 from InContextSegLib.worker.transport import Transport
@@ -203,10 +202,6 @@ class WorkerClient:
         self._transport, self._shared, self.state = None, None, "stopped"
         for held in (self._pending, self._due, self._own):
             held.clear()
-
-    def publish(self, array: np.ndarray) -> str:
-        """Hand an array over; its name. Raises: see `publishing`."""
-        return exhausted(self.publishing(array))
 
     def publishing(self, array: np.ndarray) -> Generator[None, None, str]:
         """Hand an array over in pieces of some milliseconds; returns its name.

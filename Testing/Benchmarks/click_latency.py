@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from InContextSegLib.cli.phantom import phantom
+from InContextSegLib.progress import exhausted
 from InContextSegLib.volumes.geometry import Geometry, Kind
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import ArrayRef, Correct, ExampleRef, Neighbours, PromptsRef, TaskSpec
@@ -56,14 +57,16 @@ def published(client):
     geometry = Geometry(shape, np.diag([-i_mm / 2, -j_mm / 2, k_mm, 1.0]))
     large, truth = (each.array.repeat(2, axis=1).repeat(2, axis=2) for each in (image, labels))
     large += np.random.default_rng(0).integers(-8, 9, large.shape, large.dtype)
-    target = ArrayRef.of(client.publish(large), geometry)
+    target = ArrayRef.of(exhausted(client.publishing(large)), geometry)
     return target, drawn(client, target, geometry, truth, APPLIED), (truth == LABEL, geometry, truth)
 
 
 def drawn(client, target, geometry, truth, indices):
     own = np.zeros_like(truth)
     own[list(indices)] = truth[list(indices)]
-    return ExampleRef(target, ArrayRef.of(client.publish(own), geometry, Kind.LABELS), "target", slices=tuple(indices))
+    return ExampleRef(
+        target, ArrayRef.of(exhausted(client.publishing(own)), geometry, Kind.LABELS), "target", slices=tuple(indices)
+    )
 
 
 def clicked_slices(truth, count):

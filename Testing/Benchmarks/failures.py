@@ -10,11 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from InContextSegLib.config import from_mapping, read_toml
-from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.evaluation.study import Run, Study, cases, chosen_sets, opened_session, wanted_labels
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.loading import Model, load_model
 from InContextSegLib.progress import Report
+from InContextSegLib.volumes.overlap import dice
 
 STUDY = Path("Resources/Studies/development.toml")
 # All of these are CC BY 4.0; their authors are named where the picture is shown.
@@ -46,7 +46,7 @@ def answers(each, study, run, model):
     """Dice, image, truth and answer of every test case."""
     settings, session = InferenceSettings(supports=SHOWN, draws=1), None
     for case in cases(each, study, run, SHOWN, (SHOWN,)):
-        session = session or opened_session(case, each, model, SHOWN, run)
+        session = session or opened_session(case, each, model, SHOWN, run, Report())
         found = session.segment(case.pair.image, settings, Report()).mask.array[0]
         (label,) = wanted_labels(each)
         truth = case.pair.labels.array[0] == label.value

@@ -17,7 +17,7 @@ import matplotlib.figure
 import numpy as np
 import torch
 
-from InContextSegLib.evaluation.metrics import bootstrap_interval, dice
+from InContextSegLib.evaluation.metrics import bootstrap_interval
 from InContextSegLib.evaluation.user import correcting_click, random_click
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import Cut, Loop, LoopMemory
@@ -26,6 +26,7 @@ from InContextSegLib.slices.plan import Intensities, SlicePlan
 from InContextSegLib.slices.prompts import Point, Prompts
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind, across_slices
+from InContextSegLib.volumes.overlap import dice
 
 ENOUGH, CLICKS = 0.85, 10
 

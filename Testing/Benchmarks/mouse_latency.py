@@ -113,8 +113,8 @@ def patient(scene):
     """A phantom in the scene with an empty segment, and where its largest structure is."""
     import slicer  # noqa: PLC0415
 
+    from InContextSegLib.progress import exhausted  # noqa: PLC0415
     from InContextSegSlicer.scene import bridge  # noqa: PLC0415
-    from Testing.Slicer.patients import finish  # noqa: PLC0415
 
     image, labels = phantom(0, SHAPE, SPACING_MM)
     large, truth = (each.array.repeat(2, axis=1).repeat(2, axis=2) for each in (image, labels))
@@ -128,7 +128,7 @@ def patient(scene):
     bridge.ensureSegment(segmentation, "organ")
     others = {value: bridge.ensureSegment(segmentation, f"known {value}") for value in (2, 3, 4)}
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(volume, segmentation, truth.astype(np.uint8), (0, 0, 0), others, "nothing"))
+    exhausted(writer.write(volume, segmentation, truth.astype(np.uint8), (0, 0, 0), others, "nothing"))
     return volume, segmentation, truth == LABEL
 
 

@@ -61,8 +61,8 @@ def organ(centre, radius):
 def patient(scene, name, number):
     import slicer  # noqa: PLC0415
 
+    from InContextSegLib.progress import exhausted  # noqa: PLC0415
     from InContextSegSlicer.scene import bridge  # noqa: PLC0415 - after the harness
-    from Testing.Slicer.radiologist import finish  # noqa: PLC0415
 
     inside = organ((100, 250 + 8 * number, 240), 110 + 5 * number)
     generator = np.random.default_rng(number)
@@ -74,7 +74,7 @@ def patient(scene, name, number):
     segmentation = bridge.ensureSegmentation(scene, volume, f"{name} labels")
     identifier = bridge.ensureSegment(segmentation, "organ")
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(volume, segmentation, inside.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
+    exhausted(writer.write(volume, segmentation, inside.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
     return volume, segmentation
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from InContextSegLib.cli.phantom import LABEL_NAMES, phantom
 from InContextSegLib.evaluation.metrics import evaluate_labels
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
+from InContextSegLib.progress import exhausted
 from InContextSegLib.volumes.geometry import Geometry, Kind
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import ArrayRef, ExampleRef, Prepare, Preview, Segment, TaskSpec
@@ -50,14 +51,16 @@ def main():
 def published(client):
     """The target, an example of a few of its slices, and others of three other patients."""
     image, labels = patient(0)
-    target = ArrayRef.of(client.publish(image), geometry())
+    target = ArrayRef.of(exhausted(client.publishing(image)), geometry())
     drawn = np.zeros_like(labels)
     drawn[OWN_SLICES] = labels[OWN_SLICES]
-    own = ExampleRef(target, ArrayRef.of(client.publish(drawn), geometry(), Kind.LABELS), "target")
+    own = ExampleRef(target, ArrayRef.of(exhausted(client.publishing(drawn)), geometry(), Kind.LABELS), "target")
     others = []
     for seed in (1, 2, 3):
         image, volume = phantom(seed, (40, 256, 256), (7.5, 1.4, 1.4))
-        refs = [ArrayRef.of(client.publish(each.array), each.geometry, each.kind) for each in (image, volume)]
+        refs = [
+            ArrayRef.of(exhausted(client.publishing(each.array)), each.geometry, each.kind) for each in (image, volume)
+        ]
         others.append(ExampleRef(*refs, f"patient {seed}"))
     return target, own, others
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import Loop, LoopMemory
 from InContextSegLib.inference.propagation import Rule, carried
 from InContextSegLib.models.loading import Model, load_model
 from InContextSegLib.progress import Report
+from InContextSegLib.volumes.overlap import dice
 from Testing.Benchmarks.loop_study import SETS, structures
 
 GOOD, BEYOND = 0.8, 4

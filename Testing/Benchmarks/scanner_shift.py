@@ -18,7 +18,7 @@ import torch
 
 from InContextSegLib.adaptation.style import judge
 from InContextSegLib.config import from_mapping, read_toml
-from InContextSegLib.evaluation.metrics import dice, summarise
+from InContextSegLib.evaluation.metrics import summarise
 from InContextSegLib.evaluation.study import DataSet, Study, cell, chosen_sets, wanted_labels
 from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.support import LabelledVolume, SupportSet
@@ -33,6 +33,7 @@ from InContextSegLib.training.augment import SHIFTS, another_scanner
 from InContextSegLib.volumes.colour import LUMINANCE
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
+from InContextSegLib.volumes.overlap import dice
 
 STUDY = Path("Resources/Studies/development.toml")
 # Patients passed over, in one group of tests, groups of tests, and patients to learn from at most. The first eight

@@ -9,7 +9,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from InContextSegLib.evaluation.metrics import dice
+from InContextSegLib.volumes.overlap import dice
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "example.org"])
@@ -31,7 +31,7 @@ def test_a_test_may_talk_to_a_server_of_its_own():
 
 def test_an_array_of_the_wrong_shape_or_type_does_not_pass_an_annotation():
     with pytest.raises(TypeCheckError):
-        dice(np.zeros((2, 2), dtype=bool), np.zeros((2, 2), dtype=bool))
+        dice(np.zeros((2, 2), dtype=bool), np.zeros((2, 3), dtype=bool))
     with pytest.raises(TypeCheckError):
         dice(np.zeros((2, 2, 2), dtype=bool), np.zeros((2, 2, 2)))
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import slicer
 
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker.protocol import request_of
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.worker import shared as sharedworker
 from Testing.Slicer.harness import app
-from Testing.Slicer.patients import finish
 from Testing.Slicer.quickworker import QuickWorker, namesOf
 
 MODULE = Path(__file__).resolve().parents[2] / "InContextSeg" / "SegmentEditorInContextSeg.py"
@@ -247,9 +247,9 @@ class Corrector:
         node = self.correction.preview.node
         if node is None:
             return np.zeros(bridge.arrayOf(self.volume).shape[:3], bool)
-        return finish(bridge.labelsOnGrid(node, dict.fromkeys(bridge.segmentNames(node), 1), self.volume)) > 0
+        return exhausted(bridge.labelsOnGrid(node, dict.fromkeys(bridge.segmentNames(node), 1), self.volume)) > 0
 
     def drawn(self, segment=None):
         """(k, j, i) bool: a segment on the volume's grid."""
         wanted = segment or self.segmentation.GetSegmentation().GetNthSegmentID(0)
-        return finish(bridge.labelsOnGrid(self.segmentation, {wanted: 1}, self.volume)) > 0
+        return exhausted(bridge.labelsOnGrid(self.segmentation, {wanted: 1}, self.volume)) > 0

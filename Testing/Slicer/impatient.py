@@ -3,11 +3,12 @@
 import numpy as np
 import slicer
 
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.worker import shared as sharedworker
 from Testing.Slicer.harness import app
 from Testing.Slicer.quickworker import QuickWorker
-from Testing.Slicer.radiologist import Radiologist, finish
+from Testing.Slicer.radiologist import Radiologist
 
 SHAPE = (8, 14, 12)
 SPACING = np.diag([1.0, 1.0, 3.0, 1.0])
@@ -103,7 +104,7 @@ def labelsOf(volume, *names):
         identifier = segmentation.GetSegmentation().AddEmptySegment("", name)
         block = np.ones((2, 3, 3), np.uint8)
         corner = (2 + number % 4, 3 + number % 7, 3)
-        finish(writer.write(volume, segmentation, block, corner, {1: identifier}, "nothing"))
+        exhausted(writer.write(volume, segmentation, block, corner, {1: identifier}, "nothing"))
     return segmentation
 
 

@@ -215,12 +215,3 @@ def masks(segmentation):
         segment: {tuple(voxel) for voxel in voxels(segmentation, segment)[0].tolist()}
         for segment in segmentation.GetSegmentation().GetSegmentIDs()
     }
-
-
-def finish(task):
-    """Run a queued task to its end; what it returns."""
-    while True:
-        try:
-            next(task)
-        except StopIteration as end:
-            return end.value

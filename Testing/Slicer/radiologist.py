@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 
@@ -126,20 +127,7 @@ def loadLabels(name: str, path: Path, volume, *names: str):
 def mask(segmentation, volume, *names: str) -> np.ndarray:
     """(k, j, i) bool: where the segments of these names are, or any segment where none is named."""
     wanted = {key: 1 for key, name in bridge.segmentNames(segmentation).items() if not names or name in names}
-    return finish(bridge.labelsOnGrid(segmentation, wanted, volume)) > 0
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    return 2 * (one & other).sum() / (one.sum() + other.sum())
-
-
-def finish(task):
-    """Run a queued task to its end; what it returns."""
-    while True:
-        try:
-            next(task)
-        except StopIteration as end:
-            return end.value
+    return exhausted(bridge.labelsOnGrid(segmentation, wanted, volume)) > 0
 
 
 def scene():

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import slicer
 
+from InContextSegLib.progress import exhausted
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
-from Testing.Slicer.radiologist import Radiologist, dice, finish, load, loadLabels, mask
+from Testing.Slicer.radiologist import Radiologist, load, loadLabels, mask
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -155,4 +157,4 @@ def draw(segmentation, volume, truth, index):
     (identifier,) = bridge.segmentNames(segmentation)
     writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
     block = truth[index : index + 1].astype(np.uint8)
-    finish(writer.write(volume, segmentation, block, (index, 0, 0), {1: identifier}, "all"))
+    exhausted(writer.write(volume, segmentation, block, (index, 0, 0), {1: identifier}, "all"))

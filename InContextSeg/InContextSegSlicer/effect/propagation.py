@@ -9,6 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import BEGUN, Propagate
 from InContextSegSlicer.effect.context import Context
@@ -114,10 +115,11 @@ class Propagation:
                     )
                 )
             target = yield from self.handover.volume(volume)
-            nearest = min(taught, key=lambda index: abs(index - wish.place.index))
-            count = grid.countAlong(volume, wish.place.axis)
-            limits = wish.reach and (max(nearest - wish.reach, 0), min(nearest + wish.reach, count - 1))
-            start = (nearest,) if limits else None
+            start = limits = None
+            if wish.reach:
+                nearest = yield from self._nearest(volume, segmentation, wish.place, taught)
+                last = grid.countAlong(volume, wish.place.axis) - 1
+                start, limits = (nearest,), (max(nearest - wish.reach, 0), min(nearest + wish.reach, last))
             request = Propagate(target, wish.place.axis, task, 1, start, limits, wish.threshold)
 
             def wanted() -> bool:
@@ -177,8 +179,7 @@ class Propagation:
         """Take out at once what was carried on to the slice of a place, because something better is to be written."""
         if self.waits(wish.place):
             marked = self.marked(wish.place)
-            for _piece in self._cleared(*self._nodes(wish.place), wish, marked, {wish.place.index}):
-                pass
+            exhausted(self._cleared(*self._nodes(wish.place), wish, marked, {wish.place.index}))
 
     def _cleared(self, volume, segmentation, wish: Wish, marked: SliceMarks, those: set[int]) -> Generator:
         writer, region = bridge.SegmentWriter(self.scene, wish.editor), _only(volume, marked.axis, those)
@@ -206,6 +207,13 @@ class Propagation:
         rows = self.context.rows(volume, segmentation, place)
         own = (row.slices for row in rows if (row.volume, row.segmentation) == (volume, segmentation) and row.axis)
         return next(own, ())
+
+    def _nearest(self, volume, segmentation, place: Place, taught: tuple[int, ...]) -> Generator:
+        """The slice that teaches and shows the segment, or else only teaches, nearest to the displayed one."""
+        along = grid.arrayAxis(volume, place.axis)
+        drawn = yield from bridge.labelsOnSlices(segmentation, {place.segment: 1}, volume, along, taught)
+        showing = [index for number, index in enumerate(taught) if drawn.take(number, along).any()]
+        return min(showing or taught, key=lambda index: abs(index - place.index))
 
     def _answered(self, wish: Wish, limits: tuple[int, int] | None, answer: Mapping, wanted: bool) -> None:
         blocks = [(self.client.fetch(each["array"]), tuple(each["corner_kji"])) for each in self._blocks(answer)]

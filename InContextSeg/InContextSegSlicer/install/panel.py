@@ -67,10 +67,6 @@ class InstallPanel:
         self.installer.cancel()
         self.installer.poll()
 
-    def showDevice(self, answer: Mapping) -> None:
-        """Show what the worker answered to "device"."""
-        self.ui.deviceLabel.text = describeDevice(answer, self.card)
-
     def showTrouble(self, message: str) -> None:
         """Show why the worker could not answer to "device", though everything is installed."""
         self.ui.deviceLabel.text = _("PyTorch does not start: {message}").format(message=message)

@@ -20,7 +20,7 @@ from InContextSegSlicer.panel.outcome import Outcome, Progress, summary, waiting
 from InContextSegSlicer.panel.preview import SlicePreview, removeShown
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.scene.handover import Handover
-from InContextSegSlicer.worker.task_queue import TaskQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue, said
 
 IDLE, BUSY, FAILED = "idle", "busy", "failed"
 CANCELLED = "Cancelled"
@@ -164,7 +164,7 @@ class Controller:
             self.message = _("Preview: {message}").format(message=waitingText(self.client.occupied))
             self.changed()
         self._previewQueue.drop()
-        self._previewQueue.add(asking(), lambda _done: None, lambda error: self._previewFailed(None, _said(error)))
+        self._previewQueue.add(asking(), lambda _done: None, lambda error: self._previewFailed(None, said(error)))
 
     def hidePreview(self) -> None:
         """Take the preview away, and one that is on its way as well."""
@@ -189,10 +189,7 @@ class Controller:
 
     def reset(self) -> None:
         """Forget everything about a scene that is being closed; the worker lives on."""
-        self.queue.drop()
-        if self._request is not None:
-            self.client.cancel(self._request)
-        self.hidePreview()
+        self._giveUp()
         if not self._alongside:  # a batch goes on with what it was given
             self.handover.forgetAll()
         self.writer.forget()
@@ -201,13 +198,16 @@ class Controller:
 
     def close(self) -> None:
         """End the worker, unless somebody else needs it, and leave nothing behind."""
+        self._giveUp()
+        # Whoever else uses the worker still hears its answers, and the widgets are gone.
+        self._closed, self._request, self.changed = True, None, lambda: None
+        self.release()
+
+    def _giveUp(self) -> None:
         self.queue.drop()
         if self._request is not None:
             self.client.cancel(self._request)
         self.hidePreview()
-        # Whoever else uses the worker still hears its answers, and the widgets are gone.
-        self._closed, self._request, self.changed = True, None, lambda: None
-        self.release()
 
     def _begin(self, work: Generator, message: str) -> None:
         if self.state == BUSY:
@@ -215,7 +215,7 @@ class Controller:
         self.state, self.message = BUSY, ""
         self.progress = Progress(message, since=self._clock())
         self._request = None
-        self.queue.add(work, lambda _done: None, lambda error: self._end(FAILED, _said(error)))
+        self.queue.add(work, lambda _done: None, lambda error: self._end(FAILED, said(error)))
         self.changed()
 
     def _ask(self, do: str, payload, onDone: Callable) -> None:
@@ -230,7 +230,7 @@ class Controller:
             try:
                 onDone(answer)
             except (InputError, OSError) as error:
-                self._end(FAILED, _said(error))
+                self._end(FAILED, said(error))
 
         number = self.client.ask(
             do,
@@ -266,15 +266,7 @@ class Controller:
         last()
 
     def _prepared(self, order: Order, answer: Mapping) -> None:
-        self.outcome = Outcome(
-            of=order.key,
-            target=order.target.GetID(),
-            expected=answer["expected"],
-            suspects=tuple(answer["label_check"]),
-            axis=answer["axis"],
-            adaptation=answer["adaptation"],
-            seconds=answer["seconds"],
-        )
+        self.outcome = _outcome(order, answer)
         self._end(IDLE, _("The examples were compared in {seconds:.0f} s.").format(seconds=answer["seconds"]))
 
     def _segmented(self, order: Order, values: Mapping[str, int], answer: Mapping) -> None:
@@ -283,17 +275,7 @@ class Controller:
         block, spread = self._taken(answer["block"]), self._taken(answer["uncertainty"])
 
         def written(output):
-            self.outcome = Outcome(
-                of=order.key,
-                target=order.target.GetID(),
-                expected=answer["expected"],
-                suspects=tuple(answer["label_check"]),
-                axis=answer["axis"],
-                nextSlice=answer["next_slice"],
-                unlike=tuple(answer["unlike"]),
-                labels=answer["labels"],
-                seconds=answer["seconds"],
-            )
+            self.outcome = _outcome(order, answer)
             if order.output is None:
                 self.made(output)
             self._end(IDLE, summary(answer))
@@ -305,7 +287,7 @@ class Controller:
 
         self.hidePreview()
         work = self._write(order, values, answer, block)
-        self.queue.add(work, written, lambda error: self._end(FAILED, _said(error)))
+        self.queue.add(work, written, lambda error: self._end(FAILED, said(error)))
         self.changed()
 
     def _taken(self, block: Mapping | None) -> Block | None:
@@ -375,15 +357,17 @@ class Controller:
         self.changed()
 
 
+def _outcome(order: Order, answer: Mapping) -> Outcome:
+    return Outcome(
+        of=order.key,
+        target=order.target.GetID(),
+        expected=answer["expected"],
+        suspects=tuple(answer["label_check"]),
+        axis=answer["axis"],
+        nextSlice=answer.get("next_slice"),  # where the examples were only compared there is none
+    )
+
+
 def _while(wanted: Callable[[], bool], callback: Callable) -> Callable:
     """The callback, as long as somebody waits for it."""
     return lambda *what: callback(*what) if wanted() else None
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, (InputError, OSError)):
-        return str(error)
-    log.error("Unexpected", exc_info=error)
-    return _("Something unexpected went wrong ({kind}: {error}); the log has the details, please report it.").format(
-        kind=type(error).__name__, error=error
-    )

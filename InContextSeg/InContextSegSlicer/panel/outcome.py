@@ -29,8 +29,6 @@ class Outcome:
         expected: by segment name, see `Expected.record` of the library.
         suspects: examples that disagree with the others, `example` is the key of its row.
         axis, nextSlice: where labelling helps most.
-        unlike: slices that resemble no example.
-        labels: by segment name {"value", "voxels", "millilitres"}.
     """
 
     of: tuple = ()
@@ -39,10 +37,6 @@ class Outcome:
     suspects: tuple[Mapping, ...] = ()
     axis: str = ""
     nextSlice: int | None = None
-    unlike: tuple[int, ...] = ()
-    labels: Mapping[str, Mapping] = field(default_factory=dict)
-    adaptation: Mapping = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 def summary(answer: Mapping) -> str:

@@ -387,13 +387,6 @@ def _firstComponent(volumeNode: Any) -> np.ndarray:
     return array if array.ndim == 3 else array[..., 0]
 
 
-def _among(labels: np.ndarray, values: list[int]) -> np.ndarray:
-    mask = labels == values[0]
-    for value in values[1:]:
-        mask |= labels == value
-    return mask
-
-
 def _and(mask: np.ndarray, other: np.ndarray | None) -> np.ndarray:
     return mask if other is None else mask & other
 

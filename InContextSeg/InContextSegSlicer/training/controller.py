@@ -12,7 +12,6 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from InContextSegLib.config import to_mapping
-from InContextSegLib.errors import InputError
 from InContextSegLib.training import runfolder
 from InContextSegLib.training.runfolder import LogTail
 from InContextSegLib.training.site.datasets import Site
@@ -21,7 +20,7 @@ from InContextSegLib.worker.protocol import BEGUN, SaveExamples
 from InContextSegLib.worker.site_requests import LookAtSite, TrainingStatus, TrainOnSite
 from InContextSegSlicer.scene.handover import Handover
 from InContextSegSlicer.training.plots import TrainingPlots
-from InContextSegSlicer.worker.task_queue import TaskQueue
+from InContextSegSlicer.worker.task_queue import TaskQueue, said
 
 IDLE, LOOKING, WRITING, WAITING, TRAINING, STOPPING = "idle", "looking", "writing", "waiting", "training", "stopping"
 PAUSED, FAILED, DONE = "paused", "failed", "done"
@@ -346,13 +345,3 @@ class TrainingController:
 def keyOf(site: Site) -> str:
     """The same for equal data sets and an equal split."""
     return json.dumps(to_mapping(runfolder.resolved(site)) | {"name": ""}, sort_keys=True)
-
-
-def said(error: Exception) -> str:
-    """A failure in a sentence."""
-    if isinstance(error, (InputError, OSError)):
-        return str(error)
-    log.error("Unexpected", exc_info=error)
-    return _("Something unexpected went wrong ({kind}: {error}); the log has the details, please report it.").format(
-        kind=type(error).__name__, error=error
-    )

@@ -23,7 +23,6 @@ TRAINING = {
     "validateEvery": "validate_every", "patience": "patience", "saveMemory": "checkpointing",
 }  # fmt: skip
 LOSSES = ("dice", "dice-cross-entropy", "focal-dice", "structure", "sricl")
-BALANCES = ("equal", "lagging")
 CHECKPOINT_EVERY = 25  # steps that are lost at most where Slicer is closed
 
 

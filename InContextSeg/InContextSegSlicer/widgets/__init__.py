@@ -1,1 +1,1 @@
-"""Small things that several panels show."""
+"""What several panels share: small things to show, and their life as a module's widget."""

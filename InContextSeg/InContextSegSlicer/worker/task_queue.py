@@ -1,9 +1,16 @@
 """Long work of the window's own thread, cut into pieces so short that nobody feels them."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+
+from slicer.i18n import tr as _
+
+from InContextSegLib.errors import InputError
+
+log = logging.getLogger(__name__)
 
 # One tick works this long at most, besides the piece it is in: below what an eye or a mouse notices.
 BUDGET_S = 0.01
@@ -66,3 +73,13 @@ class TaskQueue:
         if task in self._waiting:
             self._waiting.remove(task)
             callback(what)
+
+
+def said(error: Exception) -> str:
+    """Why a task failed, in a sentence."""
+    if isinstance(error, (InputError, OSError)):
+        return str(error)
+    log.error("Unexpected", exc_info=error)
+    return _("Something unexpected went wrong ({kind}: {error}); the log has the details, please report it.").format(
+        kind=type(error).__name__, error=error
+    )

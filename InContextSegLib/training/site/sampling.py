@@ -1,11 +1,6 @@
-"""Draws references and queries of a task out of the slices of a site, and draws ahead while a step computes."""
+"""Draws references and queries of a task out of the slices of a site."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,8 +11,6 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.training.augment import moved, scanner_shift, uniform
 from InContextSegLib.training.site.splits import TRAIN, Side
 from InContextSegLib.training.site.store import SliceStore
-
-Key, Value = TypeVar("Key"), TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,17 +38,12 @@ AS_THEY_ARE = Sampling(empty_share=0.0, place=0.0, scanner=0.0)
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Slices of one task, their masks, whose they are, their names, and (n, 2) case and number in the store."""
+    """Slices of one task, their masks, whose they are, and (n, 2) case and number in the store."""
 
     images: Float[Tensor, "n 1 h w"]
     masks: Float[Tensor, "n 1 h w"]
     patients: tuple[str, ...]
-    names: tuple[str, ...]
     places: np.ndarray
-
-    def to(self, device: torch.device) -> "Drawn":
-        images, masks = (part.to(device, non_blocking=True) for part in (self.images, self.masks))
-        return replace(self, images=images, masks=masks)
 
 
 class TaskSampler:
@@ -145,30 +133,7 @@ class TaskSampler:
         if self.sampling.scanner:
             strength = self.sampling.scanner * uniform(0.0, 1.0, (len(images),), generator)
             images = scanner_shift(images[:, 0], strength, generator)[:, None]
-        names = tuple(self.store.name_of(*place.tolist()) for _, place in slices)
-        return Drawn(images, masks, tuple(patient for patient, _ in slices), names, places)
-
-
-@contextmanager
-def drawn_ahead(draw: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2) -> Iterator[Iterator[Value]]:
-    """Yield an iterator over `draw(key)` in order, which one thread computes up to `depth` keys ahead.
-
-    The thread ends with the block, however that ends. What `draw` raises comes out where its value would have.
-    """
-    pool, remaining, waiting = ThreadPoolExecutor(1, thread_name_prefix="incontextseg-draw"), iter(keys), deque()
-
-    def values() -> Iterator[Value]:
-        for key in remaining:
-            waiting.append(pool.submit(draw, key))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield values()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        return Drawn(images, masks, tuple(patient for patient, _ in slices), places)
 
 
 def _order(count: int, generator: Generator) -> list[int]:

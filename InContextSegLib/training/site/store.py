@@ -168,21 +168,6 @@ class SliceStore:
             masks[place] = labels > 0 if value is None else labels == value
         return images, masks
 
-    def name_of(self, case: int, number: int) -> str:
-        """What to call a slice, for people."""
-        each = self.cases[case]
-        return f"{Path(each.case.image).name} {number}" if each.file.count > 1 else Path(each.case.image).name
-
-    @property
-    def mapped_files(self) -> int:
-        """How many files are held open."""
-        return len(self._mapped)
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the files."""
-        return sum(each.file.path.stat().st_size for each in self.cases)
-
     def close(self) -> None:
         """Let go of all files; they are opened again where needed."""
         with self._lock:

@@ -65,7 +65,10 @@ class SurveyedTask:
 
 @dataclass(frozen=True)
 class SurveyedSet:
-    """A data set as it was found; the spacing is the range from slice to slice, and within the slices, of its cases."""
+    """A data set as it was found; the spacing is the range from slice to slice, and within the slices, of its cases.
+
+    None where none of them has a spacing.
+    """
 
     name: str
     axis: str

@@ -310,7 +310,13 @@ def _summary(each: _Found, cases: Sequence[SurveyedCase]) -> SurveyedSet:
     own = [case for case in cases if case.data_set == each.data_set.name]
     across = [case.plan.array_axis for case in each.cases]
     between = [case.spacing_mm[axis] for case, axis in zip(own, across, strict=True) if case.shape[0] > 1]
-    within = [mm for case, axis in zip(own, across, strict=True) for mm in np.delete(case.spacing_mm, axis).tolist()]
+    # A picture without a spacing is read as one of 1 mm, which says nothing of the patient.
+    known = [
+        (case, axis)
+        for case, axis in zip(own, across, strict=True)
+        if case.shape[0] > 1 or set(case.spacing_mm) != {1.0}
+    ]
+    within = [mm for case, axis in known for mm in np.delete(case.spacing_mm, axis).tolist()]
     return SurveyedSet(
         name=each.data_set.name,
         axis=each.axis,

@@ -30,6 +30,7 @@ from InContextSegLib.training.runfolder import (
     RECORD,
     SURVEY,
     WEIGHTS,
+    begun_with,
     has_learnt,
     open_run,
     survey_of,
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 BEGINNING = {"began_from": "model", "size": "size", "weak": "kind of references", "network": "network"}
 MIXED = "mixed"
 CHANGE = 1.0
+MOST_AT_ONCE = 1000  # pictures that a batch holds of a kind; more fit into no memory
 NEW = "sricl"  # what to train where no model is trained further
 JUDGED_STREAM = 7_919  # of the random choices of the last judgement, apart from those of training
 
@@ -84,8 +86,8 @@ class SiteTraining:
 
     def __post_init__(self) -> None:
         for name in ("references", "queries", "validated", "draws"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: asked for at least 1, got {getattr(self, name)}.")
+            if not 1 <= getattr(self, name) <= MOST_AT_ONCE:
+                raise InputError(f"{name}: asked for 1 to {MOST_AT_ONCE}, got {getattr(self, name)}.")
         if not 0 < self.change <= 1:
             raise InputError(f"change: asked for a number above 0, up to 1, got {self.change}.")
         if self.size < SMALLEST:
@@ -289,8 +291,8 @@ def judged(
 def _begin(run: Path, settings: SiteTraining, start: Start, ranks: Ranks) -> None:
     """Note in the folder what a run begins with, and refuse to go on with one that began with something else."""
     path, told = run / BEGUN, {**_told(start), "size": settings.size, "weak": settings.weak}
-    if path.exists() and has_learnt(run):
-        begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = begun_with(run) if has_learnt(run) else None
+    if begun is not None:
         other = [BEGINNING[name] for name in told if begun.get(name) != json.loads(json_text(told[name]))]
         if other:
             raise InputError(

@@ -23,10 +23,6 @@ class Episodes:
     support_masks: Float[Tensor, "b s 1 h w"]
     rounds: int
 
-    def to(self, device: torch.device) -> "Episodes":
-        *tensors, rounds = vars(self).values()
-        return Episodes(*(part.to(device, non_blocking=True) for part in tensors), rounds)
-
 
 def draw_episodes(recipe: Recipe, step: int, device: torch.device) -> Episodes:
     """The episodes of one step: a function of the recipe's seed and the step alone, so that a run resumes exactly."""
@@ -55,7 +51,7 @@ def episode_stream(recipe: Recipe, first_step: int, device: torch.device) -> Ite
     loader = DataLoader(
         _Steps(recipe), batch_size=None, sampler=range(first_step, recipe.steps), num_workers=recipe.loader_processes
     )
-    return (episodes.to(device) for episodes in loader)
+    return iter(loader)
 
 
 class _Steps(Dataset):

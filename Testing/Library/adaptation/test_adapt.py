@@ -1,7 +1,6 @@
 """Adapting: a network learns from the examples, is judged on what it has not learnt from, and keeps to its time."""
 
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +20,7 @@ from InContextSegLib.inference.settings import STEPS_PER_SECOND, AdaptSettings, 
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.progress import Report
 from Testing.Library.fake_segmenter import LABEL, Learner, Spoilt, Threshold, square, squares
+from Testing.Library.work_clock import WorkClock
 
 CPU = torch.device("cpu")
 
@@ -177,21 +177,25 @@ def test_differences_lead_from_one_network_to_the_other_up_to_half_precision():
 
 
 class Slow(Learner):
-    """Takes a tenth of a second for every answer."""
+    """Takes a tenth of a second of a clock for every answer."""
+
+    clock = None
 
     def segment(self, embedding, context):
-        time.sleep(0.1)
+        self.clock.now += 0.1
         return super().segment(embedding, context)
 
 
-def test_the_time_is_kept_by_a_slow_computer_that_takes_fewer_steps():
-    since = time.monotonic()
+def test_the_time_is_kept_by_a_slow_computer_that_takes_fewer_steps(monkeypatch):
+    clock = WorkClock(monkeypatch)
+    monkeypatch.setattr(Slow, "clock", clock)
     told = adapt(Slow(), CPU, Calibration(squares(6), 2), AdaptSettings(4), Report())
-    assert time.monotonic() - since < 4 * 1.2
+    assert 4 * 0.8 < clock.now < 4 * 1.2
     assert 4 <= told.steps < 4 * STEPS_PER_SECOND
 
 
-def test_a_quick_computer_takes_no_more_steps_than_were_planned():
+def test_a_quick_computer_takes_no_more_steps_than_were_planned(monkeypatch):
+    WorkClock(monkeypatch)
     assert adapt(Learner(), CPU, Calibration(squares(6), 2), AdaptSettings(2), Report()).steps == 2 * STEPS_PER_SECOND
 
 

@@ -16,7 +16,6 @@ from InContextSegLib.cli import batch as batchcommand
 from InContextSegLib.cli.arguments import parser
 from InContextSegLib.cli.main import main
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
-from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs import segment as jobs
@@ -26,6 +25,7 @@ from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
 from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
 from InContextSegLib.volumes.geometry import Kind, Volume
+from InContextSegLib.volumes.overlap import dice
 from InContextSegLib.volumes.segnrrd import Segment
 from InContextSegLib.worker import answers
 from InContextSegLib.worker import cache as cache_module

@@ -144,7 +144,7 @@ def test_a_segmentation_says_what_it_found_and_json_can_be_parsed(folder, networ
         (["--seed", "-4"], "seed: asked for a whole number"),
         (["--slices", "3", "9"], "but the target has axial slices 0 to 5"),
         (["--box", "0", "99", "0", "5", "0", "5"], "lie inside the volume"),
-        (["--box", "5", "2", "0", "5", "0", "5"], "must hold at least one voxel"),
+        (["--box", "5", "2", "0", "5", "0", "5"], "The box i 5 to 2, j 0 to 5, k 0 to 5 must hold at least one voxel"),
         (["--box", "0", "5", "0", "5", "0", "5", "--slices", "1", "2"], "choose one of them"),
         (["--support-slices", "every:0"], "a step from 1 up"),
         (["--support-slices", "99"], "There is no axial slice 99"),

@@ -7,6 +7,7 @@ from InContextSegLib.cli import phantom as phantom_file
 from InContextSegLib.cli.phantom import AORTA, KIDNEYS, LABEL_NAMES, LIVER, SPLEEN, VERTEBRA, phantom
 from InContextSegLib.errors import InputError
 from InContextSegLib.volumes.geometry import Kind, resample
+from InContextSegLib.volumes.overlap import dice
 
 SMALL = {"shape": (20, 72, 72), "spacing_mm": (9.6, 4.9, 4.9)}
 RIGHT, ANTERIOR, SUPERIOR = range(3)
@@ -19,10 +20,6 @@ def patient():
 
 def middle_mm(labels, value):
     return labels.geometry.to_world(np.argwhere(labels.array == value)).mean(axis=0)
-
-
-def dice(first, second):
-    return 2 * (first & second).sum() / (first.sum() + second.sum())
 
 
 def test_a_seed_gives_the_same_patient_again(patient):

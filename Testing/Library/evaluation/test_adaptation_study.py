@@ -84,6 +84,11 @@ def test_own_slices_are_left_out_and_alone_they_are_refused(tmp_path):
         run_in(tmp_path, DataSet("v", {"cube": 1}, scheme="own-slices"))
 
 
+def test_several_draws_are_refused(tmp_path):
+    with pytest.raises(InputError, match="draws: adapting is measured with 1 draw of examples, but 2 were asked for"):
+        run_in(tmp_path, DataSet("a", {"cube": 1}, groups=GROUPS), draws=2)
+
+
 def test_a_cancelled_study_writes_nothing(tmp_path):
     pictures(tmp_path, "a")
     report = Report(lambda done, total, message: report.cancel())

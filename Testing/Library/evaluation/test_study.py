@@ -263,6 +263,15 @@ def test_a_cancelled_study_writes_nothing(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_study_that_is_cancelled_stops_within_a_case_too(tmp_path, network, monkeypatch):
+    pictures(tmp_path, "a")
+    report, segment = Report(), network.segment
+    monkeypatch.setattr(network, "segment", lambda *what: report.cancel() or segment(*what))
+    with pytest.raises(Cancelled, match="Cancelled"):
+        run_study(study_of(DataSet("a", {"cube": 1}, groups=GROUPS)), Run(tmp_path, tmp_path / "out", Model()), report)
+    assert network.calls == 1
+
+
 def test_the_development_study_can_be_read():
     path = ROOT / "Resources" / "Studies" / "development.toml"
     study = from_mapping(Study, read_toml(path), path.name)

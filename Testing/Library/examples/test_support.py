@@ -380,11 +380,9 @@ def test_the_fingerprint_ignores_names_and_memory_layout():
     assert original.fingerprint == "604b084deab99c056e189b65d34476e85524501b6576801bda3d81c74e2e507e"
 
 
-def test_sets_are_cut_down_and_extended_without_changing_the_original():
+def test_sets_are_cut_down_without_changing_the_original():
     support = drawn([picture(source=name) for name in "abcd"])
-    assert sources(support.subset([2, 0])) == ["c", "a"]
     assert sources(support.without([1, 2])) == ["a", "d"]
-    assert sources(support.extended([picture(source="e")])) == ["a", "b", "c", "d", "e"]
     assert sources(support) == ["a", "b", "c", "d"]
     np.testing.assert_array_equal(support.images([3, 1]), support.images()[[3, 1]])
     with pytest.raises(InputError, match="at least one example"):

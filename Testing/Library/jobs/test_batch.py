@@ -262,20 +262,20 @@ def test_an_image_that_cannot_be_read_is_told(cases):
 
 
 KILLED = """
-import sys, time
+import sys
 from pathlib import Path
-sys.path[:0] = sys.argv[4:]
+sys.path[:0] = sys.argv[3:]
 from Testing.Library.jobs import test_batch
 from InContextSegLib.jobs.batch import run_batch
 from InContextSegLib.jobs.cases import cases_of, listed_in
 from InContextSegLib.progress import Report
 
-def slow(path, report):
-    time.sleep(float(sys.argv[3]))
+def allowed(path, report):
+    sys.stdin.readline()
     return test_batch.bright(path, report)
 
 cases = cases_of(listed_in(Path(sys.argv[1])), Path(sys.argv[2]), ".seg.nrrd")
-for status in run_batch(cases, test_batch.way(segment=slow), Report()):
+for status in run_batch(cases, test_batch.way(segment=allowed), Report()):
     print(status.status, flush=True)
 """
 
@@ -286,10 +286,12 @@ def test_a_batch_that_is_killed_at_any_moment_goes_on_where_it_stopped(cases, ge
     for number in range(20):
         write_volume(images / f"more{number}.nrrd", read_volume(cases[number % 3].image))
     cases = cases_of(listed_in(images), out, ".seg.nrrd")
-    words = [sys.executable, "-c", KILLED, images, out, "0.005", REPOSITORY]
+    words = [sys.executable, "-c", KILLED, images, out, REPOSITORY]
     for _ in range(4):
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process.stdin.write("go on\n" * 5)  # so that some are left, however long the kill takes to come
+        process.stdin.flush()
+        assert "done\n" in iter(process.stdout.readline, "")
         time.sleep(generator.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()

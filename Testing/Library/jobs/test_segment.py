@@ -257,6 +257,16 @@ def test_an_output_that_exists_is_refused_and_left_as_it_was(folder, name, netwo
     assert (folder / "out" / name).read_bytes() != b"precious"
 
 
+def test_a_file_that_only_the_run_before_wrote_does_not_stay_beside_another_result(folder):
+    run(job_in(folder, settings={"draws": 2}, probabilities=True), Report())
+    changed = folder / "out" / "mask_probability_1.nii.gz"
+    changed.write_bytes(b"changed by hand")
+    (folder / "out" / "mask_notes.txt").touch()
+    run(job_in(folder, overwrite=True), Report())
+    kept = ["mask.json", "mask.nii.gz", "mask_notes.txt", "mask_picture.png", "mask_probability_1.nii.gz"]
+    assert written(folder) == kept and changed.read_bytes() == b"changed by hand"
+
+
 @pytest.mark.parametrize(
     "output", ["target.nii.gz", "case.nii.gz", "case_labels.nii.gz", "labels/a.nii.gz", "out/../target.nii.gz"]
 )

@@ -13,6 +13,7 @@ from InContextSegLib.slices.plan import Intensities
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind, Volume
 from Testing.Library.fake_segmenter import SIZE, Learner, grid, saved, use
+from Testing.Library.work_clock import WorkClock
 
 WINDOW = (0.0, 100.0)  # 62 becomes 0.62, what a `Learner` just misses
 
@@ -52,6 +53,7 @@ def folder(tmp_path, monkeypatch):
         labels.rename(tmp_path / "labels" / image.name)
     saved(tmp_path, "target", *faint(9))
     Counting.trained = 0
+    WorkClock(monkeypatch)  # as many steps as are planned, however busy the computer is
     use(monkeypatch, Counting())
     return tmp_path
 

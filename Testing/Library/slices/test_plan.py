@@ -288,7 +288,6 @@ def test_positions_run_from_inferior_to_superior_however_the_volume_is_stored():
         assert [plan.number(index) for index in expected] == [0, 1, 2]
     np.testing.assert_allclose(SlicePlan.of(upside_down).positions, np.arange(0.05, 1, 0.1))
     np.testing.assert_allclose(plan.positions, [0.45, 0.55, 0.65])
-    np.testing.assert_allclose(plan.positions_mm, [9, 11, 13])
     np.testing.assert_allclose(SlicePlan.of(reading_grid((1, 8, 6))).positions, [0.5])
 
 

@@ -187,23 +187,3 @@ def test_adding_leaves_the_earlier_prompts_for_undo():
     assert before.empty and before == Prompts()
     assert (len(after.points), len(after.boxes), len(after.scribbles)) == (1, 1, 0)
     assert not after.empty
-
-
-def test_equal_prompts_have_equal_fingerprints_and_others_have_not():
-    def said():
-        return Prompts().adding(
-            Point((1.0, 2.0, 3.0)),
-            BoxPrompt((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-            Scribble(np.eye(3, dtype=bool)[None], (0, 1, 2)),
-        )
-
-    others = [
-        said().adding(Point((1.0, 2.0, 3.5))),
-        Prompts(said().points, said().boxes),
-        Prompts((Point((1.0, 2.0, 3.0), positive=False),), said().boxes, said().scribbles),
-        Prompts(said().points, said().boxes, (Scribble(np.eye(3, dtype=bool)[None], (0, 1, 3)),)),
-        Prompts(said().points, said().boxes, (Scribble(np.eye(3, dtype=bool)[None], (0, 1, 2), positive=False),)),
-        Prompts(said().points, said().boxes, (Scribble(np.eye(3, dtype=bool)[None, ::-1], (0, 1, 2)),)),
-    ]
-    assert said().fingerprint == said().fingerprint
-    assert len({said().fingerprint, *(each.fingerprint for each in others)}) == 7

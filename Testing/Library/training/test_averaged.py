@@ -261,9 +261,10 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     curves = [lines_of(tmp_path / name) for name in ("one", "two")]
     assert len(curves[0]) == len(curves[1]) == 6
     for one, two in zip(*curves, strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        # A single task sees the rounding of every step before; the mean of the tasks less of it.
-        assert two["losses"] == pytest.approx(one["losses"], rel=5e-4)
+        # The sum of gradients is rounded in another order, and Adam makes a whole step of the smallest of them.
+        close = 1e-5 if one["step"] <= 2 else 5e-3
+        assert two["loss"] == pytest.approx(one["loss"], rel=close)
+        assert two["losses"] == pytest.approx(one["losses"], rel=close)
         # A pixel at the threshold falls on either side, and these pictures are small.
         assert two.get("validation", {}) == pytest.approx(one.get("validation", {}), abs=1e-2)
 

@@ -23,6 +23,13 @@ def settings(**training):
     return to_mapping(replace(usual, training=replace(usual.training, **training)))
 
 
+def test_a_damaged_note_of_what_a_run_began_with_is_said_to_be(tmp_path):
+    assert runfolder.begun_with(tmp_path) is None
+    (tmp_path / "begun.json").write_text('{"size": ')
+    with pytest.raises(InputError, match=r"begun\.json is damaged or cannot be read .*choose another folder"):
+        runfolder.begun_with(tmp_path)
+
+
 def test_a_run_is_begun_once_and_goes_on_with_the_same_data_and_settings(site, tmp_path):
     run = tmp_path / "run"
     assert not is_run(run) and kept_settings(run) is None

@@ -9,6 +9,7 @@ from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.weights import load_weights
 from InContextSegLib.progress import Report
+from InContextSegLib.training.keeping import load_checkpoint
 from InContextSegLib.training.recipe import Architecture, Recipe, Stage
 from InContextSegLib.training.synthetic.course import InventedTasks
 from InContextSegLib.training.synthetic.episodes import draw_episodes
@@ -35,6 +36,13 @@ def stop_after(steps):
 
     report = Report(show)
     return report
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
+def test_a_run_whose_checkpoint_is_damaged_says_so(tmp_path, content):
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged or cannot be read; choose another folder"):
+        load_checkpoint(tmp_path / "checkpoint.pt", CPU)
 
 
 def test_a_run_that_was_stopped_and_resumed_ends_with_the_very_same_weights(tmp_path):

@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation uses this name
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.volumes.files import read_volume, write_volume
-from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 
 OBLIQUE = np.array([[0.8, -0.5, 0.3], [0.6, 0.7, -0.4], [0.0, 0.5, 0.9]])
 DATA = Path(os.environ.get("INCONTEXTSEG_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -106,7 +106,9 @@ def test_half_and_double_precision_are_read_back_as_float32(tmp_path, dtype):
 
 
 def test_a_view_in_reading_order_is_written_like_any_other_volume(tmp_path):
-    shown = example(left_handed=True).anatomical()
+    drawn = example(left_handed=True)
+    order = drawn.geometry.anatomical_order()
+    shown = Volume(reorder(drawn.array, *order), drawn.geometry.reordered(*order))
     write_volume(tmp_path / "case.nrrd", shown)
     back = read_volume(tmp_path / "case.nrrd")
     np.testing.assert_array_equal(back.array, shown.array)

@@ -16,7 +16,6 @@ from InContextSegLib.volumes.geometry import (
     picture_geometry,
     reorder,
     resample,
-    undo_order,
 )
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
@@ -40,6 +39,11 @@ def signed_permutation(axes, signs):
     matrix = np.zeros((3, 3))
     matrix[list(axes), range(3)] = signs
     return matrix
+
+
+def in_reading_order(volume):
+    order = volume.geometry.anatomical_order()
+    return Volume(reorder(volume.array, *order), volume.geometry.reordered(*order))
 
 
 def test_the_affine_takes_column_row_slice_to_ras_while_indices_are_slice_row_column():
@@ -100,20 +104,17 @@ def test_a_single_slice_of_another_thickness_does_not_match():
 
 @pytest.mark.parametrize("degrees", [0, 12])
 @pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
-def test_reading_order_of_every_orientation_shows_superior_posterior_left_and_can_be_undone(axes, signs, degrees):
+def test_reading_order_of_every_orientation_shows_superior_posterior_left(axes, signs, degrees):
     geometry = grid(
         spacing_ijk=(0.5, 1.0, 2.5), degrees=degrees, matrix=signed_permutation(axes, signs), origin_mm=(3, -40, 7)
     )
     array = np.arange(120, dtype=np.int16).reshape(geometry.shape)
-    order = geometry.anatomical_order()
-    shown = Volume(array, geometry).anatomical()
+    shown = in_reading_order(Volume(array, geometry))
 
     cosine_with_reading = np.diag(shown.geometry.directions @ np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]]).T)
     assert cosine_with_reading.min() > 0.9
     assert shown.geometry.anatomical_order() == ((0, 1, 2), (False, False, False))
     assert np.shares_memory(shown.array, array)
-    np.testing.assert_array_equal(undo_order(shown.array, *order), array)
-    np.testing.assert_array_equal(reorder(undo_order(shown.array, *order), *order), shown.array)
 
     index = np.argwhere(shown.array == array[1, 2, 3])[0]
     np.testing.assert_allclose(shown.geometry.to_world(index), geometry.to_world((1, 2, 3)), atol=1e-9)
@@ -207,7 +208,7 @@ def test_resampling_onto_the_own_reading_order_equals_reordering():
     geometry = grid(spacing_ijk=(0.5, 1, 2), degrees=15, matrix=signed_permutation((2, 0, 1), (1, -1, -1)))
     array = np.random.default_rng(0).normal(size=geometry.shape).astype(np.float32)
     volume = Volume(array, geometry)
-    shown = volume.anatomical()
+    shown = in_reading_order(volume)
     np.testing.assert_allclose(resample(volume, shown.geometry).array, shown.array, atol=1e-5)
 
 

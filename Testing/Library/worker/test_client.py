@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError, OutputError
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import Cancel, decode_line, encode_line
 
@@ -291,7 +292,7 @@ def test_an_idle_worker_s_death_is_noticed_and_harms_nobody(bench):
 
 
 def test_arrays_that_somebody_may_want_outlive_the_worker_and_others_do_not(bench):
-    published, number = bench.client.publish(np.arange(3)), bench.ask("a")
+    published, number = exhausted(bench.client.publishing(np.arange(3))), bench.ask("a")
     bench.ready()
     handed, lost = (bench.client._made().write(np.zeros(3)) for _ in range(2))
     bench.answers(number, block={"array": handed})
@@ -310,7 +311,7 @@ def test_arrays_that_somebody_may_want_outlive_the_worker_and_others_do_not(benc
 
 def test_a_publication_that_fails_is_forgotten(bench):
     with pytest.raises(InputError, match="the array holds object"):
-        bench.client.publish(np.array([{}], object))
+        exhausted(bench.client.publishing(np.array([{}], object)))
     assert bench.client._own == set()
 
 
@@ -319,7 +320,7 @@ def test_where_no_folder_can_be_made_whoever_asks_is_told_so(tmp_path):
     for asked in (
         lambda: client.ask("device"),
         client.start,
-        lambda: client.publish(np.zeros(3)),
+        lambda: exhausted(client.publishing(np.zeros(3))),
         lambda: client.folder,
     ):
         with pytest.raises(OutputError, match=r"cannot be made in .*no such folder: No such file or directory"):

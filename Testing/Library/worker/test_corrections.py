@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.evaluation.metrics import dice
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import Capability
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, SlicePlan
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices
+from InContextSegLib.volumes.overlap import dice
 from InContextSegLib.worker import corrections
 from InContextSegLib.worker.answers import ANSWERS
 from InContextSegLib.worker.cache import WorkerCache

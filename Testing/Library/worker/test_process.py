@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib import __version__
+from InContextSegLib.progress import exhausted
 from InContextSegLib.volumes.geometry import Geometry
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import ArrayRef, Correct, Neighbours
@@ -224,7 +225,7 @@ def test_a_killed_worker_is_followed_by_another_at_the_next_request(client):
 
 
 def test_a_worker_killed_while_it_writes_leaves_nothing_in_the_folder(client):
-    kept = client.publish(np.arange(5))
+    kept = exhausted(client.publishing(np.arange(5)))
     asked(client, "writes", 5e6)
     until(lambda: client.poll() or len(list(client.folder.iterdir())) > 3)
     kill_tree(client._transport.pid)

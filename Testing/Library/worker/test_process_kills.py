@@ -15,6 +15,7 @@ from InContextSegLib.cli.phantom import phantom
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.universeg import UniverSeg
 from InContextSegLib.models.weights import save_weights
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker import process as worker
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegLib.worker.protocol import ArrayRef, Device, ExampleRef, Prepare, Preview, Segment, TaskSpec
@@ -86,7 +87,9 @@ class Round:
         return phantom(seed, *shape) if shape else scan(seed, geometry=grid((8, 24, 24)))
 
     def _published(self, *volumes):
-        return [ArrayRef.of(self.client.publish(each.array), each.geometry, each.kind) for each in volumes]
+        return [
+            ArrayRef.of(exhausted(self.client.publishing(each.array)), each.geometry, each.kind) for each in volumes
+        ]
 
     def _transport(self, folder):
         made = self.transport(folder)

@@ -130,7 +130,7 @@ def test_a_folder_with_another_run_and_settings_without_sense_are_refused_in_a_s
         cache.answer(request(site, tmp_path / "run", size=64), Report())
     with pytest.raises(InputError, match="holds a run on other data sets"):
         cache.answer(request(replace(site, seed=3), tmp_path / "run"), Report())
-    with pytest.raises(InputError, match="settings: queries: asked for at least 1, got 0"):
+    with pytest.raises(InputError, match="settings: queries: asked for 1 to 1000, got 0"):
         cache.answer(request(site, tmp_path / "run", queries=0), Report())
     with pytest.raises(InputError, match="Progress of a training was expected, but 'loss"):
         TrainingStatus.of("loss 0.1")

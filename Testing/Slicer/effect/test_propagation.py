@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import slicer
 
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.effect.propagation import outcome
 from InContextSegSlicer.panel.preview import _labelmap
 from InContextSegSlicer.scene import bridge
@@ -12,7 +13,6 @@ from Testing.Slicer.corrector import Corrector
 from Testing.Slicer.effect.test_effect import volumeOf
 from Testing.Slicer.effect.test_oblique import turn
 from Testing.Slicer.harness import app
-from Testing.Slicer.patients import finish
 
 
 @pytest.fixture
@@ -66,6 +66,16 @@ def test_a_segment_is_carried_to_the_slices_beside_and_these_are_marked_and_do_n
     assert "2 axial slices, 7 to 9" in corrector.options.propagation.status.text
     request = corrector.worker.carried[-1]
     assert (request.start, request.slice_range) == ((8,), (7, 9))
+
+
+def test_it_starts_at_the_nearest_applied_slice_that_shows_the_segment(corrector):
+    apply(corrector)
+    segment = corrector.segmentation.GetSegmentation().GetNthSegmentID(0)
+    corrector.correction.context.teach(corrector.volume, corrector.segmentation, segment, "axial", 11)
+    assert teaching(corrector) == (8, 11)
+    corrector.look("Red", 12)
+    propagate(corrector, reach=1)
+    assert corrector.worker.carried[-1].start == (8,)
 
 
 def test_from_all_applied_slices_it_goes_as_far_as_it_is_sure(corrector):
@@ -235,7 +245,7 @@ def test_a_propagation_can_be_cancelled_and_writes_nothing(corrector, scene, wha
     assert worker.asked[-1] == "cancel" or "cancel" in worker.asked
     if what != "close":
         corrector.segmentation = segmentation
-        shown = finish(bridge.labelsOnGrid(segmentation, {"organ": 1}, corrector.volume))
+        shown = exhausted(bridge.labelsOnGrid(segmentation, {"organ": 1}, corrector.volume))
         np.testing.assert_array_equal(shown > 0, before)
 
 
@@ -371,7 +381,7 @@ def test_what_the_panel_found_stays_on_slices_that_were_not_reached(corrector, r
     block = np.zeros(corrector.drawn().shape, np.uint8)
     block[:, 20:24, 20:24] = 1
     writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(corrector.volume, corrector.segmentation, block, (0, 0, 0), {1: "organ"}))
+    exhausted(writer.write(corrector.volume, corrector.segmentation, block, (0, 0, 0), {1: "organ"}))
     apply(corrector)
     propagate(corrector, reach=reach)
     drawn, reached = corrector.drawn(), set(marked(corrector).confidence)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.volumes.files import read_segments
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.scene.examples import ExampleRow
 from InContextSegSlicer.scene.reading import arrayOf
 from Testing.Slicer.corrector import Corrector
@@ -88,10 +89,6 @@ def test_a_click_finds_the_bright_disc_and_its_slice_finds_it_in_the_next(scene,
     corrector.click((3, 40, 40))
     corrector.settle()
     assert dice(corrector.shown()[3], disc[3]) > 0.8
-
-
-def dice(one, other):
-    return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
 @pytest.mark.parametrize("geometry", ["oblique", "left-handed"])

@@ -100,7 +100,6 @@ def test_one_click_installs_with_a_log_that_moves(panel, environment, clock):
     assert panel.completed == [True]
     assert buttons(panel) == []
     assert panel.ui.logEdit.toPlainText().count("Collecting torch>=2.3") == 1
-    panel.showDevice(GPU)
     photograph(panel, "complete")
 
 

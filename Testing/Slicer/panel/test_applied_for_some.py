@@ -9,6 +9,8 @@ import vtk
 
 from InContextSegLib.cli.phantom import KIDNEYS, LIVER, phantom
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.panel.destination import regionOf
 from InContextSegSlicer.panel.exampletable import partText
 from InContextSegSlicer.panel.order import Order, Wanted, spokenIn, taskOf
@@ -21,9 +23,9 @@ from Testing.Slicer.effect.test_propagation import apply as applySlice
 from Testing.Slicer.fivesegments import box, world, writerFor
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, volumeOf
-from Testing.Slicer.patients import SHAPE, addSegmentation, addVolume, affineOf, draw, finish, turned
+from Testing.Slicer.patients import SHAPE, addSegmentation, addVolume, affineOf, draw, turned
 from Testing.Slicer.patients import mask as maskOf
-from Testing.Slicer.radiologist import Radiologist, dice, mask
+from Testing.Slicer.radiologist import Radiologist, mask
 
 ANSWER = {"axis": "axial", "given": []}
 NAMES = ("liver", "kidneys")
@@ -52,7 +54,7 @@ def patient(slices, *names, **applied):
     for number, name in enumerate(names):
         identifier = segmentation.GetSegmentation().AddEmptySegment("", name)
         block = np.ones((8, 4, 3), np.uint8)
-        finish(writer.write(volume, segmentation, block, (0, 2, 4 * number), {1: identifier}, "nothing"))
+        exhausted(writer.write(volume, segmentation, block, (0, 2, 4 * number), {1: identifier}, "nothing"))
     apply(volume, segmentation, **applied)
     return ExampleRow("Example1", volume, segmentation, slices=tuple(slices), axis="axial")
 
@@ -63,7 +65,7 @@ def order(*rows, names=("A", "B"), **others):
 
 def test_a_row_becomes_an_example_for_every_set_of_segments_that_its_slices_speak_of(doctor):
     row = patient((1, 2, 3, 4, 5), "A", "B", "C", A=(1, 3, 5), B=(2, 3), C=(4,))
-    task = finish(taskOf(order(row), doctor.controller.handover))
+    task = exhausted(taskOf(order(row), doctor.controller.handover))
     assert [(each.slices, each.known, each.source) for each in task.examples] == [
         ((1, 5), (1,), "Example1"),
         ((2,), (2,), "Example1"),
@@ -79,9 +81,9 @@ def test_a_row_becomes_an_example_for_every_set_of_segments_that_its_slices_spea
 
 def test_a_slice_that_a_person_chose_as_a_whole_speaks_of_all(doctor):
     row = patient((1, 6), "A", "B", A=(1,))
-    task = finish(taskOf(order(row), doctor.controller.handover))
+    task = exhausted(taskOf(order(row), doctor.controller.handover))
     assert [(each.slices, each.known) for each in task.examples] == [((1,), (1,)), ((6,), None)]
-    task = finish(taskOf(order(patient((1, 6), "A", "B")), doctor.controller.handover))
+    task = exhausted(taskOf(order(patient((1, 6), "A", "B")), doctor.controller.handover))
     assert [(each.slices, each.known) for each in task.examples] == [((1, 6), None)]
 
 
@@ -95,13 +97,13 @@ def test_a_slice_that_a_person_accepts_in_the_panel_speaks_of_all_from_then_on(d
     assert bridge.jumpTo(view.mrmlSliceNode(), row.volume, 0, 2)
     doctor.ui.acceptButton.click()
     (row,) = doctor.panel.examples.rows()
-    task = finish(taskOf(order(row), doctor.controller.handover))
+    task = exhausted(taskOf(order(row), doctor.controller.handover))
     assert [(each.slices, each.known) for each in task.examples] == [((1,), (1,)), ((2,), None)]
 
 
 def test_a_slice_that_was_applied_says_nothing_of_a_segment_of_another_patient(doctor):
     rows = patient((1, 6), "A", A=(1,)), replace(patient((2, 5), "B", B=(2, 5)), key="Example2")
-    task = finish(taskOf(order(*rows), doctor.controller.handover))
+    task = exhausted(taskOf(order(*rows), doctor.controller.handover))
     assert [(each.slices, each.known) for each in task.examples] == [((1,), (1,)), ((6,), None), ((2, 5), (2,))]
 
 
@@ -111,7 +113,7 @@ def test_a_file_says_too_of_which_labels_its_slices_tell(doctor):
     row = replace(row, told=((1, (3,)), (4, (7,))))
     doctor.panel.examples.add(row)
     assert doctor.panel.examples.rows() == (row,), "as the scene keeps it"
-    task = finish(taskOf(order(row), doctor.controller.handover))
+    task = exhausted(taskOf(order(row), doctor.controller.handover))
     assert [(each.slices, each.values, each.known) for each in task.examples] == [
         ((1,), ((3, 1),), (1,)),
         ((2,), ((3, 1), (7, 2)), None),
@@ -123,7 +125,7 @@ def test_a_file_says_too_of_which_labels_its_slices_tell(doctor):
 def test_where_no_slice_speaks_of_what_is_wanted_it_is_refused(doctor):
     row = patient((1, 6), "A", "B", B=(1, 6))
     with pytest.raises(InputError, match="No example shows A; add one that does, or tick other segments"):
-        finish(taskOf(order(row, names=("A",)), doctor.controller.handover))
+        exhausted(taskOf(order(row, names=("A",)), doctor.controller.handover))
 
 
 def test_what_was_applied_stays_and_the_others_may_change_there(scene):
@@ -155,7 +157,7 @@ def test_a_kept_segment_neither_gains_nor_gives_voxels_while_others_change(scene
     slab, labels = box((6, 0, 0), (9, *SHAPE[1:])), np.zeros(SHAPE, np.uint8)
     labels[4:12, 3:12, 4:20], labels[4:12, 12:18, 4:20] = 1, 2
     region = bridge.Region(None, (), {"B": (((6, 0, 0), (9, *SHAPE[1:])),), "D": (((7, 0, 0), (8, *SHAPE[1:])),)})
-    finish(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "B", 2: "E"}, replace, region))
+    exhausted(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "B", 2: "E"}, replace, region))
     after = {each: maskOf(segmentation, each) for each in "ABCDE"}
     assert np.array_equal(after["B"] & slab, before["B"] & slab)
     assert np.array_equal(after["D"][7], before["D"][7])
@@ -163,7 +165,7 @@ def test_a_kept_segment_neither_gains_nor_gives_voxels_while_others_change(scene
     expected[7] &= ~before["D"][7]
     assert np.array_equal(after["E"], expected) and after["E"][6:9].any()
     assert np.array_equal(after["B"][[5, 9]] & (labels[[5, 9]] == 1), labels[[5, 9]] == 1)
-    finish(writer.undo())
+    exhausted(writer.undo())
     assert all(np.array_equal(maskOf(segmentation, each), before[each]) for each in before)
 
 
@@ -176,7 +178,7 @@ def test_a_kept_segment_on_another_grid_gives_no_voxel_either(scene):
     before = maskOf(segmentation, "E")
     writer, _ = writerFor(scene, segmentation, volume, "all")
     region = bridge.Region(None, (), {"E": (((0, 0, 0), SHAPE),)})
-    finish(writer.write(volume, segmentation, np.ones(SHAPE, np.uint8), (0, 0, 0), {1: "A"}, "made", region))
+    exhausted(writer.write(volume, segmentation, np.ones(SHAPE, np.uint8), (0, 0, 0), {1: "A"}, "made", region))
     assert np.array_equal(maskOf(segmentation, "E"), before)
     assert maskOf(segmentation, "A").sum() > before.sum()
 
@@ -274,7 +276,7 @@ def test_a_slice_that_was_taken_back_teaches_nothing_whoever_asks_and_does_again
     assert spoken(corrector) == {8: ("organ",), 10: ()}
     (row,) = corrector.correction.context.examples.rows()
     assert partText(row) == ["8: organ only", "10: nothing, as it was taken back"]
-    task = finish(taskOf(order(row, names=("organ", "neighbour")), corrector.correction.handover))
+    task = exhausted(taskOf(order(row, names=("organ", "neighbour")), corrector.correction.handover))
     assert [each.slices for each in task.examples] == [(8,)]
     corrector.editor.redo()
     assert spoken(corrector) == {8: ("organ",), 10: ("organ",)}

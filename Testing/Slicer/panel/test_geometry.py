@@ -5,9 +5,11 @@ import pytest
 import slicer
 import vtk
 
+from InContextSegLib.progress import exhausted
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.panel.test_panel import SHAPE, SPACING, ball, patient
-from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
+from Testing.Slicer.radiologist import Radiologist, mask
 
 
 def rotated(degrees, axis):
@@ -129,7 +131,7 @@ def test_a_single_picture_and_a_colour_picture_are_segmented(doctor, scene):
     labels = bridge.ensureSegmentation(scene, teacher, "Labels")
     identifier = bridge.ensureSegment(labels, "nucleus")
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(teacher, labels, drawn.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
+    exhausted(writer.write(teacher, labels, drawn.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
     doctor.teach(teacher, labels)
     target, truth = pictures[1]
     doctor.choose(target)

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import slicer
 
+from InContextSegLib.progress import exhausted
 from InContextSegLib.volumes.files import write_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+from InContextSegLib.volumes.overlap import dice
 from InContextSegSlicer.install.environment import SlicerEnvironment
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.worker.shared import SharedWorker
 from Testing.Slicer.harness import app
-from Testing.Slicer.radiologist import Radiologist, dice, finish, mask
+from Testing.Slicer.radiologist import Radiologist, mask
 
 SHAPE = (10, 48, 48)
 SPACING = (1.0, 1.0, 3.0)
@@ -37,7 +39,7 @@ def patient(scene, name, number, affine=None):
     segmentation = bridge.ensureSegmentation(scene, volume, f"{name} labels")
     identifier = bridge.ensureSegment(segmentation, "ball", colour=(0.9, 0.2, 0.1))
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(volume, segmentation, inside.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
+    exhausted(writer.write(volume, segmentation, inside.astype(np.uint8), (0, 0, 0), {1: identifier}, "nothing"))
     return volume, segmentation, inside
 
 
@@ -112,7 +114,7 @@ def test_what_the_user_drew_in_the_output_survives_a_second_result(ready, scene)
     identifier = doctor.output.GetSegmentation().GetSegmentIdBySegmentName("ball")
     stroke = np.ones((1, 3, 3), np.uint8)
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(target, doctor.output, stroke, (0, 1, 1), {1: identifier}, "nothing"))
+    exhausted(writer.write(target, doctor.output, stroke, (0, 1, 1), {1: identifier}, "nothing"))
     forget_made(doctor.output, identifier, target)
     doctor.press("segmentButton")
     doctor.wait()
@@ -135,7 +137,7 @@ def test_slices_drawn_in_the_target_itself_teach_and_stay(doctor, scene):
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
     drawn = truth.astype(np.uint8)
     drawn[[0, 1, 2, 4, 5, 7, 8, 9]] = 0
-    finish(writer.write(target, labels, drawn, (0, 0, 0), {1: identifier}, "all"))
+    exhausted(writer.write(target, labels, drawn, (0, 0, 0), {1: identifier}, "all"))
     forget_made(labels, identifier, target)
     doctor.teach(target, labels)
     (row,) = doctor.panel.examples.rows()

@@ -8,10 +8,11 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError, OutputError
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.harness import app
 from Testing.Slicer.impatient import Impatient, labelsOf, regionAt, sheared, volumeOf
-from Testing.Slicer.radiologist import finish, mask
+from Testing.Slicer.radiologist import mask
 
 
 @pytest.fixture
@@ -317,7 +318,7 @@ def test_three_hundred_segments_do_not_hold_the_panel_up(doctor):
     ids = {number: labels.GetSegmentation().AddEmptySegment("", f"s{number}") for number in range(1, 301)}
     block = (np.arange(1200).reshape(2, 20, 30) % 301).astype(np.uint16)
     writer = bridge.SegmentWriter(slicer.mrmlScene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(teacher, labels, block, (2, 3, 3), ids))
+    exhausted(writer.write(teacher, labels, block, (2, 3, 3), ids))
     doctor.teach(teacher, labels)
     doctor.choose(volumeOf("Target", (8, 30, 40)))
     for what in (doctor.panel.refresh, doctor.panel.modified, doctor.panel._look):

@@ -5,6 +5,7 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.patients import (
     GEOMETRIES,
@@ -15,7 +16,6 @@ from Testing.Slicer.patients import (
     affineOfVolume,
     ball,
     draw,
-    finish,
     put,
     somewhere,
     toWorld,
@@ -84,7 +84,7 @@ def test_an_uncertainty_lies_where_its_block_does(scene):
     volume = addVolume(scene, np.zeros(SHAPE, np.int16), affineOf(GEOMETRIES["oblique"]), "MRT")
     volume.SetAndObserveTransformNodeID(warpGrid(scene).GetID())
     spread = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-    shown = finish(bridge.showUncertainty(scene, volume, spread, (6, 7, 8)))
+    shown = exhausted(bridge.showUncertainty(scene, volume, spread, (6, 7, 8)))
     assert np.array_equal(bridge.arrayOf(shown), spread)
     assert shown.GetTransformNodeID() == volume.GetTransformNodeID()
     corner = affineOfVolume(shown) @ (1, 2, 3, 1)
@@ -94,7 +94,7 @@ def test_an_uncertainty_lies_where_its_block_does(scene):
     assert display.GetApplyThreshold()
     assert 0 < display.GetLowerThreshold() < 50
     assert display.GetColorNode() is not None
-    again = finish(bridge.showUncertainty(scene, volume, spread.astype(bool), (0, 0, 0), shown))
+    again = exhausted(bridge.showUncertainty(scene, volume, spread.astype(bool), (0, 0, 0), shown))
     assert again is shown
     assert np.array_equal(bridge.arrayOf(shown), spread > 0)
 
@@ -103,14 +103,14 @@ def test_an_uncertainty_lies_where_its_block_does(scene):
 def test_an_uncertainty_may_be_of_any_number_type(scene, kind):
     volume = addVolume(scene, np.zeros(SHAPE, np.int16))
     spread = np.arange(60).reshape(3, 4, 5).astype(kind)
-    assert np.array_equal(bridge.arrayOf(finish(bridge.showUncertainty(scene, volume, spread, (0, 0, 0)))), spread)
+    assert np.array_equal(bridge.arrayOf(exhausted(bridge.showUncertainty(scene, volume, spread, (0, 0, 0)))), spread)
 
 
 @pytest.mark.parametrize("block", [np.zeros((3, 3)), np.zeros((0, 3, 3)), np.zeros((1, 1, 1), complex)])
 def test_an_uncertainty_that_is_no_block_of_numbers_is_refused(scene, block):
     volume = addVolume(scene, np.zeros(SHAPE, np.int16))
     with pytest.raises(InputError, match="An uncertainty is a block of numbers"):
-        finish(bridge.showUncertainty(scene, volume, block, (0, 0, 0)))
+        exhausted(bridge.showUncertainty(scene, volume, block, (0, 0, 0)))
 
 
 def test_an_uncertainty_of_a_volume_that_is_closed_meanwhile_is_not_shown(scene):
@@ -119,7 +119,7 @@ def test_an_uncertainty_of_a_volume_that_is_closed_meanwhile_is_not_shown(scene)
     next(task)
     scene.RemoveNode(volume)
     with pytest.raises(InputError, match="The volume was closed"):
-        finish(task)
+        exhausted(task)
 
 
 STORED = {
@@ -191,7 +191,7 @@ def test_a_picture_of_a_warped_segmentation_shows_it_where_it_is_read(scene):
     segmentation = addSegmentation(scene, volume, segments=("A",))
     draw(scene, segmentation, "A", ball(), affineOfVolume(volume))
     segmentation.SetAndObserveTransformNodeID(warpGrid(scene).GetID())
-    labels = finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume))[9]
+    labels = exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume))[9]
     picture = bridge.thumbnail(volume, segmentation, ["A"], 0, 9, SHAPE[2])
     assert np.array_equal(picture.any(axis=2), labels > 0)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.patients import (
     GEOMETRIES,
@@ -15,7 +16,6 @@ from Testing.Slicer.patients import (
     affineOfVolume,
     ball,
     draw,
-    finish,
     fromWorld,
     linear,
     masks,
@@ -95,7 +95,7 @@ def write(scene, volume, segmentation, mask, **more):
     editor = addEditor(scene, segmentation, volume)
     editor.SetOverwriteMode(editor.OverwriteNone)
     writer = bridge.SegmentWriter(scene, editor)
-    return writer, finish(writer.write(volume, segmentation, block, tuple(low.tolist()), {1: "A"}, **more))
+    return writer, exhausted(writer.write(volume, segmentation, block, tuple(low.tolist()), {1: "A"}, **more))
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -108,13 +108,13 @@ def test_a_mask_lands_on_the_same_world_points_and_neighbours_keep_every_voxel(s
     assertSamePlace(volume, mask, segmentation, "A")
     after = masks(segmentation)
     assert {name: after[name] for name in "BCD"} == {name: before[name] for name in "BCD"}
-    found = finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
+    found = exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
     if where == "no transform":
         assert np.array_equal(found, mask)
     assertSameUpToSurface(found, mask)
-    finish(writer.undo())
+    exhausted(writer.undo())
     assert masks(segmentation) == before
-    finish(writer.redo())
+    exhausted(writer.redo())
     assert masks(segmentation) == after
 
 
@@ -125,7 +125,7 @@ def test_one_transform_on_both_changes_no_voxel(scene, geometry):
     put(volume, warp)
     put(segmentation, warp)
     write(scene, volume, segmentation, ball())
-    assert np.array_equal(finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1, ball())
+    assert np.array_equal(exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1, ball())
 
 
 @pytest.mark.parametrize("where", ["on both", "warp on the volume", "warp on the segmentation"])
@@ -133,9 +133,9 @@ def test_a_hardened_transform_changes_nothing_of_where_a_mask_lies(scene, where)
     # Slicer itself cuts off segments when it hardens a warp on oblique axes, so along the axes here.
     volume, segmentation = world(scene, "left-handed", where)
     write(scene, volume, segmentation, ball())
-    before = finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
+    before = exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
     segmentation.HardenTransform()
-    after = finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
+    after = exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
     assertSameUpToSurface(after, before)
     write(scene, volume, segmentation, ball(), replace="all")
     assertSamePlace(volume, ball(), segmentation, "A")
@@ -146,7 +146,7 @@ def test_a_mask_read_from_a_segmentation_lands_in_a_hardened_volume(scene):
     write(scene, volume, segmentation, ball())
     volume.HardenTransform()
     assertSamePlace(volume, ball(), segmentation, "A")
-    found = finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
+    found = exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
     assertSameUpToSurface(found, ball())
 
 
@@ -169,7 +169,7 @@ def test_a_segmentation_with_a_grid_of_its_own_keeps_it(scene, factor, where):
     assert masks(segmentation)["B"] == before["B"]
     surface = 2 if factor > 1 else 1
     assertSamePlace(volume, ball(), segmentation, "A", surface)
-    found = finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
+    found = exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1
     assertSameUpToSurface(found, ball(), surface)
 
 
@@ -178,4 +178,4 @@ def test_a_mask_larger_than_the_grid_of_the_segmentation_is_written_whole(scene)
     small = addVolume(scene, np.zeros((6, 6, 6), np.uint8), affineOf(GEOMETRIES["oblique"]))
     segmentation = addSegmentation(scene, small, segments=("A",))
     write(scene, volume, segmentation, ball())
-    assert np.array_equal(finish(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1, ball())
+    assert np.array_equal(exhausted(bridge.labelsOnGrid(segmentation, {"A": 1}, volume)) == 1, ball())

@@ -6,6 +6,7 @@ import slicer
 import vtk
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from Testing.Slicer.patients import (
     GEOMETRIES,
@@ -15,7 +16,6 @@ from Testing.Slicer.patients import (
     affineOf,
     ball,
     draw,
-    finish,
     linear,
     matrixOf,
     oriented,
@@ -119,16 +119,16 @@ def test_the_segment_named_first_has_the_voxels_that_several_share(scene):
         expected = np.zeros(SHAPE, np.uint8)
         for segment in reversed(order):
             expected[drawn[segment]] = ord(segment)
-        found = finish(bridge.labelsOnGrid(segmentation, {segment: ord(segment) for segment in order}, volume))
+        found = exhausted(bridge.labelsOnGrid(segmentation, {segment: ord(segment) for segment in order}, volume))
         assert np.array_equal(found, expected)
         assert found.dtype == np.uint8
     for axis, indices in enumerate(((4, 2), (3,), (9, 0, 8))):
-        part = finish(
+        part = exhausted(
             bridge.labelsOnSlices(segmentation, {segment: ord(segment) for segment in "ACB"}, volume, axis, indices)
         )
         assert np.array_equal(part, expected.take(indices, axis))
     with pytest.raises(InputError, match=r"Slice 99 of the volume 'CT' was asked for, but it has \d+ slices"):
-        finish(bridge.labelsOnSlices(segmentation, {"A": 1}, volume, 0, (3, 99)))
+        exhausted(bridge.labelsOnSlices(segmentation, {"A": 1}, volume, 0, (3, 99)))
 
 
 @pytest.mark.parametrize("kind", [vtk.VTK_UNSIGNED_CHAR, vtk.VTK_SHORT, vtk.VTK_FLOAT, vtk.VTK_INT])
@@ -141,13 +141,13 @@ def test_labelmaps_of_any_number_type_are_read(scene, kind):
     cast.Update()
     image.GetPointData().SetScalars(cast.GetOutput().GetPointData().GetScalars())
     segment = segmentation.AddSegmentFromBinaryLabelmapRepresentation(image, "A")
-    assert np.array_equal(finish(bridge.labelsOnGrid(segmentation, {segment: 9}, volume)), 9 * ball())
+    assert np.array_equal(exhausted(bridge.labelsOnGrid(segmentation, {segment: 9}, volume)), 9 * ball())
 
 
 def test_nothing_is_read_from_nothing(scene):
     volume = addVolume(scene, np.zeros(SHAPE, np.uint8), AFFINE)
-    assert not finish(bridge.labelsOnGrid(addSegmentation(scene), {}, volume)).any()
-    assert not finish(bridge.labelsOnGrid(addSegmentation(scene, segments="A"), {"A": 1}, volume)).any()
+    assert not exhausted(bridge.labelsOnGrid(addSegmentation(scene), {}, volume)).any()
+    assert not exhausted(bridge.labelsOnGrid(addSegmentation(scene, segments="A"), {"A": 1}, volume)).any()
 
 
 @pytest.mark.parametrize("where", ["nowhere", "moved", "warped"])
@@ -167,7 +167,7 @@ def test_a_segment_that_is_only_a_surface_is_read_and_stays_one(scene, where):
     transform = somewhere(scene, where)
     put(volume, transform)
     put(segmentation, transform)
-    found = finish(bridge.labelsOnGrid(segmentation, {segment: 3}, volume))
+    found = exhausted(bridge.labelsOnGrid(segmentation, {segment: 3}, volume))
     kji = np.argwhere(np.ones(SHAPE))
     distance = np.linalg.norm(kji[:, ::-1] @ AFFINE[:3, :3].T + AFFINE[:3, 3] - middle, axis=1).reshape(SHAPE)
     assert (found[distance < radius - 0.1] == 3).all()
@@ -182,8 +182,8 @@ def test_a_single_slice_is_a_volume_too(scene):
     mask = np.zeros((1, 30, 40), bool)
     mask[0, 5:12, 8:30] = True
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(volume, segmentation, mask[:, 5:12, 8:30], (0, 5, 8), {1: segment}))
-    assert np.array_equal(finish(bridge.labelsOnGrid(segmentation, {segment: 1}, volume)) == 1, mask)
+    exhausted(writer.write(volume, segmentation, mask[:, 5:12, 8:30], (0, 5, 8), {1: segment}))
+    assert np.array_equal(exhausted(bridge.labelsOnGrid(segmentation, {segment: 1}, volume)) == 1, mask)
 
 
 def test_a_colour_volume_can_be_segmented(scene):
@@ -194,21 +194,21 @@ def test_a_colour_volume_can_be_segmented(scene):
     editor = slicer.vtkMRMLSegmentEditorNode()
     editor.SourceVolumeIntensityMaskOn()
     editor.SetSourceVolumeIntensityMaskRange(0, 20)
-    finish(bridge.SegmentWriter(scene, editor).write(volume, segmentation, ball(), (0, 0, 0), {1: segment}))
-    assert np.array_equal(finish(bridge.labelsOnGrid(segmentation, {segment: 1}, volume)) == 1, ball())
+    exhausted(bridge.SegmentWriter(scene, editor).write(volume, segmentation, ball(), (0, 0, 0), {1: segment}))
+    assert np.array_equal(exhausted(bridge.labelsOnGrid(segmentation, {segment: 1}, volume)) == 1, ball())
 
 
 @pytest.mark.parametrize("values", [{"A": 0}, {"A": 70000}])
 def test_values_that_are_no_labels_are_refused(scene, values):
     volume = addVolume(scene, np.zeros(SHAPE, np.uint8))
     with pytest.raises(InputError, match="become labels from 1 to 65535"):
-        finish(bridge.labelsOnGrid(addSegmentation(scene, segments="A"), values, volume))
+        exhausted(bridge.labelsOnGrid(addSegmentation(scene, segments="A"), values, volume))
 
 
 def test_a_missing_segment_is_said(scene):
     volume = addVolume(scene, np.zeros(SHAPE, np.uint8))
     with pytest.raises(InputError, match="'Leber' has no segment 'Z'"):
-        finish(bridge.labelsOnGrid(addSegmentation(scene, name="Leber", segments="A"), {"Z": 1}, volume))
+        exhausted(bridge.labelsOnGrid(addSegmentation(scene, name="Leber", segments="A"), {"Z": 1}, volume))
 
 
 def test_a_segmentation_is_made_once_for_a_volume_under_its_transform(scene):
@@ -221,8 +221,8 @@ def test_a_segmentation_is_made_once_for_a_volume_under_its_transform(scene):
     assert bridge.ensureSegmentation(scene, other, "Ergebnis") is not made
     segment = bridge.ensureSegment(made, "A")
     writer = bridge.SegmentWriter(scene, slicer.vtkMRMLSegmentEditorNode())
-    finish(writer.write(volume, made, ball(), (0, 0, 0), {1: segment}))
-    assert np.array_equal(finish(bridge.labelsOnGrid(made, {segment: 1}, volume)) == 1, ball())
+    exhausted(writer.write(volume, made, ball(), (0, 0, 0), {1: segment}))
+    assert np.array_equal(exhausted(bridge.labelsOnGrid(made, {segment: 1}, volume)) == 1, ball())
 
 
 def test_a_segment_is_made_once_and_looks_as_asked(scene):

@@ -5,6 +5,7 @@ import pytest
 import slicer
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene import bridge
 from InContextSegSlicer.scene.voxelsets import MADE_TAG
 from Testing.Slicer.fivesegments import AFFINE, box, tinyPieces, two, world, writerFor
@@ -12,7 +13,6 @@ from Testing.Slicer.patients import (
     SHAPE,
     ball,
     draw,
-    finish,
     linear,
     mask,
     masks,
@@ -23,13 +23,13 @@ from Testing.Slicer.patients import (
 def test_what_was_erased_may_come_back_and_undo_takes_it_away_again(scene):
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume, "none")
-    finish(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "E"}))
+    exhausted(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "E"}))
     draw(scene, segmentation, "E", box((4, 8, 10), (9, 14, 16)), AFFINE, remove=True)
     before = masks(segmentation)
     for labels in (ball(), ball(centre=(10.0, 10.0, 22.0))):
-        finish(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "E"}))
+        exhausted(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "E"}))
         assert np.array_equal(mask(segmentation, "E"), labels)
-        finish(writer.undo())
+        exhausted(writer.undo())
         assert masks(segmentation) == before
 
 
@@ -37,9 +37,9 @@ def test_undo_knows_again_what_had_been_made_before(scene):
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume, "none")
     for labels in (ball(), ball(centre=(10.0, 10.0, 22.0))):
-        finish(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"}))
-    finish(writer.undo())
-    finish(writer.write(volume, segmentation, np.zeros(SHAPE, np.uint8), (0, 0, 0), {1: "A"}))
+        exhausted(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"}))
+    exhausted(writer.undo())
+    exhausted(writer.write(volume, segmentation, np.zeros(SHAPE, np.uint8), (0, 0, 0), {1: "A"}))
     assert np.array_equal(mask(segmentation, "A"), box((1, 1, 1), (3, 4, 5)))
 
 
@@ -49,23 +49,23 @@ def test_undo_goes_back_write_by_write_and_leaves_what_was_drawn_since(scene):
     states = [masks(segmentation)]
     for step in range(3):
         labels = ball(centre=(9.0, 12.0, 12.0 + 3 * step))
-        finish(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"}))
+        exhausted(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"}))
         states.append(masks(segmentation))
     for state in reversed(states[:-1]):
         assert writer.canUndo
-        finish(writer.undo())
+        exhausted(writer.undo())
         assert masks(segmentation) == state
     assert not writer.canUndo
     for state in states[1:]:
         assert writer.canRedo
-        finish(writer.redo())
+        exhausted(writer.redo())
         assert masks(segmentation) == state
     assert not writer.canRedo
     drawn = box((17, 22, 1), (19, 25, 4))
     draw(scene, segmentation, "A", drawn, AFFINE)
-    finish(writer.undo())
+    exhausted(writer.undo())
     assert masks(segmentation)["A"] == states[2]["A"] | {tuple(v[::-1]) for v in np.argwhere(drawn).tolist()}
-    finish(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"}))
+    exhausted(writer.write(volume, segmentation, labels, (0, 0, 0), {1: "A"}))
     assert not writer.canRedo
     writer.forget()
     assert not writer.canUndo
@@ -74,10 +74,10 @@ def test_undo_goes_back_write_by_write_and_leaves_what_was_drawn_since(scene):
 def test_undo_does_not_take_voxels_from_whoever_got_them_since(scene):
     volume, segmentation = world(scene)
     writer, editor = writerFor(scene, segmentation, volume)
-    finish(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}))
+    exhausted(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}))
     drawn = box((4, 8, 8), (13, 15, 14))
     draw(scene, segmentation, "E", drawn, AFFINE, editor=editor)
-    finish(writer.undo())
+    exhausted(writer.undo())
     assert np.array_equal(mask(segmentation, "E"), drawn)
 
 
@@ -85,9 +85,9 @@ def test_undo_works_without_a_segment_that_was_removed_since(scene):
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume)
     before = masks(segmentation)
-    finish(writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"}))
+    exhausted(writer.write(volume, segmentation, two(), (0, 0, 0), {1: "A", 2: "E"}))
     segmentation.GetSegmentation().RemoveSegment("E")
-    finish(writer.undo())
+    exhausted(writer.undo())
     assert masks(segmentation)["A"] == before["A"]
     assert masks(segmentation)["D"] == before["D"]
 
@@ -95,12 +95,12 @@ def test_undo_works_without_a_segment_that_was_removed_since(scene):
 def test_undo_of_a_segment_that_was_resampled_since_is_refused(scene):
     volume, segmentation = world(scene)
     writer, _ = writerFor(scene, segmentation, volume)
-    finish(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}))
+    exhausted(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}))
     segmentation.SetAndObserveTransformNodeID(linear(scene, (0, 0, 0), (5, 0, 0)).GetID())
     segmentation.HardenTransform()
     before = masks(segmentation)
     with pytest.raises(InputError, match="was resampled or transformed since"):
-        finish(writer.undo())
+        exhausted(writer.undo())
     assert masks(segmentation) == before
 
 
@@ -113,7 +113,7 @@ def test_the_segment_editors_own_undo_still_works(scene):
     logic.SetSegmentationHistory(history)
     before = masks(segmentation)
     history.SaveState()
-    finish(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}))
+    exhausted(writer.write(volume, segmentation, ball(), (0, 0, 0), {1: "A"}))
     history.RestorePreviousState()
     assert masks(segmentation) == before
 
@@ -154,7 +154,7 @@ def test_what_is_closed_between_two_steps_is_said(scene, closed, monkeypatch):
     }[closed]()
     expected = "has no segment 'E'" if closed == "segment" else "was closed"
     with pytest.raises(InputError, match=expected):
-        finish(task)
+        exhausted(task)
     if closed == "segment":
         assert masks(segmentation)["A"] == before["A"]
     assert not writer.canUndo
@@ -167,7 +167,7 @@ def test_reading_says_when_the_segmentation_is_closed_between_two_steps(scene, m
     next(task)
     scene.RemoveNode(segmentation)
     with pytest.raises(InputError, match="was closed"):
-        finish(task)
+        exhausted(task)
 
 
 def test_a_user_may_draw_between_two_steps(scene, monkeypatch):
@@ -182,7 +182,7 @@ def test_a_user_may_draw_between_two_steps(scene, monkeypatch):
         more = box((place, 21, 2 * place), (place + 1, 25, 2 * place + 1))
         draw(scene, segmentation, "B", more, AFFINE)
         drawn |= more
-    finish(task)
+    exhausted(task)
     assert np.array_equal(mask(segmentation, "A"), (two() == 1) | box((1, 1, 1), (3, 4, 5)))
     assert np.array_equal(mask(segmentation, "E"), two() == 2)
     assert np.array_equal(mask(segmentation, "B"), box((0, 6, 3), (20, 13, 12)) | drawn)
@@ -199,6 +199,6 @@ def test_a_user_may_draw_while_a_labelmap_is_made_larger(scene, monkeypatch):
     for place in np.argwhere(drawn):
         draw(scene, segmentation, "B", box(place, place + 1), AFFINE)
         next(task)
-    finish(task)
+    exhausted(task)
     assert np.array_equal(mask(segmentation, "B"), box((0, 6, 3), (20, 13, 12)) | drawn)
     assert np.array_equal(mask(segmentation, "A"), (labels == 1) | box((1, 1, 1), (3, 4, 5)))

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from InContextSegLib.progress import exhausted
 from InContextSegSlicer.scene.grid_mapping import Grid
 from InContextSegSlicer.scene.voxelsets import VoxelSet
-from Testing.Slicer.patients import GEOMETRIES, affineOf, finish
+from Testing.Slicer.patients import GEOMETRIES, affineOf
 
 GRID = Grid(affineOf(GEOMETRIES["oblique"]))
 SHAPE = (14, 17, 21)
@@ -44,7 +45,7 @@ def test_any_box_of_a_set_is_what_was_put_in(share):
 @pytest.mark.parametrize("share", [0.002, 0.5, 1.0])
 def test_a_set_survives_being_a_text(share):
     voxels = inParts(scattered(share))
-    text = finish(voxels.encoded(GRID))
+    text = exhausted(voxels.encoded(GRID))
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
     again = VoxelSet.decoded(text, GRID)
     high = CORNER + SHAPE

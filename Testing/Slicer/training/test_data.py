@@ -99,7 +99,7 @@ def test_what_the_module_offers_is_what_the_library_takes():
         assert from_mapping(SiteTraining, {"model": model, "training": {"loss": "auto"}}, "s").model == model
     for weak, _words in recipe.weakChoices():
         assert from_mapping(SiteTraining, {"weak": weak}, "s").weak == weak
-    for balance in recipe.BALANCES:
+    for balance, _words in recipe.balanceChoices():
         assert from_mapping(Settings, {"balance": balance}, "s").balance == balance
 
 

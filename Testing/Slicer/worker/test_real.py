@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import qt
 
+from InContextSegLib.progress import exhausted
 from InContextSegLib.worker.client import WorkerClient
 from InContextSegSlicer.install.panel import describeDevice
 from InContextSegSlicer.worker.process import QProcessTransport, pythonExecutable
@@ -143,7 +144,7 @@ def test_a_worker_that_cannot_start_says_why(application, tmp_path):
 
 
 def test_arrays_lie_in_a_folder_that_goes_with_the_client(client, tmp_path):
-    name = client.publish(np.arange(6, dtype=np.int16).reshape(1, 2, 3))
+    name = exhausted(client.publishing(np.arange(6, dtype=np.int16).reshape(1, 2, 3)))
     assert (client.folder / name).is_file() and client.folder.parent == tmp_path
     client.close()
     assert [path.name for path in Path(tmp_path).glob("incontextseg-*")] == []

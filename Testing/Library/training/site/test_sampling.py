@@ -1,15 +1,12 @@
 """What is drawn: never a query's patient among its references, patients in turn, and the same every time."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
 from torch import Generator
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.training.site.sampling import AS_THEY_ARE, Sampling, TaskSampler, drawn_ahead
+from InContextSegLib.training.site.sampling import AS_THEY_ARE, Sampling, TaskSampler
 from Testing.Library.site_data import SIZE, picture, set_of, stored, volume
 
 NAMES = {"1": "liver", "2": "tumour"}
@@ -36,6 +33,12 @@ def pictures(folder, counts):
     return stored(folder, {"name": "a", "table": "t.csv", "names": {"1": "cell"}})
 
 
+def slices(drawn, of=None):
+    """Case and number of the slices, of all patients or of one."""
+    found = zip(drawn.patients, map(tuple, drawn.places.tolist()), strict=True)
+    return {place for patient, place in found if of in (None, patient)}
+
+
 def test_a_draw_is_pictures_with_masks_of_zeros_and_ones(clinic):
     for sampling in (Sampling(), AS_THEY_ARE):
         drawn = TaskSampler(clinic, "a/liver", sampling=sampling).references(7, seeded())
@@ -43,8 +46,7 @@ def test_a_draw_is_pictures_with_masks_of_zeros_and_ones(clinic):
         assert drawn.images.dtype == drawn.masks.dtype == torch.float32
         assert 0 <= drawn.images.min() < drawn.images.max() <= 1
         assert set(drawn.masks.unique().tolist()) == {0.0, 1.0}
-        assert len(drawn.patients) == len(drawn.names) == 7
-        assert drawn.names[0].startswith(f"{drawn.patients[0]}.nii.gz ")
+        assert len(drawn.patients) == len(drawn.places) == 7
 
 
 def test_no_patient_asked_about_is_among_the_references(clinic):
@@ -71,18 +73,17 @@ def test_a_lone_patient_gives_other_slices_as_references(tmp_path):
     sampler = TaskSampler(pictures(tmp_path, {"ann": 4}), "a/cell")
     for seed in range(10):
         asked, shown = sampler.episode(2, 6, seeded(seed))
-        assert not set(asked.names) & set(shown.names)
+        assert not slices(asked) & slices(shown)
     asked, shown = sampler.episode(4, 4, seeded())
-    assert set(asked.names) == set(shown.names), "there are no others"
+    assert slices(asked) == slices(shown), "there are no others"
 
 
 def test_patients_come_equally_often_whatever_they_have(tmp_path):
     sampler = TaskSampler(pictures(tmp_path, {"ann": 12, "ben": 1, "cy": 3}), "a/cell", sampling=AS_THEY_ARE)
     drawn = sampler.references(12, seeded())
     assert {patient: drawn.patients.count(patient) for patient in ("ann", "ben", "cy")} == {"ann": 4, "ben": 4, "cy": 4}
-    names = [name for name in drawn.names if name.startswith("ann")]
-    assert len(set(names)) == 4, "no slice twice as long as there are others"
-    assert len({name for name in drawn.names if name.startswith("cy")}) == 3
+    assert len(slices(drawn, "ann")) == 4, "no slice twice as long as there are others"
+    assert len(slices(drawn, "cy")) == 3
 
 
 def test_the_same_generator_gives_the_same_batch_and_another_a_different_one(clinic):
@@ -90,7 +91,7 @@ def test_the_same_generator_gives_the_same_batch_and_another_a_different_one(cli
     first, again, other = (sampler.episode(4, 6, seeded(seed)) for seed in (3, 3, 4))
     for one, two, three in zip(first, again, other, strict=True):
         assert torch.equal(one.images, two.images) and torch.equal(one.masks, two.masks)
-        assert one.names == two.names
+        np.testing.assert_array_equal(one.places, two.places)
         assert not torch.equal(one.images, three.images)
 
 
@@ -100,7 +101,8 @@ def test_without_changes_slices_come_as_they_are_in_the_store(clinic):
     np.testing.assert_array_equal(drawn.images[:, 0].numpy(), images)
     np.testing.assert_array_equal(drawn.masks[:, 0].numpy(), masks)
     changed = TaskSampler(clinic, "a/tumour").references(4, seeded())
-    assert changed.names == drawn.names and not torch.equal(changed.images, drawn.images)
+    np.testing.assert_array_equal(changed.places, drawn.places)
+    assert not torch.equal(changed.images, drawn.images)
 
 
 def test_references_come_from_the_side_to_learn_from_whatever_is_asked_about(clinic):
@@ -142,51 +144,3 @@ def test_shares_beyond_their_range_are_refused():
     for name in ("empty_share", "place", "scanner"):
         with pytest.raises(InputError, match=f"{name}: asked for a number from 0 to 1, got 1.5"):
             Sampling(**{name: 1.5})
-
-
-def drawing_threads():
-    return [each.name for each in threading.enumerate() if each.name.startswith("incontextseg-draw")]
-
-
-def test_drawing_ahead_gives_what_drawing_gives(clinic):
-    sampler = TaskSampler(clinic, "a/liver")
-
-    def draw(step):
-        return sampler.episode(2, 3, seeded(step))
-
-    with drawn_ahead(draw, range(6)) as batches:
-        for step, (asked, shown) in enumerate(batches):
-            again = draw(step)
-            assert torch.equal(asked.images, again[0].images) and torch.equal(shown.masks, again[1].masks)
-            assert len(drawing_threads()) == 1
-    assert step == 5
-    assert not drawing_threads()
-
-
-def test_no_more_is_drawn_ahead_than_asked_for():
-    drawn = []
-
-    def draw(key):
-        drawn.append(key)
-        return key
-
-    with drawn_ahead(draw, range(100), depth=2) as values:
-        assert [next(values), next(values)] == [0, 1]
-        time.sleep(0.05)
-        assert drawn == [0, 1, 2, 3]
-    assert not drawing_threads()
-
-
-def test_the_thread_ends_with_a_run_that_fails_and_its_own_failure_comes_out():
-    def draw(key):
-        if key == 3:
-            raise InputError("the file is gone")
-        return key
-
-    with pytest.raises(InputError, match="the file is gone"), drawn_ahead(draw, range(9)) as values:
-        assert list(zip(range(3), values, strict=False)) == [(0, 0), (1, 1), (2, 2)]
-        next(values)
-    assert not drawing_threads()
-    with pytest.raises(ZeroDivisionError), drawn_ahead(draw, range(3)) as values:
-        _ = next(values) / 0
-    assert not drawing_threads()

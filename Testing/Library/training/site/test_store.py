@@ -84,7 +84,7 @@ def test_slices_that_show_a_task_and_those_that_do_not_are_listed_without_readin
     opened = stored(folder, set_of(names=NAMES))
     opened.close()
     shown, clear = (opened.slices("a/tumour", "train", shown=shown) for shown in (True, False))
-    assert opened.mapped_files == 0
+    assert not opened._mapped
     for patient, slices in shown.items():
         assert slices[:, 1].tolist() == [4, 5]
         assert clear[patient][:, 1].tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
@@ -358,7 +358,7 @@ def test_hundreds_of_cases_hold_few_files_and_little_memory(tmp_path):
     for place in range(0, 400, 16):
         opened.read("a/cell", slices[place : place + 16])
     held = open_handles()
-    assert opened.mapped_files == 32 >= held - handles
+    assert len(opened._mapped) == 32 >= held - handles
     tracemalloc.start()
     try:
         for place in range(0, 400, 16):
@@ -368,4 +368,4 @@ def test_hundreds_of_cases_hold_few_files_and_little_memory(tmp_path):
         tracemalloc.stop()
     assert grown < 200_000 and peak < 400_000
     opened.close()
-    assert opened.mapped_files == 0
+    assert not opened._mapped

@@ -55,6 +55,14 @@ def truncated(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def test_pictures_without_a_spacing_are_not_said_to_have_one(tmp_path):
+    for n in range(3):
+        picture(tmp_path / "a", f"p{n}", seed=n)
+    found = surveyed(tmp_path, set_of(names={"1": "cell"}))
+    assert found.sets[0].between_mm is None and found.sets[0].within_mm is None
+    assert "| a | 3 of 3 | 3 | 3 | – | –, – |" in text_of(found)
+
+
 def test_patients_slices_spacing_and_labels_are_counted(tmp_path):
     volumes(tmp_path / "a", 3)
     volume(tmp_path / "a", "case3", geometry=grid(spacing_mm=(5.0, 0.5, 0.5)))

@@ -93,8 +93,10 @@ def test_an_in_context_network_is_trained_further_by_the_same_loop(site, tmp_pat
 
 
 def test_nonsense_is_refused_by_name():
-    with pytest.raises(InputError, match="queries: asked for at least 1, got 0"):
+    with pytest.raises(InputError, match="queries: asked for 1 to 1000, got 0"):
         SiteTraining(queries=0)
+    with pytest.raises(InputError, match="queries: asked for 1 to 1000, got 100000"):
+        SiteTraining(queries=100_000)
     with pytest.raises(InputError, match="weak: asked for one of full, box"):
         SiteTraining(weak="circle")
     for size in (-5, 0):
