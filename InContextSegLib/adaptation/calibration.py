@@ -15,6 +15,7 @@ from InContextSegLib.examples.origins import origin, spread_evenly
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.prior import Calibration
+from InContextSegLib.models.fitted import STRIDE
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.geometry import Geometry
@@ -24,6 +25,7 @@ SHOWING, EMPTY = 8, 2  # examples left out for every label: with it, and without
 FEWEST = 3  # with fewer examples of a label chance decides, so nothing is changed for it
 MAP_BYTES = 512 << 20  # of float32 probabilities; a session holds four such maps at once
 LARGE = 256  # pixels; twice as many would take four times as long
+FINER_STEPS = 1.5, 2, 3  # times a network's size, at which heads are fitted to pictures
 FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
 
 
@@ -37,6 +39,21 @@ def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[in
     map_bytes = 4 * labels * plan.count * larger(size) ** 2
     worthwhile = plan.pixel_mm > FINER * min(in_plane_mm) and map_bytes <= MAP_BYTES
     return (size, larger(size)) if worthwhile else (size,)
+
+
+def finer_sizes(geometry: Geometry, axis: str, size: int) -> tuple[int, ...]:
+    """The network's own size, and larger ones at which heads fitted to the examples may see what is thin.
+
+    As far as the head's pixels, twice as wide as those of its pictures, are still wider than those of the image. For
+    pictures; of a volume every slice would take that much longer.
+    """
+    plan = SlicePlan.of(geometry, axis, size)
+    in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
+    sizes = [size]
+    for step in FINER_STEPS:
+        if plan.count == 1 and STRIDE * plan.pixel_mm * size / sizes[-1] > FINER * min(in_plane_mm):
+            sizes.append(round(step * size))
+    return tuple(sizes)
 
 
 def larger(size: int) -> int:

@@ -32,7 +32,10 @@ MOST_PICTURES = 96  # that heads are fitted to
 SHOWING_SHARE = 0.7  # of them, where there are enough, that show a label
 MOST_PIXELS = 40  # as many examples give all the pixels they may; of more each gives less
 MOST_TRIED = 16  # examples left out for a label
+MOST_HEADS = 3  # that answer together; those at smaller sizes give way
 BEST_BY = 0.01  # of mean Dice that fewer members must be better by than all
+
+Answers = Mapping[tuple[int, int], Float[np.ndarray, "h w"] | None]  # logits by label value and index of an example
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Combination:
 
     Attributes:
         segmenter: the network and the heads, weighted.
-        calibration: size, thresholds and Dice of the examples left out.
+        calibration: thresholds and Dice of the examples left out.
         trials: the examples left out, as the combination segmented them.
     """
 
@@ -62,7 +65,8 @@ def combine(
 
     Args:
         support: the examples at the largest of the sizes.
-        sizes: of pictures in pixels, at which heads are fitted; the network sees the first.
+        sizes: of pictures in pixels, the network's own first. Heads are fitted at them one after the other, from the
+            second on as long as they find examples left out better than those at the size before.
 
     Raises:
         Cancelled: from `report`.
@@ -73,12 +77,16 @@ def combine(
     tries = {value: to_try(leave, value, MOST_TRIED) for value in values}
     folds = _folds(leave.units, seed)
     fitting = _Fitting(network, device, support, tries, folds, seed)
-    heads, answers = [], {}
+    heads, answers, reached = [], {}, []
     for number, at in enumerate(sizes):
         report.step(number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
         head, held_out = fitting.at(at)
         heads.append(FittedAt(at, head))
         answers[heads[-1].name] = held_out
+        reached.append(_reached(leave, tries, held_out))
+        if number and reached[-1] <= reached[-2]:
+            break
+    heads = heads[-MOST_HEADS:]
     report.step(len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
     alone = CachedSegmenter(Combined(network, sizes[0]), device)
     answers[NETWORK] = {
@@ -90,6 +98,7 @@ def combine(
         found = _best(leave, value, tries[value], answers, names)
         weights[value], shifts[value], scores[value], own = found
         trials += own
+    heads = [each for each in heads if any(own.get(each.name) for own in weights.values())]
     calibration = Calibration(
         support,
         shown,
@@ -101,11 +110,21 @@ def combine(
     return Combination(Combined(network, sizes[0], heads, values, weights), calibration, tuple(trials))
 
 
+def _reached(leave: LeaveOut, tries: Mapping[int, Sequence[int]], held_out: Answers) -> float:
+    """Mean Dice of the labels at their best thresholds; 0 where too few pictures show one to tell a size by them."""
+    scores = []
+    for value, indices in tries.items():
+        if len({leave.units[index] for index in indices}) >= FEWEST:
+            overlaps = [leave.overlap(held_out[value, index], value, index) for index in indices]
+            scores.append(np.mean([dice(each) for each in overlaps], axis=0).max())
+    return float(np.mean(scores)) if scores else 0.0
+
+
 def _best(
     leave: LeaveOut,
     value: int,
     indices: Sequence[int],
-    answers: Mapping[str, Mapping[tuple[int, int], Float[np.ndarray, "h w"] | None]],
+    answers: Mapping[str, Answers],
     names: Sequence[str],
 ) -> tuple[dict[str, float], float, float, list[Trial]]:
     """Weights, shift of the logits, mean Dice and trials of the members that do best together for a label."""
@@ -153,7 +172,7 @@ class _Fitting:
     folds: Sequence[frozenset[int]]
     seed: int
 
-    def at(self, size: int) -> tuple[FittedHead, dict[tuple[int, int], Float[np.ndarray, "h w"] | None]]:
+    def at(self, size: int) -> tuple[FittedHead, Answers]:
         """A head fitted to all examples, and logits for those tried from heads that have not seen their fold."""
         values = list(self.tries)
         tried = sorted({index for indices in self.tries.values() for index in indices})

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from InContextSegLib.progress import Report
 
 log = logging.getLogger(__name__)
 
+PICTURES_BYTES = 512 << 20  # of examples at a finer size
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -33,6 +35,7 @@ class Task:
     Attributes:
         cut: makes the examples at a size, in the same order.
         sizes: of network images in pixels that are worth trying, the usual one first.
+        finer: the same for heads fitted to the examples, if these are others.
         weights_sha256: of the network's weights.
         folder: where what was learnt is kept; None: nowhere.
     """
@@ -41,6 +44,7 @@ class Task:
     sizes: Sequence[int]
     weights_sha256: str = ""
     folder: Path | None = None
+    finer: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +103,18 @@ def _combined(
     """The network beside heads that are fitted to the examples."""
     if settings.adapt_seconds:
         log.info("The weights of this model stay as they are; heads are fitted to the examples instead.")
-    sizes, support = task.sizes, task.cut(max(task.sizes))
-    found = combine(network, device, support, sizes, settings, report)
+    count = len(task.cut(task.sizes[0]))
+    sizes = [
+        size
+        for size in sorted({*task.sizes, *task.finer})
+        if size in task.sizes or count * 3 * 4 * size**2 <= PICTURES_BYTES
+    ]
+    found = combine(network, device, task.cut(max(sizes)), sizes, settings, report)
+    calibration = replace(found.calibration, support=task.cut(found.segmenter.finest))
     tried = {trial.value for trial in found.trials}
-    expectations = {value: expected(found.trials, value, found.calibration.shifts.get(value, 0.0)) for value in tried}
-    foresight = Foresight(expectations, {}, check_labels(found.trials, found.calibration))
-    return Prepared(found.segmenter, found.calibration, foresight, members=found.segmenter.record)
+    expectations = {value: expected(found.trials, value, calibration.shifts.get(value, 0.0)) for value in tried}
+    foresight = Foresight(expectations, {}, check_labels(found.trials, calibration))
+    return Prepared(found.segmenter, calibration, foresight, members=found.segmenter.record)
 
 
 def _adapted(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from InContextSegLib.adaptation.calibration import sizes_for
+from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
 from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
@@ -197,7 +197,7 @@ def opened_session(
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
     sizes = sizes_for(geometry, axis, size, len(each.labels))
-    task = Task(partial(support_of, case, each), sizes)
+    task = Task(partial(support_of, case, each), sizes, finer=finer_sizes(geometry, axis, size))
     settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True)
     ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support

@@ -73,7 +73,7 @@ class Combined(nn.Module):
         self.network, self.size, self.values = network, size, tuple(values)
         self.heads = tuple(heads)
         self._modules_of_heads = nn.ModuleList(each.head for each in heads)
-        names = [NETWORK, *(each.name for each in heads)]
+        names = [NETWORK, *(each.name for each in self.heads)]
         equal = dict.fromkeys(names, 1 / len(names))
         self.weights = {value: dict((weights or {}).get(value, equal)) for value in values}
 
@@ -125,6 +125,11 @@ class Combined(nn.Module):
                 number = self.values.index(label)
                 answers.append((weights[name], logits[:, number : number + 1]))
         return sum(weight * resized(each, embedding.size) for weight, each in answers)
+
+    @property
+    def finest(self) -> int:
+        """The largest size in pixels that a member sees."""
+        return max([self.size, *(each.size for each in self.heads)])
 
     @property
     def record(self) -> dict:

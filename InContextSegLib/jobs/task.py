@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from InContextSegLib.adaptation.calibration import sizes_for
+from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
 from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.pairs import paired_files
@@ -100,6 +100,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         sizes=sizes_for(target, axes[0], size, len(first.labels)) if brief.settings.calibrate else (size,),
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
+        finer=finer_sizes(target, axes[0], size),
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:

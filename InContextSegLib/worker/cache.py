@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from InContextSegLib.adaptation.calibration import sizes_for
+from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.support import Label, LabelledVolume
@@ -221,6 +221,7 @@ class WorkerCache:
         axes = (axis,) if axis else axes_for(brief.settings, volume.geometry, drawn_axis(pairs))
         brief = replace(brief, settings=replace(brief.settings, axes=axes))
         sizes = sizes_for(volume.geometry, axes[0], entry.capability.input_size, len(values))
+        sizes += finer_sizes(volume.geometry, axes[0], entry.capability.input_size)
         key = (task.key, stamps, own, mix.weights, axes, sizes if brief.settings.calibrate else ())
         return Bound(task, brief, volume, own, drawn, mix, key)
 

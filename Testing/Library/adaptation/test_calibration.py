@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from InContextSegLib.adaptation.calibration import EMPTY, SHOWING, calibrate, sizes_for
+from InContextSegLib.adaptation.calibration import EMPTY, SHOWING, calibrate, finer_sizes, sizes_for
 from InContextSegLib.adaptation.leave_out import gains
 from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.support import Example, Label, SupportSet
@@ -162,6 +162,14 @@ def test_the_larger_size_is_tried_where_the_image_has_more_to_show(voxel_mm, siz
 def test_how_thin_the_slices_are_does_not_count(axis, sizes):
     """Pixels of 1 mm show all of 1 mm voxels; across them, only the larger picture shows steps of 0.5 mm."""
     assert sizes_for(grid((60, SIZE, SIZE), (0.5, 1.0, 1.0)), axis, SIZE, 1) == sizes
+
+
+@pytest.mark.parametrize(
+    ("slices", "across", "sizes"),
+    [(1, 2048, (256, 384, 512, 768)), (1, 512, (256, 384, 512, 768)), (1, 280, (256, 384)), (2, 2048, (256,))],
+)
+def test_heads_see_pictures_as_finely_as_these_are_and_volumes_at_the_networks_size(slices, across, sizes):
+    assert finer_sizes(grid((slices, across, across), (1.0, 0.1, 0.1)), "axial", 256) == sizes
 
 
 def test_a_calibration_can_be_cancelled_between_two_examples():

@@ -221,3 +221,35 @@ def test_a_head_is_not_judged_where_nothing_that_it_learnt_from_shows_the_label(
     _, held_out = fitting.at(SIZE)
     assert all(held_out[1, index] is None for index in fold)
     assert all(held_out[2, index] is not None for index in fold)
+
+
+@pytest.mark.parametrize(("reached", "fitted"), [((0.5, 0.4), 2), ((0.5, 0.6, 0.6), 3), ((0.5, 0.6, 0.7, 0.8), 4)])
+def test_larger_sizes_are_tried_as_long_as_they_gain(network, monkeypatch, reached, fitted):
+    scores, seen = iter(reached), []
+    real = combination._Fitting.at
+    monkeypatch.setattr(combination, "_reached", lambda *_: next(scores))
+    monkeypatch.setattr(combination._Fitting, "at", lambda self, size: (seen.append(size), real(self, size))[1])
+    sizes = (32, 64, 96, 128)
+    found = combine(network, CPU, support(4), sizes, SETTINGS, Report())
+    assert tuple(seen) == sizes[:fitted]
+    assert {each.size for each in found.segmenter.heads} <= set(sizes[max(0, fitted - 3) : fitted])
+
+
+def test_examples_are_cut_as_finely_as_what_answers_sees_them(network, monkeypatch):
+    cut = []
+
+    def at(size):
+        cut.append(size)
+        return support(4)
+
+    real = combination._best
+
+    def network_alone(*given):
+        _, *rest = real(*given)
+        return {NETWORK: 1.0}, *rest
+
+    monkeypatch.setattr(combination, "_best", network_alone)
+    task = Task(at, (SIZE,), finer=(SIZE, 2 * SIZE))
+    ready = prepare(network, CPU, task, InferenceSettings(supports=4, draws=1, calibrate=True), Report())
+    assert ready.segmenter.heads == ()
+    assert (max(cut), cut[-1]) == (2 * SIZE, SIZE)
