@@ -22,8 +22,8 @@ from InContextSegLib.training.site.train import CURVES, NEW, RECORD, SiteTrainin
 from InContextSegLib.volumes.files import json_text, make_folder
 
 CITATIONS = {
-    "incontext": "Tan, Le: EfficientNet. ICML 2019 (the backbone); Bertinetto et al.: Meta-learning with Differentiable "
-    "Closed-form Solvers. ICLR 2019 (the head).",
+    "incontext": "Tan, Le: EfficientNet. ICML 2019 (the backbone); Bertinetto et al.: Meta-learning with "
+    "Differentiable Closed-form Solvers. ICLR 2019 (the head).",
     "sricl": "Unified Medical Lesion Segmentation via Self-referring Indicator. CVPR 2025 (the method).",
     "universeg": "Butoi, Gonzalez Ortiz, et al.: UniverSeg. ICCV 2023 (the method).",
 }
