@@ -1,10 +1,11 @@
 """A whole segmentation from files to files: read, cut examples, segment, write, and a record of all of it."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,8 @@ from InContextSegLib.volumes.files import (
     write_volume,
 )
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,24 +197,36 @@ def _write(job: SegmentJob, record: dict, volume: Volume, prediction: Prediction
         record = record | {"files": files}
         write_text(aside["record"], json_text(record, indent=2) + "\n")
     for path in left_behind:
-        with suppress(OSError):
+        try:
             path.unlink()
+        except OSError as error:
+            log.warning("%s belongs to the run before and cannot be removed: %s.", path, error.strerror or error)
     return record
 
 
 def _left_behind(job: SegmentJob, paths: Mapping[str, Path]) -> list[Path]:
-    """Files of an earlier run that this one does not write: its record names them, and nobody has changed them since.
+    """What an earlier run wrote beside the mask that this one replaces, and this one does not write.
 
-    They would lie beside a result that they do not belong to.
+    It would lie beside a result that it does not belong to. What somebody has changed since stays, and so does a mask
+    under another name with all that belongs to it.
     """
     record, taken = paths["record"], {path.resolve() for path in (*paths.values(), *_inputs(job))}
     try:
-        files = json.loads(record.read_text(encoding="utf-8"))["files"].values()
-        before = {record.with_name(Path(each["path"]).name): each["sha256"] for each in files}
+        files = json.loads(record.read_text(encoding="utf-8"))["files"]
+        if Path(files["mask"]["path"]).name != job.output.name:
+            return []
+        before = {record.with_name(Path(each["path"]).name): each["sha256"] for each in files.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # there was no run, or it has left no record
-    there = [path for path in before if path.resolve() not in taken and path.is_file()]
-    return [path for path in there if sha256_of(path) == before[path]]
+    return [path for path, sha256 in before.items() if path.resolve() not in taken and _is_still(path, sha256)]
+
+
+def _is_still(path: Path, sha256: str) -> bool:
+    """Whether a file is there as it was written; what cannot be read is not known to be."""
+    try:
+        return path.is_file() and sha256_of(path) == sha256
+    except OSError:
+        return False
 
 
 @contextmanager

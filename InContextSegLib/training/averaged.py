@@ -332,7 +332,7 @@ class AveragedTrainer:
         save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
-        state = load_checkpoint(self._checkpoint, self.device)
+        state = load_checkpoint(self._checkpoint, self.device, "tasks")
         names = [task.name for task in self.tasks]
         if (state["seed"], state["tasks"]) != (self.settings.seed, names):
             raise InputError(

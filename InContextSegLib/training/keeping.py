@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -53,16 +52,22 @@ def save_checkpoint(path: Path, state: dict) -> None:
             raise OSError(str(error).splitlines()[0]) from error
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict:
+def load_checkpoint(path: Path, device: torch.device, about: str) -> dict:
     """The state that `save_checkpoint` wrote, with its tensors on a device.
 
+    Args:
+        about: what such a run notes in it besides its seed.
+
     Raises:
-        InputError: if it is damaged or cannot be read.
+        InputError: if it is damaged, cannot be read, or is that of a run of another kind.
     """
     try:
-        return dict(torch.load(path, weights_only=True, map_location=device))
-    except (RuntimeError, UnpicklingError, EOFError, OSError, TypeError, ValueError) as error:
+        state = torch.load(path, weights_only=True, map_location=device)
+    except Exception as error:  # whatever PyTorch stumbles over in a damaged file
         raise InputError(f"{path} is damaged or cannot be read; choose another folder for the run.") from error
+    if not isinstance(state, dict) or not {"seed", about} <= state.keys():
+        raise InputError(f"{path} holds no run of this kind; choose another folder for the run.")
+    return state
 
 
 def forget_after(log: Path, step: int) -> None:

@@ -126,7 +126,7 @@ class Trainer:
         save_checkpoint(self._checkpoint, state)
 
     def _resume(self) -> None:
-        state = load_checkpoint(self._checkpoint, self.device)
+        state = load_checkpoint(self._checkpoint, self.device, "about")
         if (state["seed"], state["about"]) != (self.recipe.seed, self.course.about):
             raise InputError(
                 f"{self.folder} holds a run with seed {state['seed']} and {state['about']}, "

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
@@ -265,6 +266,20 @@ def test_a_file_that_only_the_run_before_wrote_does_not_stay_beside_another_resu
     run(job_in(folder, overwrite=True), Report())
     kept = ["mask.json", "mask.nii.gz", "mask_notes.txt", "mask_picture.png", "mask_probability_1.nii.gz"]
     assert written(folder) == kept and changed.read_bytes() == b"changed by hand"
+
+
+def test_a_mask_of_the_run_before_in_another_format_stays_with_all_that_belongs_to_it(folder):
+    run(job_in(folder, settings={"draws": 2}), Report())
+    run(job_in(folder, output="out/mask.seg.nrrd", overwrite=True), Report())
+    assert {"mask.nii.gz", "mask_uncertainty.nii.gz", "mask.seg.nrrd"} <= set(written(folder))
+
+
+def test_a_file_of_the_run_before_that_cannot_be_removed_is_told_and_harms_nothing(folder, monkeypatch, caplog):
+    run(job_in(folder, settings={"draws": 2}), Report())
+    stale = folder / "out" / "mask_uncertainty.nii.gz"
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert "uncertainty" not in run(job_in(folder, overwrite=True), Report())["files"]
+    assert f"{stale} belongs to the run before and cannot be removed: Permission denied." in caplog.text
 
 
 @pytest.mark.parametrize(

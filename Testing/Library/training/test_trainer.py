@@ -38,11 +38,18 @@ def stop_after(steps):
     return report
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 cut off", b"\x80\x02X\x01", b"\x80\x02."])
 def test_a_run_whose_checkpoint_is_damaged_says_so(tmp_path, content):
     (tmp_path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint\.pt is damaged or cannot be read; choose another folder"):
-        load_checkpoint(tmp_path / "checkpoint.pt", CPU)
+        load_checkpoint(tmp_path / "checkpoint.pt", CPU, "about")
+
+
+@pytest.mark.parametrize("state", [{"seed": 0, "tasks": []}, {"about": ""}, [1]])
+def test_a_checkpoint_of_another_kind_of_run_is_refused(tmp_path, state):
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt holds no run of this kind; choose another folder"):
+        load_checkpoint(tmp_path / "checkpoint.pt", CPU, "about")
 
 
 def test_a_run_that_was_stopped_and_resumed_ends_with_the_very_same_weights(tmp_path):
