@@ -194,7 +194,8 @@ def _how(command: argparse.ArgumentParser) -> None:
         type=_seconds,
         metavar="auto|off|SECONDS",
         help=f"let the network learn from the examples first, for so long (auto: {ADAPT_SECONDS:g} s); kept only if it "
-        "segments examples better that it has not learnt from (default: the preset's; best: auto, else off)",
+        "segments examples better that it has not learnt from; the default model is calibrated instead, however long "
+        "(default: the preset's; best: auto, else off)",
     )
     how.add_argument(
         "--style",
@@ -224,8 +225,8 @@ def _calibration(group: argparse._ActionsContainer, default: bool | None, said: 
         "--calibration",
         action=argparse.BooleanOptionalAction,
         default=default,
-        help="leave-one-out calibration: let the examples predict one another first, to choose how many to show, image "
-        f"size and thresholds (default: {said})",
+        help="leave-one-out calibration: let the examples predict one another first, to choose what answers (the "
+        f"default model: heads fitted to them too), how many to show, image size and thresholds (default: {said})",
     )
     # What version 0.1 called it.
     group.add_argument(
