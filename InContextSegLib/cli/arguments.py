@@ -57,14 +57,20 @@ def parser() -> argparse.ArgumentParser:
 
     _segment(command("segment", "segment one image from labelled examples"))
     _batch(command("batch", "segment many images from the same examples, one bad image stopping no other"))
-    _train(command("train", "train a network on synthetic tasks"))
+    _train(command("train", "train a network on invented tasks, and on open data where the recipe names some"))
     _evaluate(command("evaluate", "measure a model on labelled data, by a study file"))
     _train_site(command("train-site", "train on a site's data sets, all tasks at once; several processes by torchrun"))
     _datasets(command("datasets", "look through a site's data sets before training on them, and say what is wrong"))
     # The words before and behind an action mean the same, so those behind must not reset what was said before.
     _weights(command("weights", "list, fetch and remove model weights"), _common(argparse.SUPPRESS))
     demo = command("demo", "segment an invented patient that comes with the software, and make a picture of it")
-    demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER")
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="FOLDER",
+        help="for the invented patients and the result (default: demo-output)",
+    )
     return top
 
 
@@ -188,7 +194,8 @@ def _how(command: argparse.ArgumentParser) -> None:
         type=_seconds,
         metavar="auto|off|SECONDS",
         help=f"let the network learn from the examples first, for so long (auto: {ADAPT_SECONDS:g} s); kept only if it "
-        "segments examples better that it has not learnt from (default: the preset's; best: auto, else off)",
+        "segments examples better that it has not learnt from; the default model is calibrated instead, however long "
+        "(default: the preset's; best: auto, else off)",
     )
     how.add_argument(
         "--style",
@@ -218,8 +225,8 @@ def _calibration(group: argparse._ActionsContainer, default: bool | None, said: 
         "--calibration",
         action=argparse.BooleanOptionalAction,
         default=default,
-        help="leave-one-out calibration: let the examples predict one another first, to choose how many to show, image "
-        f"size and thresholds (default: {said})",
+        help="leave-one-out calibration: let the examples predict one another first, to choose what answers (the "
+        f"default model: heads fitted to them too), how many to show, image size and thresholds (default: {said})",
     )
     # What version 0.1 called it.
     group.add_argument(

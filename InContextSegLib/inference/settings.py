@@ -52,7 +52,8 @@ class InferenceSettings:
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
-        calibrate: let the examples predict one another first, to choose how many to show, image size and thresholds.
+        calibrate: let the examples predict one another first, to choose what answers (the default model: heads fitted
+            to them too), how many to show, image size and thresholds. The presets `normal` and `best` do.
         adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
         style: bring a target from another scanner to the style of the examples, where they say that it helps.
 
