@@ -128,37 +128,58 @@ def _best(
     names: Sequence[str],
 ) -> tuple[dict[str, float], float, float, list[Trial]]:
     """Weights, shift of the logits, mean Dice and trials of the members that do best together for a label."""
-    everything = {name: 1 / len(names) for name in names}
-    if not indices:
-        return everything, 0.0, float("nan"), []
-    # What none of the examples chosen for a slice shows is not looked for in it, whatever heads say.
-    absent = {index: NETWORK in answers and answers[NETWORK][value, index] is None for index in indices}
+    if len({leave.units[index] for index in indices}) < FEWEST:
+        weights = _usual(names)
+        logits = [_mean(answers, weights, value, index) for index in indices]
+        overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
+        score = float(np.mean([dice(each)[0] for each in overlaps])) if indices else float("nan")
+        return weights, 0.0, score, _trials(leave, value, indices, logits, overlaps)
     best, judged = None, {}
     for count in range(len(names), 0, -1):
         for members in combinations(names, count):
-            logits = [_mean([answers[name][value, index] for name in members], absent[index]) for index in indices]
+            weights = dict.fromkeys(members, 1 / count)
+            logits = [_mean(answers, weights, value, index) for index in indices]
             overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
             scores = np.mean([dice(each) for each in overlaps], axis=0)
-            judged[members] = (scores, logits, overlaps)
-            if best is None or scores[0] > judged[best][0][0] + BEST_BY:
+            judged[members] = (weights, scores, logits, overlaps)
+            if best is None or scores[0] > judged[best][1][0] + BEST_BY:
                 best = members
-    scores, logits, overlaps = judged[best]
-    few = len({leave.units[index] for index in indices}) < FEWEST
-    if few:
-        best = tuple(names)
-        scores, logits, overlaps = judged[best]
-    threshold = 0 if few else best_threshold(scores)
-    trials = [
-        Trial(value, index, leave.units[index], overlap, _area(each, leave.truth.examples[index].labels == value))
-        for index, overlap, each in zip(indices, overlaps, logits, strict=True)
-    ]
-    weights = {name: 1 / len(best) for name in best}
+    weights, scores, logits, overlaps = judged[best]
+    threshold = best_threshold(scores)
+    trials = _trials(leave, value, indices, logits, overlaps)
     return weights, shift_of(threshold), float(scores[threshold]), trials
 
 
-def _mean(logits: Sequence[Float[np.ndarray, "h w"] | None], absent: bool) -> Float[np.ndarray, "h w"] | None:
-    there = [each for each in logits if each is not None]
-    return None if absent or not there else np.mean(there, axis=0, dtype=np.float32)
+def _usual(names: Sequence[str]) -> dict[str, float]:
+    """Weights where too few pictures tell what is best: the network, which learnt from many tasks, counts half."""
+    heads = [name for name in names if name != NETWORK]
+    if len(heads) in (0, len(names)):
+        return dict.fromkeys(names, 1 / len(names))
+    return {NETWORK: 0.5} | dict.fromkeys(heads, 0.5 / len(heads))
+
+
+def _trials(leave: LeaveOut, value: int, indices: Sequence[int], logits: Sequence, overlaps: Sequence) -> list[Trial]:
+    truth = leave.truth.examples
+    return [
+        Trial(value, index, leave.units[index], overlap, _area(each, truth[index].labels == value))
+        for index, overlap, each in zip(indices, overlaps, logits, strict=True)
+    ]
+
+
+def _mean(
+    answers: Mapping[str, Answers], weights: Mapping[str, float], value: int, index: int
+) -> Float[np.ndarray, "h w"] | None:
+    """The weighted mean of members' logits for an example; None where none of them answers.
+
+    What none of the examples chosen for a slice shows is not looked for in it, whatever heads say.
+    """
+    if NETWORK in answers and answers[NETWORK][value, index] is None:
+        return None
+    there = {name: answers[name][value, index] for name in weights}
+    there = {name: each for name, each in there.items() if each is not None}
+    if not there:
+        return None
+    return np.average(list(there.values()), axis=0, weights=[weights[name] for name in there]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

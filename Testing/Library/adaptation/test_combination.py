@@ -134,6 +134,11 @@ def test_of_fewer_than_three_pictures_nothing_is_concluded():
     assert (weights, shift) == ({"a": 0.5, "b": 0.5}, 0.0)
 
 
+def test_of_few_pictures_the_network_counts_as_much_as_all_heads():
+    assert combination._usual([NETWORK, "a", "b"]) == {NETWORK: 0.5, "a": 0.25, "b": 0.25}
+    assert combination._usual([NETWORK]) == {NETWORK: 1.0}
+
+
 def test_one_example_is_enough_to_answer(network):
     single = support(1, labels=(1,))
     found = combine(network, CPU, single, (SIZE,), SETTINGS, Report())

@@ -55,7 +55,7 @@ def test_a_real_data_set_becomes_a_model_paused_and_resumed_on_the_way(scene, fe
     trainee.picture("real_paused")
     assert trainee.train() == "done", trainee.status
     trainee.picture("real_done")
-    assert trainee.ui.trainingUseButton.enabled and find("hippocampus").model == "universeg"
+    assert trainee.ui.trainingUseButton.enabled and find("hippocampus").model == "incontext"
     assert "hippocampus/anterior" in (tmp_path / "models/hippocampus/card.md").read_text(encoding="utf-8")
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert columns(trainee.controller.plots.losses)["loss"] == [line["loss"] for line in log]
