@@ -5,8 +5,9 @@ network from the rest; what is best in the mean over the examples left out is wh
 for the targets are fitted to all examples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -79,15 +80,17 @@ def combine(
     fitting = _Fitting(network, device, support, tries, folds, seed)
     heads, answers, reached = [], {}, []
     for number, at in enumerate(sizes):
-        report.step(number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
-        head, held_out = fitting.at(at)
+        step = partial(report.step, number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
+        head, held_out = fitting.at(at, step)
         heads.append(FittedAt(at, head))
         answers[heads[-1].name] = held_out
         reached.append(_reached(leave, tries, held_out))
         if number and reached[-1] <= reached[-2]:
             break
     heads = heads[-MOST_HEADS:]
-    report.step(len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
+    answers = {each.name: answers[each.name] for each in heads}
+    step = partial(report.step, len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
+    step()
     alone = CachedSegmenter(Combined(network, sizes[0]), device)
     answers[NETWORK] = {
         (value, index): leave.logits(alone, value, index, shown) for value in values for index in tries[value]
@@ -95,6 +98,7 @@ def combine(
     weights, shifts, scores, trials = {}, {}, {}, []
     names = [NETWORK, *(each.name for each in heads)]
     for value in values:
+        step()
         found = _best(leave, value, tries[value], answers, names)
         weights[value], shifts[value], scores[value], own = found
         trials += own
@@ -141,11 +145,12 @@ def _best(
             logits = [_mean(answers, weights, value, index) for index in indices]
             overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
             scores = np.mean([dice(each) for each in overlaps], axis=0)
-            judged[members] = (weights, scores, logits, overlaps)
+            judged[members] = (weights, scores, overlaps)
             if best is None or scores[0] > judged[best][1][0] + BEST_BY:
                 best = members
-    weights, scores, logits, overlaps = judged[best]
+    weights, scores, overlaps = judged[best]
     threshold = best_threshold(scores)
+    logits = [_mean(answers, weights, value, index) for index in indices]
     trials = _trials(leave, value, indices, logits, overlaps)
     return weights, shift_of(threshold), float(scores[threshold]), trials
 
@@ -193,8 +198,12 @@ class _Fitting:
     folds: Sequence[frozenset[int]]
     seed: int
 
-    def at(self, size: int) -> tuple[FittedHead, Answers]:
-        """A head fitted to all examples, and logits for those tried from heads that have not seen their fold."""
+    def at(self, size: int, step: Callable[[], None]) -> tuple[FittedHead, Answers]:
+        """A head fitted to all examples, and logits for those tried from heads that have not seen their fold.
+
+        Args:
+            step: called before every example and every fold, to say how far it is and to be cancelled.
+        """
         values = list(self.tries)
         tried = sorted({index for indices in self.tries.values() for index in indices})
         learnt = _to_learn(self.support, values)
@@ -202,6 +211,7 @@ class _Fitting:
         sample: dict[int, Pixels] = {}
         seen = {}
         for index in sorted({*learnt, *tried}):
+            step()
             example = self.support.examples[index]
             picture, maps = self._features(example, size)
             if index in learnt:
@@ -213,6 +223,7 @@ class _Fitting:
             rest = [pixels for index, pixels in sample.items() if index not in fold]
             asked = [index for index in tried if index in fold]
             if asked and rest:
+                step()
                 own |= self._answers(self._head(rest), asked, seen)
                 shown = {value for value in values if self._taught(value, sample, fold)}
                 taught |= dict.fromkeys(asked, shown)

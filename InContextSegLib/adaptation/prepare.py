@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from InContextSegLib.progress import Report
 
 log = logging.getLogger(__name__)
 
-PICTURES_BYTES = 512 << 20  # of examples at a finer size
+PICTURES_BYTES = 1 << 30  # of examples at a finer size, while heads are fitted
+BYTES_A_PIXEL, BYTES_A_LABEL = 38, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +104,13 @@ def _combined(
     """The network beside heads that are fitted to the examples."""
     if settings.adapt_seconds:
         log.info("The weights of this model stay as they are; heads are fitted to the examples instead.")
-    count = len(task.cut(task.sizes[0]))
-    sizes = [
-        size
-        for size in sorted({*task.sizes, *task.finer})
-        if size in task.sizes or count * 3 * 4 * size**2 <= PICTURES_BYTES
-    ]
+    first = task.cut(task.sizes[0])
+    # Of every example a colour picture, feature maps, and labels and answers in half precision.
+    pixel_bytes = len(first) * (BYTES_A_PIXEL + BYTES_A_LABEL * len(first.labels))
+    sizes = sorted({*task.sizes, *(size for size in task.finer if pixel_bytes * size**2 <= PICTURES_BYTES)})
+    # The examples stay at the size at which everything was judged, and so will the targets.
     found = combine(network, device, task.cut(max(sizes)), sizes, settings, report)
-    calibration = replace(found.calibration, support=task.cut(found.segmenter.finest))
+    calibration = found.calibration
     tried = {trial.value for trial in found.trials}
     expectations = {value: expected(found.trials, value, calibration.shifts.get(value, 0.0)) for value in tried}
     foresight = Foresight(expectations, {}, check_labels(found.trials, calibration))

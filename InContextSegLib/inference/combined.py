@@ -127,11 +127,6 @@ class Combined(nn.Module):
         return sum(weight * resized(each, embedding.size) for weight, each in answers)
 
     @property
-    def finest(self) -> int:
-        """The largest size in pixels that a member sees."""
-        return max([self.size, *(each.size for each in self.heads)])
-
-    @property
     def record(self) -> dict:
         """For the provenance of an output."""
         return {str(value): {name: round(each, 4) for name, each in own.items()} for value, own in self.weights.items()}

@@ -100,7 +100,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         sizes=sizes_for(target, axes[0], size, len(first.labels)) if brief.settings.calibrate else (size,),
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
-        finer=finer_sizes(target, axes[0], size),
+        finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:

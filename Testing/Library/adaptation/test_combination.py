@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation import combination
+from InContextSegLib.adaptation import prepare as prepare_module
 from InContextSegLib.adaptation.combination import combine
 from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.adaptation.prepare import Task, prepare
+from InContextSegLib.errors import Cancelled
 from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
@@ -57,7 +59,9 @@ def example(number, shows=True, size=SIZE, position=None, source=None):
 
 def support(count=6, labels=(1, 2), **others):
     examples = tuple(example(number, **others) for number in range(count))
-    return SupportSet(examples, tuple(Label(value, f"disk {value}") for value in labels), "axial", SIZE)
+    return SupportSet(
+        examples, tuple(Label(value, f"disk {value}") for value in labels), "axial", others.get("size", SIZE)
+    )
 
 
 def test_heads_fitted_to_a_few_pictures_find_the_same_in_a_new_one(network):
@@ -223,7 +227,7 @@ def test_a_head_is_not_judged_where_nothing_that_it_learnt_from_shows_the_label(
     rare = SupportSet(tuple(examples), (Label(1, "disk"), Label(2, "other")), "axial", SIZE)
     tries = {1: sorted(fold), 2: sorted(fold)}
     fitting = combination._Fitting(network, CPU, rare, tries, folds, SETTINGS.seed)
-    _, held_out = fitting.at(SIZE)
+    _, held_out = fitting.at(SIZE, lambda: None)
     assert all(held_out[1, index] is None for index in fold)
     assert all(held_out[2, index] is not None for index in fold)
 
@@ -233,28 +237,38 @@ def test_larger_sizes_are_tried_as_long_as_they_gain(network, monkeypatch, reach
     scores, seen = iter(reached), []
     real = combination._Fitting.at
     monkeypatch.setattr(combination, "_reached", lambda *_: next(scores))
-    monkeypatch.setattr(combination._Fitting, "at", lambda self, size: (seen.append(size), real(self, size))[1])
+    monkeypatch.setattr(
+        combination._Fitting, "at", lambda self, size, step: (seen.append(size), real(self, size, step))[1]
+    )
     sizes = (32, 64, 96, 128)
     found = combine(network, CPU, support(4), sizes, SETTINGS, Report())
     assert tuple(seen) == sizes[:fitted]
     assert {each.size for each in found.segmenter.heads} <= set(sizes[max(0, fitted - 3) : fitted])
 
 
-def test_examples_are_cut_as_finely_as_what_answers_sees_them(network, monkeypatch):
+def test_targets_are_seen_as_the_examples_were_when_they_judged(network):
     cut = []
 
     def at(size):
         cut.append(size)
-        return support(4)
+        return support(4, size=size)
 
-    real = combination._best
-
-    def network_alone(*given):
-        _, *rest = real(*given)
-        return {NETWORK: 1.0}, *rest
-
-    monkeypatch.setattr(combination, "_best", network_alone)
     task = Task(at, (SIZE,), finer=(SIZE, 2 * SIZE))
     ready = prepare(network, CPU, task, InferenceSettings(supports=4, draws=1, calibrate=True), Report())
-    assert ready.segmenter.heads == ()
-    assert (max(cut), cut[-1]) == (2 * SIZE, SIZE)
+    assert ready.calibration.support.size == max(cut) == 2 * SIZE
+
+
+def test_finer_sizes_are_left_out_where_their_pictures_would_fill_the_memory(network, monkeypatch):
+    cut = []
+    monkeypatch.setattr(prepare_module, "PICTURES_BYTES", 4 * 40 * (2 * SIZE) ** 2)
+    task = Task(lambda size: (cut.append(size), support(4, size=size))[1], (SIZE,), finer=(SIZE, 2 * SIZE))
+    prepare(network, CPU, task, InferenceSettings(supports=4, draws=1, calibrate=True), Report())
+    assert set(cut) == {SIZE}
+
+
+def test_fitting_heads_can_be_cancelled_between_two_examples(network):
+    calls = []
+    report = Report(lambda done, total, message: (calls.append(message), report.cancel() if len(calls) == 3 else None))
+    with pytest.raises(Cancelled):
+        combine(network, CPU, support(4), (SIZE,), SETTINGS, report)
+    assert len(calls) == 3 and calls[0].startswith("heads are fitted")
