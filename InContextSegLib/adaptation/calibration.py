@@ -35,9 +35,8 @@ def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[in
     Not where the maps of all labels in all slices would take more than `MAP_BYTES` at the larger size.
     """
     plan = SlicePlan.of(geometry, axis, size)
-    in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
     map_bytes = 4 * labels * plan.count * larger(size) ** 2
-    worthwhile = plan.pixel_mm > FINER * min(in_plane_mm) and map_bytes <= MAP_BYTES
+    worthwhile = plan.pixel_mm > FINER * _finest_mm(geometry, plan) and map_bytes <= MAP_BYTES
     return (size, larger(size)) if worthwhile else (size,)
 
 
@@ -48,12 +47,16 @@ def finer_sizes(geometry: Geometry, axis: str, size: int) -> tuple[int, ...]:
     pictures; of a volume every slice would take that much longer.
     """
     plan = SlicePlan.of(geometry, axis, size)
-    in_plane_mm = [step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis]
     sizes = [size]
     for step in FINER_STEPS:
-        if plan.count == 1 and STRIDE * plan.pixel_mm * size / sizes[-1] > FINER * min(in_plane_mm):
+        if plan.count == 1 and STRIDE * plan.pixel_mm * size / sizes[-1] > FINER * _finest_mm(geometry, plan):
             sizes.append(round(step * size))
     return tuple(sizes)
+
+
+def _finest_mm(geometry: Geometry, plan: SlicePlan) -> float:
+    """The smaller side of a voxel within the slices."""
+    return min(step for array_axis, step in enumerate(geometry.spacing_mm) if array_axis != plan.array_axis)
 
 
 def larger(size: int) -> int:
