@@ -132,26 +132,28 @@ def _best(
     names: Sequence[str],
 ) -> tuple[dict[str, float], float, float, list[Trial]]:
     """Weights, shift of the logits, mean Dice and trials of the members that do best together for a label."""
+
+    def asked(weights: Mapping[str, float]) -> tuple[list, list]:
+        """Logits for the examples, and their overlaps with the labels."""
+        logits = [_mean(answers, weights, value, index) for index in indices]
+        return logits, [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
+
     if len({leave.units[index] for index in indices}) < FEWEST:
         weights = _usual(names)
-        logits = [_mean(answers, weights, value, index) for index in indices]
-        overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
+        logits, overlaps = asked(weights)
         score = float(np.mean([dice(each)[0] for each in overlaps])) if indices else float("nan")
         return weights, 0.0, score, _trials(leave, value, indices, logits, overlaps)
     best, judged = None, {}
     for count in range(len(names), 0, -1):
         for members in combinations(names, count):
             weights = dict.fromkeys(members, 1 / count)
-            logits = [_mean(answers, weights, value, index) for index in indices]
-            overlaps = [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
-            scores = np.mean([dice(each) for each in overlaps], axis=0)
-            judged[members] = (weights, scores, overlaps)
+            scores = np.mean([dice(each) for each in asked(weights)[1]], axis=0)
+            judged[members] = (weights, scores)
             if best is None or scores[0] > judged[best][1][0] + BEST_BY:
                 best = members
-    weights, scores, overlaps = judged[best]
+    weights, scores = judged[best]
     threshold = best_threshold(scores)
-    logits = [_mean(answers, weights, value, index) for index in indices]
-    trials = _trials(leave, value, indices, logits, overlaps)
+    trials = _trials(leave, value, indices, *asked(weights))
     return weights, shift_of(threshold), float(scores[threshold]), trials
 
 
