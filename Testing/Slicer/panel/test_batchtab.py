@@ -401,25 +401,37 @@ def test_no_slot_takes_longer_than_50_ms_with_2000_volumes(tab, worker, tmp_path
     folder.mkdir()
     for number in range(2000):
         (folder / f"volume{number:04}.nii.gz").write_bytes(b"")
+    limit = 0.05 * slowness()
+    # A slot that takes long does so each time; what another process causes does not come back three times.
+    slow = None
+    for again in range(3):
+        worst = longest_slots(tab, worker, folder, tmp_path / f"out{again}")
+        slow = {name for name, seconds in worst.items() if seconds > limit and (slow is None or name in slow)}
+        if not slow:
+            break
+    assert slow == set()
+
+
+def longest_slots(tab, worker, folder, out):
+    """Seconds of the longest piece of work in the window's thread, by what was done with 2,000 volumes."""
     worst = {}
 
     def timed(name, call):
-        worst[name] = longest(call)
+        worst[name] = max(longest(call), worst.get(name, 0))
         while len(tab._queue):
             worst[f"{name}, a tick"] = max(longest(tab._tick), worst.get(f"{name}, a tick", 0))
 
     timed("add", lambda: tab.add([str(folder)]))
     assert len(cells(tab, 0)) == 2000
-    tab.ui.batchFolderEdit.currentPath = str(tmp_path / "out")
+    tab.ui.batchFolderEdit.currentPath = str(out)
     timed("run", tab.ui.batchRunButton.click)
     for case in worker.cases[:50]:
-        worst["told"] = max(longest(lambda case=case: worker.tell(case, "skipped")), worst.get("told", 0))
+        timed("told", lambda case=case: worker.tell(case, "skipped"))
     timed("ended", lambda: worker.onFailed("Cancelled", ""))
     tab.ui.batchTable.selectAll()
     timed("remove", tab.ui.batchRemoveButton.click)
     assert cells(tab, 0) == []
-    limit = 0.05 * slowness()
-    assert {name: seconds for name, seconds in worst.items() if seconds > limit} == {}
+    return worst
 
 
 def test_a_picture_of_it(tab, worker, folder, tmp_path):
