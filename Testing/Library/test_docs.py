@@ -75,6 +75,7 @@ def pages(site):
     return {path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")}
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(pages):
     assert len(pages) > 25
     assert [
@@ -82,6 +83,7 @@ def test_the_site_loads_nothing_from_elsewhere(pages):
     ] == []
 
 
+@pytest.mark.slow
 def test_every_link_and_anchor_of_the_site_leads_somewhere(pages, site):
     lost = []
     for name, page in pages.items():
@@ -97,12 +99,14 @@ def test_every_link_and_anchor_of_the_site_leads_somewhere(pages, site):
     assert lost == []
 
 
+@pytest.mark.slow
 def test_every_link_to_the_repository_names_a_file_of_it(pages):
     linked = {link.partition("#")[0] for page in pages.values() for link in page.links if link.startswith(REPOSITORY)}
     assert len(linked) > 2
     assert {link for link in linked if not (ROOT / link.removeprefix(REPOSITORY)).exists()} == set()
 
 
+@pytest.mark.slow
 def test_the_page_of_the_command_line_has_every_word_of_every_command(pages):
     page = pages["reference/command-line.html"]
     text = " ".join(page.words)
@@ -123,6 +127,7 @@ def shown(action):
     return [] if action.help == "==SUPPRESS==" or "--help" in action.option_strings else action.option_strings
 
 
+@pytest.mark.slow
 def test_what_is_public_is_in_the_reference(pages):
     ids = {each for name, page in pages.items() if name.startswith("reference/") for each in page.ids}
     for name in (
@@ -136,11 +141,13 @@ def test_what_is_public_is_in_the_reference(pages):
         assert f"InContextSegLib.{name}" in ids, name
 
 
+@pytest.mark.slow
 def test_the_site_can_be_searched(site):
     found = {entry["location"] for entry in json.loads((site / "search/search_index.json").read_text())["docs"]}
     assert {"how-to/dicom.html", "reference/command-line.html", "tutorials/python.html"} <= found
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_what_came_out(pages, site):
     page = pages["tutorials/python.html"]
     assert "Dice" in " ".join(page.words)
@@ -168,6 +175,7 @@ def copied(tmp_path, name, change):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_links_that_lead_nowhere_fail_the_build(tmp_path):
     pytest.importorskip("mkdocs", reason="what requirements-docs.lock names is not installed")
     lost = "[one](nowhere.md) [two](batch.md#nothing) [three][InContextSegLib.nothing]"
@@ -182,6 +190,7 @@ def test_links_that_lead_nowhere_fail_the_build(tmp_path):
         assert said in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_a_notebook_that_does_not_run_fails_the_build(tmp_path):
     pytest.importorskip("mkdocs", reason="what requirements-docs.lock names is not installed")
     root = copied(

@@ -141,16 +141,15 @@ def test_a_scribble_marks_every_pixel_that_shows_it_and_no_other(name, size, axi
     prompts = Prompts().adding(Scribble(mask, corner, positive=False))
     painted = np.zeros(geometry.shape, bool)
     painted[1:4, 7:11, 9:14] = mask
+    shown = np.array([nearest_pixel(plan, voxel) for voxel in np.argwhere(painted)])
+    covered = np.argwhere(plan.coverage)
     for number in range(plan.count):
         positive, marked, box = rasters(prompts, plan, number)
         assert not positive.any() and not box.any()
         wanted = np.zeros((size, size), bool)
-        for voxel in np.argwhere(painted):
-            here, row, column = nearest_pixel(plan, voxel)
-            wanted[row, column] |= here == number
-        for row, column in np.argwhere(plan.coverage):
-            k, j, i = np.floor(plan.locate(np.array([number, row, column])) + 0.5 + 1e-6).astype(int)
-            wanted[row, column] |= painted[k, j, i]
+        wanted[tuple(shown[shown[:, 0] == number, 1:].T)] = True
+        voxels = np.floor(plan.locate(np.insert(covered, 0, number, axis=1)) + 0.5 + 1e-6).astype(int)
+        wanted[tuple(covered.T)] |= painted[tuple(voxels.T)]
         np.testing.assert_array_equal(marked.astype(bool), wanted)
 
 
