@@ -24,10 +24,12 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt, resized
 from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.inference.shape_prior import ShapePrior
 from InContextSegLib.models.fitted import LEVELS, FittedHead, Pixels, fit_head, pixels_of
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
 
+SHAPE = "shape"  # what the labelled slices of one volume say of those between
 FOLDS = 4
 MOST_PICTURES = 96  # that heads are fitted to
 SHOWING_SHARE = 0.7  # of them, where there are enough, that show a label
@@ -61,6 +63,7 @@ def combine(
     sizes: Sequence[int],
     settings: InferenceSettings,
     report: Report,
+    own: bool = False,
 ) -> Combination:
     """Fit heads at every size, and find out what is to answer.
 
@@ -68,6 +71,7 @@ def combine(
         support: the examples at the largest of the sizes.
         sizes: of pictures in pixels, the network's own first. Heads are fitted at them one after the other, from the
             second on as long as they find examples left out better than those at the size before.
+        own: whether the examples are slices of the very target.
 
     Raises:
         Cancelled: from `report`.
@@ -76,6 +80,9 @@ def combine(
     values, shown, seed = [label.value for label in support.labels], settings.supports, settings.seed
     leave = LeaveOut(support, support, units(support))
     tries = {value: to_try(leave, value, MOST_TRIED) for value in values}
+    shapes = {(value, index): _shape(support, value, index) for value in values for index in tries[value] if own}
+    if own:  # beyond the outermost labelled slices nothing is asked
+        tries = {value: [index for index in tries[value] if shapes[value, index] is not None] for value in values}
     folds = _folds(leave.units, seed)
     fitting = _Fitting(network, device, support, tries, folds, seed)
     heads, answers, reached = [], {}, []
@@ -95,14 +102,17 @@ def combine(
     answers[NETWORK] = {
         (value, index): leave.logits(alone, value, index, shown) for value in values for index in tries[value]
     }
+    answers[SHAPE] = shapes
     weights, shifts, scores, trials = {}, {}, {}, []
     names = [NETWORK, *(each.name for each in heads)]
     for value in values:
         step()
-        found = _best(leave, value, tries[value], answers, names)
-        weights[value], shifts[value], scores[value], own = found
-        trials += own
-    heads = [each for each in heads if any(own.get(each.name) for own in weights.values())]
+        # Slices left out of one volume lie twice as far from labelled ones as a target's: they tell what to expect at
+        # least, and not what is best.
+        found = _best(leave, value, tries[value], answers, names, choose=not own)
+        weights[value], shifts[value], scores[value], tried = found
+        trials += tried
+    heads = [each for each in heads if any(weight.get(each.name) for weight in weights.values())]
     calibration = Calibration(
         support,
         shown,
@@ -130,15 +140,20 @@ def _best(
     indices: Sequence[int],
     answers: Mapping[str, Answers],
     names: Sequence[str],
+    choose: bool = True,
 ) -> tuple[dict[str, float], float, float, list[Trial]]:
-    """Weights, shift of the logits, mean Dice and trials of the members that do best together for a label."""
+    """Weights, shift of the logits, mean Dice and trials of the members that do best together for a label.
+
+    Args:
+        choose: members and threshold; else they are the usual ones.
+    """
 
     def asked(weights: Mapping[str, float]) -> tuple[list, list]:
         """Logits for the examples, and their overlaps with the labels."""
         logits = [_mean(answers, weights, value, index) for index in indices]
         return logits, [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
 
-    if len({leave.units[index] for index in indices}) < FEWEST:
+    if not choose or len({leave.units[index] for index in indices}) < FEWEST:
         weights = _usual(names)
         logits, overlaps = asked(weights)
         score = float(np.mean([dice(each)[0] for each in overlaps])) if indices else float("nan")
@@ -176,17 +191,27 @@ def _trials(leave: LeaveOut, value: int, indices: Sequence[int], logits: Sequenc
 def _mean(
     answers: Mapping[str, Answers], weights: Mapping[str, float], value: int, index: int
 ) -> Float[np.ndarray, "h w"] | None:
-    """The weighted mean of members' logits for an example; None where none of them answers.
+    """The weighted mean of members' logits for an example, and what its neighbours' shape adds; None: nothing is there.
 
     What none of the examples chosen for a slice shows is not looked for in it, whatever heads say.
     """
     if NETWORK in answers and answers[NETWORK][value, index] is None:
         return None
+    shape = answers.get(SHAPE, {}).get((value, index))
     there = {name: answers[name][value, index] for name in weights}
     there = {name: each for name, each in there.items() if each is not None}
     if not there:
-        return None
-    return np.average(list(there.values()), axis=0, weights=[weights[name] for name in there]).astype(np.float32)
+        return shape
+    mean = np.average(list(there.values()), axis=0, weights=[weights[name] for name in there])
+    return (mean if shape is None else mean + shape).astype(np.float32)
+
+
+def _shape(support: SupportSet, value: int, index: int) -> Float[np.ndarray, "h w"] | None:
+    """What the other slices of the volume say of the shape in one of them."""
+    telling = [example for example in support.examples if example.tells(value)]
+    others = {example.position: example.labels == value for example in telling}
+    place = support.examples[index].position
+    return None if place is None else ShapePrior(others).without(place).logits(place)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,9 @@ from InContextSegLib.progress import Report
 
 AT_MOST = 16  # pictures or slices tried for every label, unless told otherwise
 SLICES = 6  # of them from one volume
+# What is missing to a Dice of 1 where the labelled slices beside lie twice as far away: 3.5 times as much in the
+# hippocampus, 3.3 in sarcomas, 1.8 in organs of the neck.
+TWICE_AS_FAR = 2.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,12 @@ def expected(trials: Sequence[Trial], value: int, shift: float) -> Expected:
     scores = scores_of(trials, value)[:, threshold_of(shift)]
     spread = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
     return Expected(float(scores.mean()), spread, len(scores))
+
+
+def expected_between(trials: Sequence[Trial], value: int, shift: float) -> Expected:
+    """The same for slices between labelled ones; those that were left out lay twice as far from others."""
+    found = expected(trials, value, shift)
+    return Expected(1 - (1 - found.dice) / TWICE_AS_FAR, found.spread / TWICE_AS_FAR, found.units)
 
 
 def _shows(leave: LeaveOut, value: int, index: int) -> bool:

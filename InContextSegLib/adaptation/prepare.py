@@ -13,7 +13,7 @@ from InContextSegLib.adaptation.adapt import Adaptation, adapt, foresee
 from InContextSegLib.adaptation.cache import key_of, remembered
 from InContextSegLib.adaptation.calibration import calibrate
 from InContextSegLib.adaptation.combination import combine
-from InContextSegLib.adaptation.expectation import expected
+from InContextSegLib.adaptation.expectation import expected, expected_between
 from InContextSegLib.adaptation.label_check import check_labels
 from InContextSegLib.adaptation.style import judge
 from InContextSegLib.examples.support import SupportSet
@@ -37,6 +37,7 @@ class Task:
         cut: makes the examples at a size, in the same order.
         sizes: of network images in pixels that are worth trying, the usual one first.
         finer: the same for heads fitted to the examples, if these are others.
+        own: whether the examples are slices of the very target, which lies between them.
         weights_sha256: of the network's weights.
         folder: where what was learnt is kept; None: nowhere.
     """
@@ -46,6 +47,7 @@ class Task:
     weights_sha256: str = ""
     folder: Path | None = None
     finer: Sequence[int] = ()
+    own: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +111,11 @@ def _combined(
     pixel_bytes = len(first) * (BYTES_A_PIXEL + BYTES_A_LABEL * len(first.labels))
     sizes = sorted({*task.sizes, *(size for size in task.finer if pixel_bytes * size**2 <= PICTURES_BYTES)})
     # The examples stay at the size at which everything was judged, and so will the targets.
-    found = combine(network, device, task.cut(max(sizes)), sizes, settings, report)
+    found = combine(network, device, task.cut(max(sizes)), sizes, settings, report, task.own)
     calibration = found.calibration
     tried = {trial.value for trial in found.trials}
-    expectations = {value: expected(found.trials, value, calibration.shifts.get(value, 0.0)) for value in tried}
+    foretell = expected_between if task.own else expected
+    expectations = {value: foretell(found.trials, value, calibration.shifts.get(value, 0.0)) for value in tried}
     foresight = Foresight(expectations, {}, check_labels(found.trials, calibration))
     return Prepared(found.segmenter, calibration, foresight, members=found.segmenter.record)
 

@@ -197,7 +197,8 @@ def opened_session(
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
     sizes = sizes_for(geometry, axis, size, len(each.labels))
-    task = Task(partial(support_of, case, each), sizes, finer=finer_sizes(geometry, axis, size))
+    own = each.scheme == "own-slices"
+    task = Task(partial(support_of, case, each), sizes, finer=finer_sizes(geometry, axis, size), own=own)
     settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True)
     ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support
@@ -324,7 +325,6 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
         draws=run.draws,
         seed=run.seed,
         axes=tuple(session.supports),
-        cascade=each.scheme == "own-slices",
     )
     truth, geometry = case.pair.labels.array, case.pair.image.geometry
     box = None

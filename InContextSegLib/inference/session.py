@@ -3,21 +3,25 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.similarity import Coverage
-from InContextSegLib.examples.support import Example, SupportSet
+from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, SlicePrediction, fuse, most_worth_labelling
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.inference.shape_prior import ShapePrior
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.boxes import slab, whole_slices
@@ -44,13 +48,13 @@ class _Axis:
     """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
 
     `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
-    `known` are the slices that are among the examples, by number, and the labels that these tell of (None: all).
+    `own` is what the examples say of this very volume.
     """
 
     plan: SlicePlan
     images: Tensor
     support: SupportSet
-    known: Told
+    own: "_Own"
     channels: Tensor | None = None
     style: StyleOutcome | None = None
 
@@ -58,6 +62,37 @@ class _Axis:
     def seen(self) -> Tensor:
         """What the network is shown."""
         return self.images if self.channels is None else self.channels
+
+    @cached_property
+    def known(self) -> Told:
+        """The slices that are among the examples, by number, and the labels that these tell of."""
+        told = {
+            number - self.plan.first: joined(*(each.known for each in own)) for number, own in self.own.slices.items()
+        }
+        return {number: each for number, each in told.items() if 0 <= number < self.plan.count}
+
+    def shape(self, value: int, number: int) -> np.ndarray | None:
+        """Logits (size, size) for a label of what the labelled slices beside one say; None where they say nothing."""
+        return self.own.shapes[value].logits(self.plan.first + number)
+
+
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """The slices of a volume that are among the examples, by number in the plan of the whole volume."""
+
+    slices: Mapping[int, Chosen]
+    labels: tuple[Label, ...]
+
+    @cached_property
+    def shapes(self) -> dict[int, ShapePrior]:
+        """By label value what its labelled slices say of the others."""
+        masks: dict[int, dict[float, np.ndarray]] = {label.value: {} for label in self.labels}
+        for number, examples in self.slices.items():
+            for value, found in masks.items():
+                telling = [example.labels == value for example in examples if example.tells(value)]
+                if telling:
+                    found[number] = np.any(telling, axis=0)
+        return {value: ShapePrior(found) for value, found in masks.items()}
 
 
 class Session:
@@ -90,6 +125,7 @@ class Session:
         self.calibration, self.foresight, self._judge = prior.calibration, prior.foresight, prior.judge
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
+        self._owned: WeakKeyDictionary[Volume, dict[tuple[str, Scale], _Own]] = WeakKeyDictionary()
 
     @torch.inference_mode()
     def segment(
@@ -215,12 +251,26 @@ class Session:
     def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None) -> _Axis:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
-        support = self.supports[name]
         channels = None
         if self.network.channels == 3:
             channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
         pictures = torch.from_numpy(images)[:, None].to(self.device)
-        return _Axis(plan, pictures, support, _known(plan, images, support), channels)
+        return _Axis(plan, pictures, self.supports[name], self._own(volume, scale, name), channels)
+
+    def _own(self, volume: Volume, scale: Scale, axis: str) -> _Own:
+        """The slices that are among the examples: same place, same picture."""
+        found = self._owned.setdefault(volume, {})
+        if (axis, scale) not in found:
+            whole, slices = SlicePlan.of(volume.geometry, axis, self.size), {}
+            for example in self.supports[axis].examples:
+                # Empty slices look alike in every patient, so they prove nothing.
+                if example.position is None or example.image.min() == example.image.max():
+                    continue
+                for number in np.flatnonzero(np.abs(whole.positions - example.position) < SAME_POSITION).tolist():
+                    if np.allclose(whole.extract(volume, scale, [number])[0], example.image, atol=1e-5):
+                        slices[number] = (*slices.get(number, ()), example)
+            found[axis, scale] = _Own(dict(sorted(slices.items())), self.labels)
+        return found[axis, scale]
 
     def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
         """The axis with the target's pictures in the style of the examples, where that helps."""
@@ -261,9 +311,12 @@ class Session:
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
         positions = [_position(axis.plan, number) for number in range(*wanted)]
         embedding = self.network.embed(images, self._flip(draw), positions)
-        for number in self._shown(chosen):
-            context = self._context(number, chosen[number], draw)
-            out[number] = self._probability(axis, embedding, context, number, draw)
+        shown = self._shown(chosen)
+        for number in range(len(self.labels)):
+            logits = None
+            if number in shown:
+                logits = self._logits(axis, embedding, self._context(number, chosen[number], draw), number, draw)
+            out[number] = self._probability(axis, range(*wanted), number, logits)
         return out
 
     def _cascade(
@@ -284,8 +337,8 @@ class Session:
                         mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
                         picture = axis.seen[behind][None]
                         contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
-                context = self.network.join(contexts)
-                out[number, step.number] = self._probability(axis, embedding, context, number, draw)[0]
+                logits = self._logits(axis, embedding, self.network.join(contexts), number, draw)
+                out[number, step.number] = self._probability(axis, [step.number], number, logits)[0]
         progress.step(axis.plan.count)
         return out
 
@@ -326,13 +379,27 @@ class Session:
     def _context(self, label: int, chosen: Chosen, draw: int):
         return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
-    def _probability(self, axis: _Axis, embedding, context, label: int, draw: int) -> np.ndarray:
+    def _logits(self, axis: _Axis, embedding, context, label: int, draw: int) -> np.ndarray:
         # Heads that were fitted know pictures cut along the first axis; along others the network answers alone.
         value, first = self.labels[label].value, axis.plan.axis == next(iter(self.supports))
         logits = self.network.logits(embedding, context, label=value if first else None)
         if self.calibration and (first or not self.network.fitted):
             logits = logits + self.calibration.shifts.get(value, 0.0)
-        return torch.sigmoid(logits)[:, 0].flip(self._flip(draw)).cpu().numpy()
+        return logits[:, 0].flip(self._flip(draw)).cpu().numpy()
+
+    def _probability(self, axis: _Axis, numbers: Sequence[int], label: int, logits: np.ndarray | None) -> np.ndarray:
+        """Of a label in some slices (n, size, size): what the network says, and what labelled slices beside them do.
+
+        Args:
+            logits: of the network; None: it was not asked, as no example shows the label.
+        """
+        found = np.zeros((len(numbers), self.size, self.size), np.float32)
+        for place, number in enumerate(numbers):
+            said = [None if logits is None else logits[place], axis.shape(self.labels[label].value, number)]
+            said = [each for each in said if each is not None]
+            if said:
+                found[place] = expit(sum(said))
+        return found
 
     def _flip(self, draw: int) -> tuple[int, ...]:
         return FLIPS[draw % len(FLIPS)] if self.network.any_view else ()
@@ -425,22 +492,9 @@ def _passes(axis: _Axis, settings: InferenceSettings) -> int:
     return 2 if settings.cascade and not axis.known else 1
 
 
-def _known(plan: SlicePlan, images: np.ndarray, support: SupportSet) -> Told:
-    """Slice numbers of the target that are themselves among the examples, same place, same picture; what these tell."""
-    known: dict[int, frozenset[int] | None] = {}
-    for example in support.examples:
-        # Empty slices look alike in every patient, so they prove nothing.
-        if example.position is None or example.image.min() == example.image.max():
-            continue
-        for number in np.flatnonzero(np.abs(plan.positions - example.position) < SAME_POSITION).tolist():
-            if np.allclose(images[number], example.image, atol=1e-5):
-                known[number] = joined(known.get(number, frozenset()), example.known)
-    return dict(sorted(known.items()))
-
-
-def joined(one: frozenset[int] | None, other: frozenset[int] | None) -> frozenset[int] | None:
-    """What two examples of one slice tell of together."""
-    return None if one is None or other is None else one | other
+def joined(*known: frozenset[int] | None) -> frozenset[int] | None:
+    """What several examples of one slice tell of together; None: of all labels."""
+    return None if None in known else frozenset().union(*known)
 
 
 def _partly(known: Told) -> dict[int, frozenset[int]]:

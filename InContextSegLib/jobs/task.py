@@ -101,6 +101,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
         finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
+        own=not any(pair.may_be_finished for pair in pairs),
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:

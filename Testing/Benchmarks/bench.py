@@ -1,4 +1,4 @@
-"""`make bench`: the factorised network against the plain one, and how fast the default model and its clicks are."""
+"""`make bench`: the factorised network against the plain one, and how fast the models and their clicks are."""
 
 import argparse
 import functools
@@ -48,9 +48,8 @@ def main():
         f"torch {torch.__version__}, {THREADS} threads, {SIZE} x {SIZE} pixels; median [least, most] of the repeats\n"
     )
     compare(options.repeats)
-    speed_of_the_default_model(options.repeats)
+    speed_of_models(options.repeats)
     latency_of_a_click(10 * options.repeats)
-    widths_and_depths(options.repeats)
     a_step_of_training(options.repeats)
 
 
@@ -92,32 +91,28 @@ def compare(repeats):
 
 
 @torch.inference_mode()
-def speed_of_the_default_model(repeats, at_once=4):
-    network = build(find("default"))
-    print(f"\nDefault model, {at_once} slices at once, conditioned:\n\n| S | slices per second |\n|---|---|")
-    for supports in (4, 16, 64):
-        images = torch.rand(1, supports, 1, SIZE, SIZE)
-        context = network.condition(images, (images > 0.5).float())
-        target = torch.rand(at_once, 1, SIZE, SIZE)
-        seconds = timed({"slices": lambda t=target, c=context: network.segment(network.encode(t), c)}, 2 * repeats)
-        print(f"| {supports} | {spread([at_once / second for second in seconds['slices']])} |")
-
-
-def widths_and_depths(repeats, at_once=4, supports=16):
-    """Slices per second of networks that could have been the default one."""
-    shapes = ((32,) * 4, (32,) * 5, (32, 48, 64, 64, 64), (32, 32, 64, 64, 64), (64,) * 4)
-    images = torch.rand(1, supports, 1, SIZE, SIZE)
-    target, calls = torch.rand(at_once, 1, SIZE, SIZE), {}
-    with torch.inference_mode():
-        for widths in shapes:
-            network = UniverSeg(widths).eval()
-            context = network.condition(images, (images > 0.5).float())
-            calls[widths] = functools.partial(lambda n, c: n.segment(n.encode(target), c), network, context)
-        seconds = timed(calls, repeats)
-    print(f"\nChannels per level, S = {supports}:\n\n| channels | parameters | slices per second |\n|---|---|---|")
-    for widths, values in seconds.items():
-        parameters = sum(parameter.numel() for parameter in UniverSeg(widths).parameters())
-        print(f"| {', '.join(map(str, widths))} | {parameters:,} | {spread([at_once / second for second in values])} |")
+def speed_of_models(repeats, at_once=4):
+    """Whole models at their own sizes, their examples conditioned before, in turn."""
+    print(f"\n{at_once} slices at once, conditioned:\n")
+    print("| model | pixels | examples | slices per second | to condition one, ms | context, MB |")
+    print("|---|---|---|---|---|---|")
+    for name in ("universeg", "default"):
+        network, size = build(find(name)).eval(), find(name).input_size
+        target = torch.rand(at_once, network.channels, size, size)
+        for supports in (1, 4, 16, 64, 256):
+            if name == "universeg" and supports > 64:
+                continue  # a minute a slice
+            images = torch.rand(1, supports, network.channels, size, size)
+            context, seconds = None, []
+            for index in range(supports):
+                start = time.perf_counter()
+                one = network.condition(images[:, index : index + 1], (images[:, index : index + 1, :1] > 0.5).float())
+                seconds.append(time.perf_counter() - start)
+                context = one if context is None else network.join([context, one])
+            call = functools.partial(lambda n, c, t: n.segment(n.encode(t), c), network, context, target)
+            rates = [at_once / second for second in timed({"slices": call}, repeats)["slices"]]
+            each = 1000 * statistics.median(seconds)
+            print(f"| {name} | {size} | {supports} | {spread(rates)} | {each:.3g} | {context.size_bytes / 1e6:.3g} |")
 
 
 def a_step_of_training(repeats, episodes=4, supports=8):
@@ -139,25 +134,24 @@ def a_step_of_training(repeats, episodes=4, supports=8):
 
 def latency_of_a_click(repeats, side=512):
     """From a click on a large slice to its mask there, with image and examples computed before, as in a viewer."""
-    # Random weights take the same time.
-    network = UniverSeg(**find("default").arguments | {"promptable": True}).eval()
-    network = CachedSegmenter(network, torch.device("cpu"))
-    generator = np.random.default_rng(0)
-    volume = Volume(generator.random((1, side, side), dtype=np.float32), picture_geometry((1, side, side)))
-    plan = SlicePlan.of(volume.geometry, "axial", SIZE)
-    here = InteractiveSlice(network, volume, Intensities().of(volume.array), plan, 0)
-    points = [Point(tuple(volume.geometry.to_world((0, *place)))) for place in generator.integers(0, side, (3, 2))]
-    prompts = Prompts().adding(*points)
-    print(
-        f"\nA click on a slice of {side} x {side} pixels, conditioned:\n\n| S | milliseconds | asked |\n|---|---|---|"
-    )
-    for supports, asked in ((0, 150), (4, 150), (16, 300), (64, None)):
-        images = generator.random((supports, SIZE, SIZE), dtype=np.float32)
-        examples = [Example(image, (image > 0.5).astype(np.uint16), None, "random") for image in images]
-        previous = here.segment(Prompts(), None, examples).logits
-        call = functools.partial(here.segment, prompts, previous, examples)
-        seconds = timed({"click": call}, repeats if supports <= 16 else repeats // 5)
-        print(f"| {supports} | {spread([1000 * second for second in seconds['click']])} | {asked or ''} |")
+    print(f"\nA click on a slice of {side} x {side} pixels, conditioned:\n\n| model | examples | ms |\n|---|---|---|")
+    for name, counts in (("universeg", (0, 4, 16, 64)), ("default", (0, 4, 16, 64, 256))):
+        size = find(name).input_size
+        # Random weights take the same time.
+        network = CachedSegmenter(build(find(name)).eval(), torch.device("cpu"))
+        generator = np.random.default_rng(0)
+        volume = Volume(generator.random((1, side, side), dtype=np.float32), picture_geometry((1, side, side)))
+        plan = SlicePlan.of(volume.geometry, "axial", size)
+        here = InteractiveSlice(network, volume, Intensities().of(volume.array), plan, 0)
+        points = [Point(tuple(volume.geometry.to_world((0, *place)))) for place in generator.integers(0, side, (3, 2))]
+        prompts = Prompts().adding(*points)
+        for supports in counts:
+            images = generator.random((supports, size, size), dtype=np.float32)
+            examples = [Example(image, (image > 0.5).astype(np.uint16), None, "random") for image in images]
+            previous = here.segment(Prompts(), None, examples).logits
+            call = functools.partial(here.segment, prompts, previous, examples)
+            seconds = timed({"click": call}, repeats if supports <= 16 else repeats // 5)
+            print(f"| {name} | {supports} | {spread([1000 * second for second in seconds['click']])} |")
 
 
 def random_case(supports):

@@ -272,3 +272,36 @@ def test_fitting_heads_can_be_cancelled_between_two_examples(network):
     with pytest.raises(Cancelled):
         combine(network, CPU, support(4), (SIZE,), SETTINGS, report)
     assert len(calls) == 3 and calls[0].startswith("heads are fitted")
+
+
+def own_slices():
+    """Five slices of one volume, in which a disk moves a little."""
+    slices = []
+    for number, position in enumerate((0.1, 0.3, 0.5, 0.7, 0.9)):
+        one = example(0)
+        slices.append(
+            replace(
+                one,
+                image=np.roll(one.image, 2 * number, axis=0),
+                labels=np.roll(one.labels, 2 * number, axis=0),
+                position=position,
+                source=f"target axial {number}",
+            )
+        )
+    return SupportSet(tuple(slices), (Label(1, "disk"),), "axial", SIZE)
+
+
+def test_slices_of_the_target_are_judged_where_others_lie_on_either_side_and_choose_nothing(network):
+    found = combine(network, CPU, own_slices(), (SIZE,), SETTINGS, Report(), own=True)
+    assert {trial.index for trial in found.trials} == {1, 2, 3}
+    assert found.calibration.shifts == {}
+    assert found.segmenter.weights[1] == {NETWORK: 0.5, "fitted at 64": 0.5}
+
+
+def test_between_slices_of_the_target_more_is_expected_than_of_those_left_out(network):
+    expected = {}
+    for own in (False, True):
+        task = Task(lambda size: own_slices(), (SIZE,), own=own)
+        expected[own] = prepare(network, CPU, task, SETTINGS, Report()).foresight.expected[1].dice
+    assert 0.9 < expected[True] < 1
+    assert expected[False] < expected[True]

@@ -272,3 +272,44 @@ def test_a_slice_that_does_not_exist_cannot_be_segmented_alone():
     session, volume = session_of(Threshold(), support_of(scan(0))), scan(1)[0]
     with pytest.raises(InputError, match="There is no axial slice 6; choose an index from 0 to 5"):
         session.segment_slice(volume, session.intensities.of(volume.array), "axial", 6, InferenceSettings())
+
+
+class Silent(Threshold):
+    """Says of nothing whether it belongs to the label."""
+
+    def segment(self, embedding, context):
+        return torch.zeros_like(super().segment(embedding, context))
+
+
+def cone():
+    """A noisy volume of 16 slices, and a square in each that grows from 4 to 19 pixels."""
+    geometry = grid((16, 24, 24))
+    labels = np.zeros((16, 24, 24), np.uint8)
+    for k in range(16):
+        labels[k, 2 : 6 + k, 2 : 6 + k] = 1
+    image = np.random.default_rng(0).integers(10, 60, labels.shape).astype(np.int16)
+    return Volume(image, geometry, Kind.INTENSITY), Volume(labels, geometry, Kind.LABELS)
+
+
+def test_where_the_network_says_nothing_the_shape_of_the_labelled_slices_beside_decides():
+    image, labels = cone()
+    found = segment(session_of(Silent(), support_of((image, labels), slices=(1, 7, 13), size=48)), image)
+    sizes, wanted = ((each.array > 0).sum(axis=(1, 2))[1:14] for each in (found.mask, labels))
+    np.testing.assert_allclose(sizes, wanted, rtol=0.2)
+
+
+@pytest.mark.parametrize("index", [3, 7, 10])
+def test_a_slice_alone_knows_the_labelled_slices_far_from_it(index):
+    image, labels = cone()
+    session = session_of(Silent(), support_of((image, labels), slices=(1, 7, 13), size=48))
+    whole = segment(session, image)
+    settings = InferenceSettings(supports=4, draws=1, axes=("axial",))
+    alone = session.segment_slice(image, session.intensities.of(image.array), "axial", index, settings)
+    np.testing.assert_array_equal(alone.mask.array[0], whole.mask.array[index])
+
+
+def test_the_shape_in_one_patient_says_nothing_of_another():
+    image, labels = cone()
+    session = session_of(Silent(), support_of((image, labels), slices=(1, 7, 13), size=48))
+    other = Volume(image.array[:, ::-1] + 3, image.geometry, Kind.INTENSITY)
+    assert segment(session, other, threshold=0.6).mask.array.sum() == 0

@@ -1,0 +1,58 @@
+"""What labelled slices of a volume say of the shape between them."""
+
+import numpy as np
+import pytest
+
+from InContextSegLib.inference.shape_prior import ShapePrior
+
+SIDE = 64
+
+
+def disc(radius, row=32, column=32):
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+
+
+def test_between_two_discs_lies_one_of_the_radius_between():
+    prior = ShapePrior({0: disc(6), 8: disc(18)})
+    for place, radius in ((0, 6), (2, 9), (4, 12), (6, 15), (8, 18)):
+        found = prior.logits(place) > 0
+        assert abs(np.sqrt(found.sum() / np.pi) - radius) < 0.6
+
+
+def test_between_two_places_lies_one_on_the_way_where_they_overlap():
+    found = ShapePrior({0: disc(12, column=28), 4: disc(12, column=36)}).logits(2) > 0
+    assert abs(np.argwhere(found)[:, 1].mean() - 32) < 0.5
+
+
+@pytest.mark.parametrize("place", [-1, 9])
+def test_beyond_the_outermost_it_says_nothing(place):
+    assert ShapePrior({0: disc(6), 8: disc(9)}).logits(place) is None
+
+
+def test_a_single_slice_says_nothing_of_others():
+    assert ShapePrior({3: disc(6)}).logits(4) is None
+    assert ShapePrior({3: disc(6), 7: disc(0) & False}).logits(4) is None
+
+
+def test_where_slices_between_are_empty_it_ends_half_way_to_them():
+    nothing = np.zeros((SIDE, SIDE), bool)
+    prior = ShapePrior({0: disc(10), 8: nothing, 12: nothing, 20: disc(10)})
+    there = [bool((prior.logits(place) > 0).any()) for place in range(21)]
+    assert there == [place <= 3 or place >= 17 for place in range(21)]
+
+
+def test_where_the_outline_stays_it_is_surer_than_where_it_moves():
+    still, moving = ShapePrior({0: disc(11), 4: disc(13)}), ShapePrior({0: disc(6), 4: disc(18)})
+    assert still.logits(2)[32, 32] > 3 * moving.logits(2)[32, 32] > 0
+
+
+def test_logits_do_not_depend_on_the_size_of_the_picture():
+    large = ShapePrior({0: np.kron(disc(9), np.ones((2, 2), bool)), 4: np.kron(disc(15), np.ones((2, 2), bool))})
+    small = ShapePrior({0: disc(9), 4: disc(15)})
+    assert np.abs(large.logits(2)[::2, ::2] - small.logits(2)).max() < 0.1 * np.abs(small.logits(2)).max()
+
+
+def test_without_a_slice_it_is_told_by_the_others():
+    prior = ShapePrior({0: disc(6), 4: disc(2), 8: disc(18)})
+    assert abs(np.sqrt((prior.without(4).logits(4) > 0).sum() / np.pi) - 12) < 0.6
