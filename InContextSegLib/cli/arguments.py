@@ -203,6 +203,12 @@ def _how(command: argparse.ArgumentParser) -> None:
         help="bring a target from another scanner to the low frequencies of the examples, if these say that it helps "
         "(default: no)",
     )
+    how.add_argument(
+        "--extend",
+        action=argparse.BooleanOptionalAction,
+        help="beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees "
+        "them (default: no, they narrow by 45 degrees on either side)",
+    )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")
     how.add_argument("--model", default="default", help="see 'incontextseg weights list'")

@@ -48,13 +48,15 @@ class _Axis:
     """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
 
     `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
-    `own` is what the examples say of this very volume.
+    `own` is what the examples say of this very volume; `step` how many pixels lie between two slices, None where labels
+    may go on beyond the outermost labelled ones as far as the network sees them.
     """
 
     plan: SlicePlan
     images: Tensor
     support: SupportSet
     own: "_Own"
+    step: float | None
     channels: Tensor | None = None
     style: StyleOutcome | None = None
 
@@ -71,9 +73,9 @@ class _Axis:
         }
         return {number: each for number, each in told.items() if 0 <= number < self.plan.count}
 
-    def shape(self, value: int, number: int) -> np.ndarray | None:
-        """Logits (size, size) for a label of what the labelled slices beside one say; None where they say nothing."""
-        return self.own.shapes[value].logits(self.plan.first + number)
+    def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:
+        """What the network says of a label in a slice (size, size), and what the labelled slices beside it do."""
+        return self.own.shapes[value].joined(self.plan.first + number, logits, self.step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +152,7 @@ class Session:
         """
         settings = self.calibrated(settings)
         scale = scale or self.intensities.of(volume.array)
-        axes = [self._axis(volume, scale, name, box) for name in self._axis_names(settings)]
+        axes = [self._axis(volume, scale, name, box, settings) for name in self._axis_names(settings)]
         if settings.style and self.network.channels > 1:
             log.warning("A model that sees colours or neighbouring slices takes no style; the target stays as it is.")
         elif settings.style:
@@ -191,7 +193,7 @@ class Session:
         number = whole.number(index)
         start, stop = next(run for run in _runs(whole, settings.slices_at_once) if number < run[1])
         ends = [whole.slice_index(each) for each in (start, stop - 1)]
-        beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))))
+        beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))), settings)
         here, mean, square = number - start, 0.0, 0.0
         settings = self._quick(beside, self.calibrated(settings))
         for draw in range(settings.draws):
@@ -248,14 +250,15 @@ class Session:
                 )
         return names
 
-    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None) -> _Axis:
+    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, settings: InferenceSettings) -> _Axis:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
         channels = None
         if self.network.channels == 3:
             channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
         pictures = torch.from_numpy(images)[:, None].to(self.device)
-        return _Axis(plan, pictures, self.supports[name], self._own(volume, scale, name), channels)
+        step = None if settings.extend else volume.geometry.spacing_mm[plan.array_axis] / plan.pixel_mm
+        return _Axis(plan, pictures, self.supports[name], self._own(volume, scale, name), step, channels)
 
     def _own(self, volume: Volume, scale: Scale, axis: str) -> _Own:
         """The slices that are among the examples: same place, same picture."""
@@ -395,10 +398,9 @@ class Session:
         """
         found = np.zeros((len(numbers), self.size, self.size), np.float32)
         for place, number in enumerate(numbers):
-            said = [None if logits is None else logits[place], axis.shape(self.labels[label].value, number)]
-            said = [each for each in said if each is not None]
-            if said:
-                found[place] = expit(sum(said))
+            said = axis.joined(self.labels[label].value, number, None if logits is None else logits[place])
+            if said is not None:
+                found[place] = expit(said)
         return found
 
     def _flip(self, draw: int) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ class InferenceSettings:
             to them too), how many to show, image size and thresholds. The presets `normal` and `best` do.
         adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
         style: bring a target from another scanner to the style of the examples, where they say that it helps.
+        extend: beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees
+            them; else they narrow by 45 degrees on either side.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.
@@ -71,6 +73,7 @@ class InferenceSettings:
     calibrate: bool = False
     adapt_seconds: float = 0.0
     style: bool = False
+    extend: bool = False
 
     def __post_init__(self):
         for name in ("supports", "draws", "slices_at_once"):

@@ -1,7 +1,8 @@
-"""The shape between labelled slices of a volume: signed distances to their outlines, interpolated.
+"""What labelled slices of a volume say of the others: the shape between them, and where it ends.
 
-Shape-based interpolation (Raya and Udupa, IEEE TMI 1990), which 3D Slicer offers as "Fill between slices". As logits it
-is added to what a network says of the slices between: better than either alone (docs/benchmarks.md).
+Shape-based interpolation of signed distances (Raya and Udupa, IEEE TMI 1990), which 3D Slicer offers as "Fill between
+slices". As logits it is added to what a network says of the slices between, which is better than either alone. Beyond
+the outermost labelled slices it is a bound: a structure goes on there as far as a network sees it, within a cone.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,20 @@ class ShapePrior:
     """
 
     masks: Mapping[float, Bool[np.ndarray, "h w"]]
+
+    def joined(
+        self, place: float, logits: Float[np.ndarray, "h w"] | None, step: float | None
+    ) -> Float[np.ndarray, "h w"] | None:
+        """What a network says of a slice and what the labelled ones do, together; None where neither says anything.
+
+        Args:
+            step: pixels from one place to the next; None: nothing is said beyond the outermost slices with the label.
+        """
+        between = self.logits(place)
+        if between is not None:
+            return between if logits is None else logits + between
+        bound = None if logits is None or step is None else self._bound(place, step)
+        return logits if bound is None else np.minimum(logits, bound)
 
     def logits(self, place: float) -> Float[np.ndarray, "h w"] | None:
         """What the labelled slices on either side say of a slice: > 0 inside; None beyond the outermost that show it.
@@ -54,6 +69,17 @@ class ShapePrior:
     def without(self, place: float) -> "ShapePrior":
         """The same from the other slices."""
         return ShapePrior({each: mask for each, mask in self.masks.items() if each != place})
+
+    def _bound(self, place: float, step: float) -> Float[np.ndarray, "h w"] | None:
+        """The most that may be said beyond the outermost slices: the structure narrows by 45 degrees on either side.
+
+        Of a single slice nothing is known of how the structure goes on.
+        """
+        if len(self._showing) < FEWEST:
+            return None
+        last = self._showing[0] if place < self._showing[0] else self._showing[-1]
+        narrowed = abs(place - last) * step
+        return (self._distance(last) - narrowed) / (SHARE_A_LOGIT * narrowed)
 
     @cached_property
     def _showing(self) -> tuple[float, ...]:

@@ -313,3 +313,18 @@ def test_the_shape_in_one_patient_says_nothing_of_another():
     session = session_of(Silent(), support_of((image, labels), slices=(1, 7, 13), size=48))
     other = Volume(image.array[:, ::-1] + 3, image.geometry, Kind.INTENSITY)
     assert segment(session, other, threshold=0.6).mask.array.sum() == 0
+
+
+class Everywhere(Threshold):
+    """Sees the label wherever it is asked for it."""
+
+    def segment(self, embedding, context):
+        return torch.full_like(super().segment(embedding, context), 20.0)
+
+
+def test_beyond_the_labelled_slices_of_the_target_nothing_goes_on_without_an_end_unless_asked():
+    image, labels = cone()
+    session = session_of(Everywhere(), support_of((image, labels), slices=(2, 6, 9), size=48))
+    ended, open_ended = (segment(session, image, extend=extend).mask.array > 0 for extend in (False, True))
+    assert not ended[:1].any() and not ended[-2:].any()
+    assert open_ended[0].all() and open_ended[-1].all()

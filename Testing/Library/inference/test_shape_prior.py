@@ -56,3 +56,32 @@ def test_logits_do_not_depend_on_the_size_of_the_picture():
 def test_without_a_slice_it_is_told_by_the_others():
     prior = ShapePrior({0: disc(6), 4: disc(2), 8: disc(18)})
     assert abs(np.sqrt((prior.without(4).logits(4) > 0).sum() / np.pi) - 12) < 0.6
+
+
+def test_with_a_network_both_say_what_lies_between():
+    prior, network = ShapePrior({0: disc(6), 8: disc(18)}), np.where(disc(14), 4.0, -4.0)
+    np.testing.assert_allclose(prior.joined(4, network, 1.0), network + prior.logits(4))
+    np.testing.assert_allclose(prior.joined(4, None, 1.0), prior.logits(4))
+
+
+def test_beyond_the_outermost_a_structure_narrows_however_sure_the_network_is():
+    prior, everywhere = ShapePrior({0: disc(6), 8: disc(12)}), np.full((SIDE, SIDE), 50.0)
+    radii = [np.sqrt((prior.joined(8 + beyond, everywhere, 2.0) > 0).sum() / np.pi) for beyond in (1, 3, 5)]
+    np.testing.assert_allclose(radii, [10, 6, 2], atol=0.7)
+    assert not (prior.joined(8 + 7, everywhere, 2.0) > 0).any()
+
+
+def test_beyond_the_outermost_nothing_is_where_the_network_sees_nothing():
+    prior, nowhere = ShapePrior({0: disc(6), 8: disc(12)}), np.full((SIDE, SIDE), -1.0)
+    assert (prior.joined(9, nowhere, 0.1) < 0).all()
+    assert prior.joined(9, None, 0.1) is None
+
+
+def test_a_structure_may_be_let_go_on_without_an_end():
+    prior, everywhere = ShapePrior({0: disc(6), 8: disc(12)}), np.full((SIDE, SIDE), 50.0)
+    np.testing.assert_array_equal(prior.joined(30, everywhere, None), everywhere)
+
+
+def test_of_one_labelled_slice_a_structure_goes_on_as_the_network_sees_it():
+    network = np.where(disc(14), 4.0, -4.0)
+    np.testing.assert_array_equal(ShapePrior({3: disc(6)}).joined(20, network, 5.0), network)
