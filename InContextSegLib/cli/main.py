@@ -114,10 +114,7 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     from InContextSegLib.jobs.segment import run  # noqa: PLC0415
 
     record = run(_job(options), report)
-    lines = [
-        f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml"
-        for name, amount in record["labels"].items()
-    ]
+    lines = [_amount(name, amount) for name, amount in record["labels"].items()]
     lines += [f"{what}: {file['path']}" for what, file in record["files"].items()]
     if record["colour"]["weights_rgb"] != list(LUMINANCE.weights):
         red, green, blue = record["colour"]["weights_rgb"]
@@ -126,6 +123,11 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
     worth = record["next_slice"]
     lines.append(f"Most worth labelling next: {worth['axis']} slice {worth['index']}. Took {record['seconds']:.1f} s.")
     return record, "\n".join(lines)
+
+
+def _amount(name: str, amount: dict) -> str:
+    where = "slices {} to {}".format(*amount["slices"]) if amount["slices"] else "in no slice"
+    return f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml, {where}"
 
 
 def _batch(options: argparse.Namespace, report: Report) -> tuple[dict, str]:

@@ -270,7 +270,7 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
     """What a result says besides its voxels, ready for a record."""
     foresight = session.foresight
     return {
-        "labels": {label.name: _amount(mask, label) for label in session.labels},
+        "labels": {label.name: _amount(mask, label, prediction.next_axis) for label in session.labels},
         "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
         "given_slices": list(prediction.given),
         "slices": mask.geometry.shape[SlicePlan.of(mask.geometry, prediction.next_axis).array_axis],
@@ -293,10 +293,13 @@ def foreseen(session: Session) -> dict[str, dict]:
     }
 
 
-def _amount(mask: Volume, label: Label) -> dict:
-    voxels = int((mask.array == label.value).sum())
+def _amount(mask: Volume, label: Label, axis: str) -> dict:
+    here = mask.array == label.value
+    voxels = int(here.sum())
+    shown = np.flatnonzero(any_along(here, SlicePlan.of(mask.geometry, axis).array_axis))
     return {
         "value": label.value,
         "voxels": voxels,
+        "slices": [int(shown[0]), int(shown[-1])] if voxels else [],
         "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3),
     }
