@@ -75,12 +75,16 @@ class _Axis:
 
     def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:
         """What the network says of a label in a slice (size, size), and what the labelled slices beside it do."""
-        return self.own.shapes[value].joined(self.plan.first + number, logits, self.step)
+        shape = self.own.shapes.get(value)
+        return logits if shape is None else shape.joined(self.plan.first + number, logits, self.step)
 
 
 @dataclass(frozen=True, eq=False)
 class _Own:
-    """The slices of a volume that are among the examples, by number in the plan of the whole volume."""
+    """The slices of a volume that are among the examples, by number in the plan of the whole volume.
+
+    `labels` are those whose shape they show; none, where they cut through slices that were labelled along another axis.
+    """
 
     slices: Mapping[int, Chosen]
     labels: tuple[Label, ...]
@@ -107,6 +111,7 @@ class Session:
         provenance: what to say about the network (catalogue entry, weights' sha256).
         device: where the network computes; it is moved there.
         prior: what is known of the task beforehand; None: nothing.
+        drawn_axis: along which people labelled slices of targets; None: the first one of the support sets.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class Session:
         provenance: Mapping[str, str],
         device: torch.device,
         prior: Prior | None = None,
+        drawn_axis: str | None = None,
     ):
         self.network = CachedSegmenter(segmenter, device)
         self.supports = {support.axis: support for support in supports}
@@ -125,6 +131,7 @@ class Session:
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         prior = prior or Prior()
         self.calibration, self.foresight, self._judge = prior.calibration, prior.foresight, prior.judge
+        self.drawn_axis = drawn_axis or supports[0].axis
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
         self._owned: WeakKeyDictionary[Volume, dict[tuple[str, Scale], _Own]] = WeakKeyDictionary()
@@ -272,7 +279,8 @@ class Session:
                 for number in np.flatnonzero(np.abs(whole.positions - example.position) < SAME_POSITION).tolist():
                     if np.allclose(whole.extract(volume, scale, [number])[0], example.image, atol=1e-5):
                         slices[number] = (*slices.get(number, ()), example)
-            found[axis, scale] = _Own(dict(sorted(slices.items())), self.labels)
+            labels = self.labels if axis == self.drawn_axis else ()
+            found[axis, scale] = _Own(dict(sorted(slices.items())), labels)
         return found[axis, scale]
 
     def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:

@@ -101,7 +101,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
         finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
-        own=not any(pair.may_be_finished for pair in pairs),
+        own=drawn in (None, axes[0]) and not any(pair.may_be_finished for pair in pairs),
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:
@@ -111,7 +111,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     support = ready.calibration.support if ready.calibration else first
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
-    return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior)
+    return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior, drawn)
 
 
 def alike_in_colour(volume: Volume, pairs: Sequence[LabelledVolume]) -> tuple[Volume, list[LabelledVolume]]:
