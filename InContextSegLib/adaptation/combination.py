@@ -7,7 +7,7 @@ for the targets are fitted to all examples.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 
 import numpy as np
@@ -28,6 +28,7 @@ from InContextSegLib.inference.shape_prior import ShapePrior
 from InContextSegLib.models.fitted import LEVELS, FittedHead, Pixels, fit_head, pixels_of
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
+from InContextSegLib.training.augment import chosen, moved, uniform
 
 SHAPE = "shape"  # what the labelled slices of one volume say of those between
 FOLDS = 4
@@ -36,6 +37,10 @@ SHOWING_SHARE = 0.7  # of them, where there are enough, that show a label
 MOST_PIXELS = 40  # as many examples give all the pixels they may; of more each gives less
 MOST_TRIED = 16  # examples left out for a label
 MOST_HEADS = 3  # that answer together; those at smaller sizes give way
+COPIES = 8  # of an example, changed, at most
+CHANGE, LIGHT = 2.0, 0.3  # how strongly they are `moved`; the largest logarithm of their gamma
+CHANGED_A_SECOND = 3  # pictures of the network's own size, the fitting included
+LONGER = 2  # times as long as a head that sees no copies is fitted
 BEST_BY = 0.01  # of mean Dice that fewer members must be better by than all
 
 Answers = Mapping[tuple[int, int], Float[np.ndarray, "h w"] | None]  # logits by label value and index of an example
@@ -67,6 +72,9 @@ def combine(
 ) -> Combination:
     """Fit heads at every size, and find out what is to answer.
 
+    Where the settings ask for adapting, one more head is fitted to changed copies of the examples as well, as many as
+    the seconds allow; examples left out say whether it answers, as they do of every other.
+
     Args:
         support: the examples at the largest of the sizes.
         sizes: of pictures in pixels, the network's own first. Heads are fitted at them one after the other, from the
@@ -95,6 +103,14 @@ def combine(
         if number and reached[-1] <= reached[-2]:
             break
     heads = heads[-MOST_HEADS:]
+    at = sizes[int(np.argmax(reached))]
+    changed = CHANGED_A_SECOND * settings.adapt_seconds * (sizes[0] / at) ** 2
+    copies = min(COPIES, round(changed / len(fitting.learnt)))
+    if copies:
+        message = f"a head is fitted to changed examples, at {at} pixels"
+        head, held_out = fitting.at(at, partial(report.step, len(sizes), len(sizes) + 1, message), copies)
+        heads.append(FittedAt(at, head, augmented=True))
+        answers[heads[-1].name] = held_out
     answers = {each.name: answers[each.name] for each in heads}
     step = partial(report.step, len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
     step()
@@ -225,33 +241,45 @@ class _Fitting:
     folds: Sequence[frozenset[int]]
     seed: int
 
-    def at(self, size: int, step: Callable[[], None]) -> tuple[FittedHead, Answers]:
+    @cached_property
+    def learnt(self) -> list[int]:
+        """Indices of the examples that heads are fitted to."""
+        return _to_learn(self.support, list(self.tries))
+
+    def at(self, size: int, step: Callable[[], None], copies: int = 0) -> tuple[FittedHead, Answers]:
         """A head fitted to all examples, and logits for those tried from heads that have not seen their fold.
 
         Args:
             step: called before every example and every fold, to say how far it is and to be cancelled.
+            copies: of every example, changed at random, that heads are fitted to as well.
         """
-        values = list(self.tries)
+        values, learnt = list(self.tries), self.learnt
         tried = sorted({index for indices in self.tries.values() for index in indices})
-        learnt = _to_learn(self.support, values)
         share, generator = min(1.0, MOST_PIXELS / len(learnt)), self._generator()
-        sample: dict[int, Pixels] = {}
+        sample: dict[int, list[Pixels]] = {}
         seen = {}
         for index in sorted({*learnt, *tried}):
             step()
             example = self.support.examples[index]
-            picture, maps = self._features(example, size)
+            picture, masks = self._picture(example, size), self._masks(example, size)
+            maps = self._features(picture)
             if index in learnt:
-                sample[index] = _sample(maps, picture, example, values, generator, share)
+                sample[index] = [_sample(maps, picture, masks, example, values, generator, share)]
+                for _ in range(copies):
+                    step()
+                    other = _changed(picture, masks, generator)
+                    maps_of_it = self._features(other[0])
+                    sample[index].append(_sample(maps_of_it, *other, example, values, generator, share / 2))
             if index in tried:
                 seen[index] = [each.half() for each in maps], picture
+        longer = LONGER if copies else 1
         own, taught = {}, {}
         for fold in self.folds:
-            rest = [pixels for index, pixels in sample.items() if index not in fold]
+            rest = [pixels for index, own_pixels in sample.items() if index not in fold for pixels in own_pixels]
             asked = [index for index in tried if index in fold]
             if asked and rest:
                 step()
-                own |= self._answers(self._head(rest), asked, seen)
+                own |= self._answers(self._head(rest, longer), asked, seen)
                 shown = {value for value in values if self._taught(value, sample, fold)}
                 taught |= dict.fromkeys(asked, shown)
         held_out = {
@@ -259,15 +287,15 @@ class _Fitting:
             for number, value in enumerate(values)
             for index in self.tries[value]
         }
-        return self._head(list(sample.values())), held_out
+        return self._head([pixels for own_pixels in sample.values() for pixels in own_pixels], longer), held_out
 
-    def _taught(self, value: int, sample: Mapping[int, Pixels], fold: frozenset[int]) -> bool:
+    def _taught(self, value: int, sample: Mapping[int, Sequence[Pixels]], fold: frozenset[int]) -> bool:
         """Whether some example that was fitted and is not of the fold shows the label."""
         shown = (self.support.examples[index].labels == value for index in sample if index not in fold)
         return any(each.any() for each in shown)
 
-    def _head(self, sample: Sequence[Pixels]) -> FittedHead:
-        return fit_head(sample, self.network.backbone.channels[:LEVELS], self._generator())
+    def _head(self, sample: Sequence[Pixels], longer: int) -> FittedHead:
+        return fit_head(sample, self.network.backbone.channels[:LEVELS], self._generator(), longer)
 
     def _answers(self, head: FittedHead, asked: Sequence[int], seen) -> dict[int, Float[np.ndarray, "k h w"]]:
         found = {}
@@ -277,19 +305,36 @@ class _Fitting:
             found[index] = resized(logits, self.support.size)[0].half().numpy()
         return found
 
-    def _features(self, example: Example, size: int) -> tuple[Tensor, list[Tensor]]:
-        picture = resized(torch.from_numpy(example.picture)[None].to(self.device), size)
-        return picture.cpu(), [each.cpu() for each in self.network.features(picture)[:LEVELS]]
+    def _picture(self, example: Example, size: int) -> Float[Tensor, "1 3 h w"]:
+        return resized(torch.from_numpy(example.picture)[None].to(self.device), size).cpu()
+
+    def _masks(self, example: Example, size: int) -> Float[Tensor, "1 k h w"]:
+        masks = torch.from_numpy(np.stack([example.labels == value for value in self.tries])).float()
+        return resized(masks[None], size)
+
+    def _features(self, picture: Float[Tensor, "1 3 h w"]) -> list[Tensor]:
+        return [each.cpu() for each in self.network.features(picture.to(self.device))[:LEVELS]]
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
 
-def _sample(maps, picture, example: Example, values: Sequence[int], generator: torch.Generator, share: float) -> Pixels:
-    masks = torch.from_numpy(np.stack([example.labels == value for value in values])).float()
-    masks = resized(masks[None], picture.shape[-1])[0]
+def _sample(
+    maps, picture, masks, example: Example, values: Sequence[int], generator: torch.Generator, share: float
+) -> Pixels:
     known = [example.tells(value) for value in values]
-    return pixels_of(maps, picture, masks, example.position, known, generator, share)
+    return pixels_of(maps, picture, masks[0], example.position, known, generator, share)
+
+
+def _changed(
+    picture: Float[Tensor, "1 3 h w"], masks: Float[Tensor, "1 k h w"], generator: torch.Generator
+) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 k h w"]]:
+    """A picture and its masks turned, scaled, shifted, bent and mirrored together, and in another light."""
+    picture, masks = moved(picture, masks, CHANGE, generator)
+    mirrored = [axis for axis in (-2, -1) if chosen(0.5, (), generator)]
+    picture, masks = picture.flip(mirrored), masks.flip(mirrored)
+    gamma = torch.exp(uniform(-LIGHT, LIGHT, (), generator))
+    return picture.clamp(0, 1) ** gamma, masks
 
 
 def _to_learn(support: SupportSet, values: Sequence[int]) -> list[int]:

@@ -1,6 +1,5 @@
 """What is done with the examples of a task before its first target: calibrate, adapt, foresee how good it will be."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +21,6 @@ from InContextSegLib.inference.prior import Calibration, Foresight, Prior
 from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
-
-log = logging.getLogger(__name__)
 
 PICTURES_BYTES = 1 << 30  # of examples at a finer size, while heads are fitted
 BYTES_A_PIXEL, BYTES_A_LABEL = 38, 2
@@ -104,8 +101,6 @@ def _combined(
     network: InContextNet, device: torch.device, task: Task, settings: InferenceSettings, report: Report
 ) -> Prepared:
     """The network beside heads that are fitted to the examples."""
-    if settings.adapt_seconds:
-        log.info("The weights of this model stay as they are; heads are fitted to the examples instead.")
     first = task.cut(task.sizes[0])
     # Of every example a colour picture, feature maps, and labels and answers in half precision.
     pixel_bytes = len(first) * (BYTES_A_PIXEL + BYTES_A_LABEL * len(first.labels))

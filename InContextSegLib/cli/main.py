@@ -244,10 +244,12 @@ def _evaluate(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
         study = replace(study, **{numbers: tuple(options.supports)})
     model = Model(options.model, options.weights)
     how = {"draws": options.draws, "seed": options.seed, "device": options.device}
-    run = Run(options.data, options.output, model, **how, colour=options.colour, calibrate=options.calibration)
+    fitted = bool(options.adapt) and find(options.model).model == "incontext"  # heads are fitted, no weights change
+    how |= {"calibrate": options.calibration, "adapt_seconds": options.adapt if fitted else 0.0}
+    run = Run(options.data, options.output, model, **how, colour=options.colour)
     if options.adapt and options.clicks:
         raise InputError("Clicks and adapting are measured one at a time; leave out --clicks or --adapt.")
-    if options.adapt:
+    if options.adapt and not fitted:
         return run_adaptation_study(study, run, report, options.adapt)
     if options.clicks:
         return run_interactive_study(study, run, report, options.first)

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from InContextSegLib.adaptation.adapt import Adaptation, adapt
 from InContextSegLib.adaptation.calibration import calibrate, sizes_for
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
+from InContextSegLib.evaluation.agreement import agreement_table, agreements
 from InContextSegLib.evaluation.metrics import Summary, hierarchical_mean, summarise
 from InContextSegLib.evaluation.scatter import Dot, draw_expected
 from InContextSegLib.evaluation.study import DataSet, Run, Study, cases, cell, split_volumes, wanted_labels
@@ -186,9 +186,8 @@ def _about(each: DataSet, count: int, task: SetTask, adaptation: Adaptation) -> 
 def _written(study: Study, run: Run, records: list[dict], adaptations: list[dict], about: dict) -> tuple[dict, str]:
     expectations = _expectations(records, adaptations)
     summaries, means = _summaries(records, run.seed), _means(records, study, run.seed)
-    agreement = [_agreement(expectations, counts) for counts in (*((n,) for n in study.supports), study.supports)]
-    agreement = [each for each in agreement if each]
-    table = _table(study, summaries, means, adaptations) + _agreement_table(agreement)
+    found = agreements(expectations, study.supports)
+    table = _table(study, summaries, means, adaptations) + agreement_table(found)
     result = about | {
         "study": to_mapping(study),
         "seed": run.seed,
@@ -197,7 +196,7 @@ def _written(study: Study, run: Run, records: list[dict], adaptations: list[dict
         "means": means,
         "adaptations": adaptations,
         "expectations": expectations,
-        "agreement": agreement,
+        "agreement": found,
     }
     write_text(run.output / "cases.jsonl", "".join(json_text(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
@@ -263,20 +262,6 @@ def _expectations(records: list[dict], adaptations: list[dict]) -> list[dict]:
     return rows
 
 
-def _agreement(expectations: list[dict], counts: Sequence[int]) -> dict | None:
-    rows = [row for row in expectations if row["supports"] in counts]
-    if len(rows) < 3:
-        return None
-    expected, actual = (np.array([row[name] for row in rows]) for name in ("expected", "actual"))
-    return {
-        "supports": list(counts),
-        "tasks": len(rows),
-        "rank_correlation": float(spearmanr(expected, actual).statistic),
-        "mean_absolute_error": float(np.abs(expected - actual).mean()),
-        "mean_error": float((expected - actual).mean()),
-    }
-
-
 def _table(study: Study, summaries: list[dict], means: list[dict], adaptations: list[dict]) -> str:
     """Markdown: Dice plain, before and after adapting, per set, label and number of examples, and what was decided."""
     lines = ["| set | label | cases | N | plain | before | after | gain | adapted |", "|" + "---|" * 9]
@@ -296,17 +281,3 @@ def _table(study: Study, summaries: list[dict], means: list[dict], adaptations: 
     seconds = [each["seconds"] for each in adaptations] or [0.0]
     lines += ["", f"Adapting took {min(seconds):.1f} to {max(seconds):.1f} s, in the mean {np.mean(seconds):.1f} s."]
     return "\n".join(lines) + "\n"
-
-
-def _agreement_table(agreement: list[dict]) -> str:
-    head = [
-        "",
-        "| N | tasks | rank correlation | mean absolute error | expected minus actual |",
-        "|---|---|---|---|---|",
-    ]
-    rows = [
-        f"| {', '.join(map(str, each['supports']))} | {each['tasks']} | {each['rank_correlation']:.3f} "
-        f"| {each['mean_absolute_error']:.3f} | {each['mean_error']:+.3f} |"
-        for each in agreement
-    ]
-    return "\n".join(head + rows) + "\n" if rows else ""

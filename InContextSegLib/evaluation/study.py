@@ -14,6 +14,7 @@ from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
 from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
+from InContextSegLib.evaluation.agreement import agreement_table, agreements
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.pairs import paired_files
@@ -33,6 +34,7 @@ from InContextSegLib.volumes.geometry import Kind, Volume, any_along
 log = logging.getLogger(__name__)
 
 OWN_SLICES = 5
+COMPARED = {"expected": "expected", "actual": "dice"}
 DISTANCE_METRICS = ("asd_mm", "hd95_mm")
 
 
@@ -104,6 +106,7 @@ class Run:
     Attributes:
         colour: how colours become grey; None: as the examples say (`colour_mix`).
         calibrate: let the examples choose how many to show, image size and thresholds.
+        adapt_seconds: for which the default model learns from the examples as well (`combine`).
     """
 
     data: Path
@@ -114,9 +117,10 @@ class Run:
     device: str = "auto"
     colour: ColourMix | None = None
     calibrate: bool = True
+    adapt_seconds: float = 0.0
 
     def __post_init__(self):
-        InferenceSettings(draws=self.draws, seed=self.seed)
+        InferenceSettings(draws=self.draws, seed=self.seed, adapt_seconds=self.adapt_seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +169,8 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
     summaries = _summaries(records, run.seed)
-    table = _table(study, summaries)
+    found = agreements(_expectations(records), study.supports)
+    table = _table(study, summaries) + agreement_table(found)
     write_text(run.output / "cases.jsonl", "".join(json_text(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
     result = {
@@ -175,7 +180,9 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
         "seed": run.seed,
         "colour": run.colour.record if run.colour else "auto",
         "calibrate": run.calibrate,
+        "adapt_seconds": run.adapt_seconds,
         "summaries": summaries,
+        "agreement": found,
     }
     write_text(run.output / "study.json", json_text(result, indent=2) + "\n")
     return result, table
@@ -199,7 +206,7 @@ def opened_session(
     sizes = sizes_for(geometry, axis, size, len(each.labels))
     own = each.scheme == "own-slices"
     task = Task(partial(support_of, case, each), sizes, finer=finer_sizes(geometry, axis, size), own=own)
-    settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True)
+    settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True, adapt_seconds=run.adapt_seconds)
     ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support
     return Session(ready.segmenter, [support], Intensities(each.window), provenance, device, ready.prior)
@@ -344,12 +351,26 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
     shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in wanted_labels(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
+    expected = session.foresight.expected if session.foresight else {}
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
         | {"colour": case.mix.record, "calibration": session.calibration.record if session.calibration else None}
+        | {"expected": expected[label.value].dice if label.value in expected else None}
         | asdict(scores[label.value])
         for label in wanted
     ]
+
+
+def _expectations(records: list[dict]) -> list[dict]:
+    """What was expected of every label and number of examples that could be tried, and what came, in the mean."""
+    rows = []
+    for key in dict.fromkeys((record["set"], record["label"], record["supports"]) for record in records):
+        group = [record for record in records if (record["set"], record["label"], record["supports"]) == key]
+        known = [record for record in group if record["expected"] is not None and np.isfinite(record["dice"])]
+        if known:
+            means = {ours: float(np.mean([record[theirs] for record in known])) for ours, theirs in COMPARED.items()}
+            rows.append(dict(zip(("set", "label", "supports"), key, strict=True)) | means)
+    return rows
 
 
 def _summaries(records: list[dict], seed: int) -> list[dict]:

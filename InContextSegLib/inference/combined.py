@@ -16,14 +16,15 @@ NETWORK = "network"
 
 @dataclass(frozen=True, eq=False)
 class FittedAt:
-    """A head and the size of the pictures that it was fitted at."""
+    """A head, the size of the pictures that it was fitted at, and whether to changed copies of them as well."""
 
     size: int
     head: FittedHead
+    augmented: bool = False
 
     @property
     def name(self) -> str:
-        return f"fitted at {self.size}"
+        return f"fitted at {self.size}" + (", augmented" if self.augmented else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,8 +112,14 @@ def pixels_of(
     return Pixels(features[chosen], labels[chosen], torch.cat(weight), torch.tensor(list(known)))
 
 
-def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Generator) -> FittedHead:
-    """A head fitted to the pixels of examples, by cross-entropy and soft Dice over the pixels that they stand for."""
+def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Generator, longer: int = 1) -> FittedHead:
+    """A head fitted to the pixels of examples, by cross-entropy and soft Dice over the pixels that they stand for.
+
+    Args:
+        channels: of the feature maps that the pixels' features come from.
+        longer: how many times `STEPS` the optimiser takes.
+    """
+    steps = longer * STEPS
     x = torch.cat([each.features for each in sample])
     y = torch.cat([each.labels for each in sample]).float()
     told = torch.cat([each.known.expand(len(each.features), -1) for each in sample]).float()
@@ -132,9 +138,9 @@ def fit_head(sample: Sequence[Pixels], channels: Sequence[int], generator: Gener
     x = (x - head.mean) / head.spread
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
     with torch.enable_grad():
-        for step in range(STEPS):
+        for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / STEPS))
+                group["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / steps))
             drawn = torch.randint(len(x), (BATCH,), generator=generator)
             hidden = relu(head.first(x[drawn]))
             keep = torch.rand(hidden.shape, generator=generator) >= DROPOUT

@@ -112,8 +112,8 @@ def scanner_shift(
 
 
 def moved(
-    images: Float[Tensor, "n 1 h w"], masks: Float[Tensor, "n 1 h w"], strength: float, generator: Generator
-) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n 1 h w"]]:
+    images: Float[Tensor, "n c h w"], masks: Float[Tensor, "n k h w"], strength: float, generator: Generator
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k h w"]]:
     """Images and their masks turned, scaled, shifted and bent together, every pair in its own way.
 
     At strength 1 up to 0.15 rad, 10 %, 3 % of the width, and about 1 % of it bent; masks stay 0 or 1, nothing lies

@@ -305,3 +305,25 @@ def test_between_slices_of_the_target_more_is_expected_than_of_those_left_out(ne
         expected[own] = prepare(network, CPU, task, SETTINGS, Report()).foresight.expected[1].dice
     assert 0.9 < expected[True] < 1
     assert expected[False] < expected[True]
+
+
+def test_where_it_is_to_adapt_a_head_learns_from_changed_examples_too_and_is_judged_like_the_others(network):
+    settings = replace(SETTINGS, adapt_seconds=10.0)
+    found = combine(network, CPU, support(4), (SIZE,), settings, Report())
+    asked = {name for weights in found.segmenter.weights.values() for name in weights}
+    assert asked <= {NETWORK, "fitted at 64", "fitted at 64, augmented"}
+    assert "fitted at 64, augmented" in asked
+
+
+def test_more_seconds_make_more_copies_and_many_examples_fewer(network, monkeypatch):
+    asked = []
+
+    def at(self, size, step, copies=0):
+        asked.append(copies)
+        head = FittedHead(network.backbone.channels[: fitted.LEVELS], 2)
+        return head, {(value, index): None for value, indices in self.tries.items() for index in indices}
+
+    monkeypatch.setattr(combination._Fitting, "at", at)
+    for count, seconds in ((4, 2.0), (4, 4.0), (4, 60.0), (12, 2.0), (8, 1.0)):
+        combine(network, CPU, support(count), (SIZE,), replace(SETTINGS, adapt_seconds=seconds), Report())
+    assert [each for each in asked if each] == [2, 3, 8]
