@@ -204,6 +204,11 @@ def _how(command: argparse.ArgumentParser) -> None:
         "(default: no)",
     )
     how.add_argument(
+        "--smooth",
+        action=argparse.BooleanOptionalAction,
+        help="let neighbouring slices agree (default: the preset's; normal and best: yes)",
+    )
+    how.add_argument(
         "--extend",
         action=argparse.BooleanOptionalAction,
         help="beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees "

@@ -331,6 +331,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
         supports=count,
         draws=run.draws,
         seed=run.seed,
+        smooth=True,
         axes=tuple(session.supports),
     )
     truth, geometry = case.pair.labels.array, case.pair.image.geometry

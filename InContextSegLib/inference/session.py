@@ -16,7 +16,15 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.similarity import Coverage
 from InContextSegLib.examples.support import Example, Label, SupportSet
-from InContextSegLib.inference.aggregate import AxisMaps, Fused, Prediction, SlicePrediction, fuse, most_worth_labelling
+from InContextSegLib.inference.aggregate import (
+    AxisMaps,
+    Fused,
+    Prediction,
+    SlicePrediction,
+    fuse,
+    most_worth_labelling,
+    smooth,
+)
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
@@ -172,6 +180,8 @@ class Session:
             for draw in range(settings.draws):
                 progress = _Progress(report, done, total, f"{axis.plan.axis}, draw {draw + 1} of {settings.draws}")
                 member = self._member(axis, settings, draw, progress)
+                if settings.smooth:
+                    smooth(member, axis.plan.step_mm)
                 mean += member / settings.draws
                 square += member**2 / settings.draws
                 done += steps[axis.plan.axis]
@@ -187,8 +197,8 @@ class Session:
     ) -> SlicePrediction:
         """Segment one slice alone, at `index` along the array axis, in about a third of a second on two cores.
 
-        The answer is that of `segment` along this axis, from the same examples; without cascade and style, which need
-        all slices, and with fewer draws and examples where all would take too long (`quick`).
+        The answer is that of `segment` along this axis, from the same examples; without cascade, style and smoothing,
+        which need other slices, and with fewer draws and examples where all would take too long (`quick`).
 
         Args:
             scale: of the whole volume.
@@ -264,7 +274,7 @@ class Session:
         if self.network.channels == 3:
             channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
         pictures = torch.from_numpy(images)[:, None].to(self.device)
-        step = None if settings.extend else volume.geometry.spacing_mm[plan.array_axis] / plan.pixel_mm
+        step = None if settings.extend else plan.step_mm / plan.pixel_mm
         return _Axis(plan, pictures, self.supports[name], self._own(volume, scale, name), step, channels)
 
     def _own(self, volume: Volume, scale: Scale, axis: str) -> _Own:

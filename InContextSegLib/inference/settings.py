@@ -56,6 +56,8 @@ class InferenceSettings:
             to them too), how many to show, image size and thresholds. The presets `normal` and `best` do.
         adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
         style: bring a target from another scanner to the style of the examples, where they say that it helps.
+        smooth: let neighbouring slices agree: logits are smoothed along the axis, over less than a slice to either side
+            and over 1.5 mm at most.
         extend: beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees
             them; else they narrow by 45 degrees on either side.
 
@@ -73,6 +75,7 @@ class InferenceSettings:
     calibrate: bool = False
     adapt_seconds: float = 0.0
     style: bool = False
+    smooth: bool = False
     extend: bool = False
 
     def __post_init__(self):
@@ -105,6 +108,6 @@ class InferenceSettings:
 
 PRESETS = {
     "fast": {"supports": 8, "draws": 1},
-    "normal": {"supports": 16, "draws": 2, "calibrate": True},
-    "best": {"supports": 32, "draws": 4, "calibrate": True, "adapt_seconds": ADAPT_SECONDS},
+    "normal": {"supports": 16, "draws": 2, "calibrate": True, "smooth": True},
+    "best": {"supports": 32, "draws": 4, "calibrate": True, "smooth": True, "adapt_seconds": ADAPT_SECONDS},
 }

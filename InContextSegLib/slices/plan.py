@@ -153,6 +153,11 @@ class SlicePlan:
         """Edge of a picture's pixel in millimetres, the same for rows and columns."""
         return max(self._extent[n] * self._spacing_mm[n] for n in (1, 2)) / self.size
 
+    @property
+    def step_mm(self) -> float:
+        """Distance from slice to slice in millimetres."""
+        return self.geometry.spacing_mm[self.array_axis]
+
     @cached_property
     def positions(self) -> np.ndarray:
         """(count,) float64: where each slice lies along the axis of the whole volume, also when a box is set.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.examples.support import Label
-from InContextSegLib.inference.aggregate import AxisMaps, Fused, fuse, most_worth_labelling
+from InContextSegLib.inference.aggregate import AxisMaps, Fused, fuse, most_worth_labelling, smooth
 from InContextSegLib.slices.plan import SlicePlan
 from Testing.Library.fake_segmenter import grid
 
@@ -93,3 +93,25 @@ def test_nothing_is_left_outside_a_box():
     for array in (inside.labels, inside.spread, inside.doubt, inside.probabilities[1]):
         assert array.sum() == 6
         assert (array[0, 1:3, 1:4] == 1).all()
+
+
+def test_a_slice_that_contradicts_both_its_neighbours_gives_way_to_them():
+    probabilities = np.full((1, 5, 4, 4), 0.9, np.float32)
+    probabilities[0, 2, :2] = 0.4
+    smooth(probabilities, step_mm=1.0)
+    assert (probabilities > 0.5).all()
+
+
+def test_slices_far_apart_are_left_as_they_are():
+    probabilities = np.random.default_rng(0).random((2, 5, 4, 4), np.float32)
+    before = probabilities.copy()
+    smooth(probabilities, step_mm=10.0)
+    np.testing.assert_array_equal(probabilities, before)
+
+
+def test_where_a_label_is_nowhere_it_stays_so():
+    probabilities = np.zeros((1, 5, 4, 4), np.float32)
+    probabilities[0, :, 0, 0] = 0.8
+    smooth(probabilities, step_mm=1.0)
+    assert probabilities[0, :, 0, 0] == pytest.approx(0.8, abs=1e-3)
+    assert not probabilities[0, :, 1:].any()
