@@ -209,6 +209,12 @@ def _how(command: argparse.ArgumentParser) -> None:
         help="let neighbouring slices agree (default: the preset's; normal and best: yes)",
     )
     how.add_argument(
+        "--postprocess",
+        action=argparse.BooleanOptionalAction,
+        help="leave out small pieces where a label comes in more of them than in any completely labelled example "
+        "(default: the preset's; normal and best: yes)",
+    )
+    how.add_argument(
         "--extend",
         action=argparse.BooleanOptionalAction,
         help="beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees "

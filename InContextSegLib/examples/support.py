@@ -365,9 +365,7 @@ def _chosen_slices(pair: LabelledVolume, plan: SlicePlan, slices: SliceChoice) -
         return range(plan.count)
     if slices in ("auto", "labelled"):
         labelled = _labelled_slices(pair.labels, plan)
-        run = int(labelled[-1] - labelled[0]) + 1 if labelled.size else 0
-        finished = run == labelled.size >= SHORTEST_FINISHED_RUN or labelled.size == plan.count
-        if slices == "auto" and finished and pair.may_be_finished:
+        if slices == "auto" and _looks_finished(pair, labelled, plan):
             logger.info("%s: labelled without a gap, so all %d %s slices are used.", pair.source, plan.count, plan.axis)
             return range(plan.count)
         logger.info("%s: the %d labelled %s slices are used.", pair.source, labelled.size, plan.axis)
@@ -379,6 +377,19 @@ def _chosen_slices(pair: LabelledVolume, plan: SlicePlan, slices: SliceChoice) -
     raise InputError(
         f"Slices are chosen by 'auto', 'labelled', 'all', a step from 1 up or a tuple of indices, but {slices!r} came."
     )
+
+
+def is_finished(pair: LabelledVolume, axis: str) -> bool:
+    """Whether a volume counts as labelled completely: one unbroken run of slices, or all of them, of every label."""
+    plan = SlicePlan.of(pair.labels.geometry, axis)
+    whole = pair.slices in (None, "auto", "all") and pair.known is None
+    return whole and _looks_finished(pair, _labelled_slices(pair.labels, plan), plan)
+
+
+def _looks_finished(pair: LabelledVolume, labelled: np.ndarray, plan: SlicePlan) -> bool:
+    run = int(labelled[-1] - labelled[0]) + 1 if labelled.size else 0
+    unbroken = run == labelled.size >= SHORTEST_FINISHED_RUN or labelled.size == plan.count
+    return unbroken and pair.may_be_finished
 
 
 def _labelled_slices(labels: Volume, plan: SlicePlan) -> np.ndarray:

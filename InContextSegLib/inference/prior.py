@@ -170,8 +170,10 @@ class Prior:
         calibration: what the examples taught about themselves.
         foresight: what they lead to expect.
         judge: of their style; needed where the settings ask for it.
+        pieces: by label value in how many pieces the completely labelled examples show it.
     """
 
     calibration: Calibration | None = None
     foresight: Foresight | None = None
     judge: StyleJudge | None = None
+    pieces: Mapping[int, int] = field(default_factory=dict)

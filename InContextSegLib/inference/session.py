@@ -27,6 +27,7 @@ from InContextSegLib.inference.aggregate import (
 )
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
+from InContextSegLib.inference.postprocessing import without_islands
 from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.inference.shape_prior import ShapePrior
@@ -139,6 +140,7 @@ class Session:
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         prior = prior or Prior()
         self.calibration, self.foresight, self._judge = prior.calibration, prior.foresight, prior.judge
+        self._pieces = prior.pieces
         self.drawn_axis = drawn_axis or supports[0].axis
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
@@ -187,7 +189,12 @@ class Session:
                 done += steps[axis.plan.axis]
             maps.append(AxisMaps(axis.plan, mean, square))
         fused = fuse(maps, self.labels, settings.threshold, keep_probabilities)
-        prediction = self._prediction(fused if box is None else fused.inside(box), axes, settings)
+        fused = fused if box is None else fused.inside(box)
+        removed = None
+        if settings.postprocess and self._pieces:
+            cleaned, removed = without_islands(fused.labels, self._pieces)
+            fused = replace(fused, labels=cleaned)
+        prediction = self._prediction(fused, axes, settings, removed)
         report.step(total, total, "segmented")
         return prediction
 
@@ -424,7 +431,9 @@ class Session:
     def _flip(self, draw: int) -> tuple[int, ...]:
         return FLIPS[draw % len(FLIPS)] if self.network.any_view else ()
 
-    def _prediction(self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings) -> Prediction:
+    def _prediction(
+        self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings, removed: dict | None
+    ) -> Prediction:
         members = settings.draws * len(axes)
         plan = axes[0].plan
         uncertainty = Volume(fused.spread, plan.geometry, Kind.INTENSITY) if members > 1 else None
@@ -438,7 +447,7 @@ class Session:
             given=tuple(plan.slice_index(number) for number in axes[0].known),
             partly=_partly({plan.slice_index(number): told for number, told in axes[0].known.items()}),
             unlike=tuple(sorted(plan.slice_index(number) for number in self._unlike(axes[0]))),
-            provenance=self._provenance(axes, settings),
+            provenance=self._provenance(axes, settings) | {"postprocessing": removed},
         )
 
     def _unlike(self, axis: _Axis) -> list[int]:

@@ -58,6 +58,7 @@ class InferenceSettings:
         style: bring a target from another scanner to the style of the examples, where they say that it helps.
         smooth: let neighbouring slices agree: logits are smoothed along the axis, over less than a slice to either side
             and over 1.5 mm at most.
+        postprocess: leave out small pieces where a label comes in more of them than in any completely labelled example.
         extend: beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees
             them; else they narrow by 45 degrees on either side.
 
@@ -76,6 +77,7 @@ class InferenceSettings:
     adapt_seconds: float = 0.0
     style: bool = False
     smooth: bool = False
+    postprocess: bool = False
     extend: bool = False
 
     def __post_init__(self):
@@ -106,8 +108,9 @@ class InferenceSettings:
         return asdict(self) | {"axes": list(self.axes)}
 
 
+AGREEING = {"smooth": True, "postprocess": True}
 PRESETS = {
     "fast": {"supports": 8, "draws": 1},
-    "normal": {"supports": 16, "draws": 2, "calibrate": True, "smooth": True},
-    "best": {"supports": 32, "draws": 4, "calibrate": True, "smooth": True, "adapt_seconds": ADAPT_SECONDS},
+    "normal": {"supports": 16, "draws": 2, "calibrate": True, **AGREEING},
+    "best": {"supports": 32, "draws": 4, "calibrate": True, **AGREEING, "adapt_seconds": ADAPT_SECONDS},
 }

@@ -13,8 +13,9 @@ from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.saved import parts_of
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, is_finished
 from InContextSegLib.inference.aggregate import Prediction
+from InContextSegLib.inference.postprocessing import pieces_of
 from InContextSegLib.inference.session import Session, Told, joined
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.models.loading import Model, choose_device, load_model
@@ -111,7 +112,9 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     support = ready.calibration.support if ready.calibration else first
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
-    return Session(ready.segmenter, supports, brief.intensities, provenance, device, ready.prior, drawn)
+    finished = [pair for pair in pairs if is_finished(pair, axes[0])]
+    prior = replace(ready.prior, pieces=pieces_of(finished, support.labels) if brief.settings.postprocess else {})
+    return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, drawn)
 
 
 def alike_in_colour(volume: Volume, pairs: Sequence[LabelledVolume]) -> tuple[Volume, list[LabelledVolume]]:

@@ -77,7 +77,9 @@ def told(cache, target, truth, geometry, slices, *known):
 
 
 def task(*examples, **settings):
-    return TaskSpec(examples, LABELS, InferenceSettings(**({"supports": 8, "axes": ("axial",)} | settings)))
+    return TaskSpec(
+        examples, LABELS, InferenceSettings(**({"supports": 8, "axes": ("axial",), "extend": True} | settings))
+    )
 
 
 def ask(cache, request):
@@ -143,7 +145,7 @@ def test_what_was_drawn_of_a_told_label_stays_and_wins_over_what_is_found_of_the
     np.testing.assert_array_equal(mask[6] == ONE, odd[6] == ONE)
     np.testing.assert_array_equal(mask[6] == TWO, (truth[6] == TWO) & (odd[6] != ONE))
     np.testing.assert_array_equal(mask[[4, 8]] == TWO, odd[[4, 8]] == TWO)
-    assert (mask[4] == ONE).sum() > 50
+    assert (mask[4] == ONE).sum() > 40  # between 64 pixels on one side and half of them on the other
     for index in (4, 6):
         shown = whole(cache, ask(cache, Preview(about, target, index))["block"])
         np.testing.assert_array_equal(shown[index], mask[index])

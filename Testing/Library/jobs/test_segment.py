@@ -445,3 +445,21 @@ def test_a_segmentation_names_its_segments_and_is_an_example_itself(folder):
     assert [(each.name, each.value) for each in read_segments(job.output)] == [("cube", 1)]
     again = job_in(folder, "case.nii.gz", "out/case.nii.gz", sources=[("target.nii.gz", "out/mask.seg.nrrd")])
     assert run(again, Report())["labels"]["label 1"]["voxels"] > 0
+
+
+def test_a_speck_far_from_the_structure_is_left_out_as_no_example_has_one(folder):
+    geometry = grid((12, 24, 24))
+    saved(folder, "whole", *scan(0, geometry=geometry))
+    image, labels = scan(4, geometry=geometry)
+    bright = image.array.copy()
+    bright[3:5, 20:22, 1:3] += 200
+    saved(folder, "spotted", Volume(bright, image.geometry, Kind.INTENSITY), labels)
+    found = {}
+    for postprocess in (False, True):
+        sources, settings = [("whole.nii.gz", "whole_labels.nii.gz")], {"postprocess": postprocess}
+        job = job_in(folder, "spotted.nii.gz", f"{postprocess}.nii.gz", sources, settings)
+        record = run(job, Report())
+        found[postprocess] = read_volume(folder / f"{postprocess}.nii.gz", Kind.LABELS).array
+    assert found[False][3:5, 20:22, 1:3].any() and not found[True][3:5, 20:22, 1:3].any()
+    assert (found[True] > 0).sum() > 0.9 * (labels.array > 0).sum()
+    assert record["provenance"]["postprocessing"]["1"] == {"pieces": 1, "removed": 1, "voxels": 8}
