@@ -26,6 +26,8 @@ from InContextSegLib.volumes.files import read_labels, read_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
 from InContextSegLib.volumes.segnrrd import Segment
 
+CLIPPED = 0.9  # of the voxels round what is labelled, on one side of the window
+
 log = logging.getLogger(__name__)
 
 
@@ -94,6 +96,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
             " and ".join(axis for axis in axes if axis != drawn),
             drawn,
         )
+    _warn_of_window(pairs, brief.intensities)
     device = choose_device(brief.device)
     first = cut(pairs, axes[:1], size, brief)[0]
     task = Task(
@@ -115,6 +118,25 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     finished = [pair for pair in pairs if is_finished(pair, axes[0])]
     prior = replace(ready.prior, pieces=pieces_of(finished, support.labels) if brief.settings.postprocess else {})
     return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, drawn)
+
+
+def _warn_of_window(pairs: Sequence[LabelledVolume], intensities: Intensities) -> None:
+    """Say it where a window leaves nothing to see round what is labelled in the first of the examples."""
+    if intensities.window is None or not pairs:
+        return
+    (low, high), labelled = intensities.window, pairs[0].labels.array > 0
+    if not labelled.any() or labelled.shape != pairs[0].image.array.shape:
+        return
+    ends = [np.flatnonzero(any_along(labelled, axis))[[0, -1]] for axis in range(3)]
+    values = pairs[0].image.array[tuple(slice(first, last + 1) for first, last in ends)]
+    for share, side in (((values <= low).mean(), "below"), ((values >= high).mean(), "above")):
+        if share > CLIPPED:
+            log.warning(
+                "%.0f %% of the voxels round the labels of %s lie %s the window of %g to %g, so nearly nothing is seen "
+                "there: they go from %g to %g (1st to 99th percentile). Files that hold HU + 1024 need a window 1024 "
+                "higher.",
+                100 * share, pairs[0].source, side, low, high, *np.percentile(values, (1, 99)),
+            )  # fmt: skip
 
 
 def alike_in_colour(volume: Volume, pairs: Sequence[LabelledVolume]) -> tuple[Volume, list[LabelledVolume]]:

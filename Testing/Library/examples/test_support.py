@@ -416,3 +416,24 @@ def test_parts_that_do_not_fit_together_are_refused():
         SupportSet((example,), (), "axial", 8)
     with pytest.raises(InputError, match="may be asked for once"):
         SupportSet((example,), (Label(1, "a"), Label(1, "b")), "axial", 8)
+
+
+def test_an_image_given_as_labels_is_refused_in_one_sentence():
+    image = np.random.default_rng(0).integers(0, 900, (6, 24, 24)).astype(np.uint16)
+    swapped = LabelledVolume(
+        Volume(image.astype(np.int16), grid(image.shape), Kind.INTENSITY),
+        Volume(image, grid(image.shape), Kind.LABELS),
+        "ct.nii.gz",
+    )
+    with pytest.raises(InputError, match=r"labels of ct.nii.gz look like an image: .* in the wrong order"):
+        SupportSet.from_volumes([swapped])
+
+
+def test_hundreds_of_numbered_cells_are_labels():
+    cells = np.kron(np.arange(1, 101, dtype=np.uint16).reshape(1, 10, 10), np.ones((1, 4, 4), np.uint16))
+    numbered = LabelledVolume(
+        Volume(cells.astype(np.int16), grid(cells.shape), Kind.INTENSITY),
+        Volume(cells, grid(cells.shape), Kind.LABELS),
+        "cells.png",
+    )
+    assert len(SupportSet.from_images([numbered]).labels) == 100

@@ -23,6 +23,7 @@ from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.models.networks import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import Intensities
 from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
 from InContextSegLib.volumes.geometry import Kind, Volume, across_slices
 from Testing.Library.fake_segmenter import LABEL, SPACING_MM, Echo, Threshold, grid, saved, scan, use
@@ -463,3 +464,12 @@ def test_a_speck_far_from_the_structure_is_left_out_as_no_example_has_one(folder
     assert found[False][3:5, 20:22, 1:3].any() and not found[True][3:5, 20:22, 1:3].any()
     assert (found[True] > 0).sum() > 0.9 * (labels.array > 0).sum()
     assert record["provenance"]["postprocessing"]["1"] == {"pieces": 1, "removed": 1, "voxels": 8}
+
+
+@pytest.mark.parametrize(("shift", "warned"), [(0, False), (1024, True)])
+def test_a_window_in_which_nothing_is_seen_is_named_before_the_work(folder, caplog, shift, warned):
+    image, labels = scan(0)
+    saved(folder, "ct", Volume(image.array + np.int16(shift), image.geometry, Kind.INTENSITY), labels)
+    job = job_in(folder, sources=[("ct.nii.gz", "ct_labels.nii.gz")], intensities=Intensities((-160, 240)))
+    run(job, Report())
+    assert ("above the window of -160 to 240" in caplog.text) is warned
