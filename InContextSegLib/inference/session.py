@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -289,12 +289,13 @@ class Session:
         found = self._owned.setdefault(volume, {})
         if (axis, scale) not in found:
             whole, slices = SlicePlan.of(volume.geometry, axis, self.size), {}
+            picture = lru_cache(whole.count)(lambda number: whole.extract(volume, scale, [number])[0])
             for example in self.supports[axis].examples:
                 # Empty slices look alike in every patient, so they prove nothing.
                 if example.position is None or example.image.min() == example.image.max():
                     continue
                 for number in np.flatnonzero(np.abs(whole.positions - example.position) < SAME_POSITION).tolist():
-                    if np.allclose(whole.extract(volume, scale, [number])[0], example.image, atol=1e-5):
+                    if np.allclose(picture(number), example.image, atol=1e-5):
                         slices[number] = (*slices.get(number, ()), example)
             labels = self.labels if axis == self.drawn_axis else ()
             found[axis, scale] = _Own(dict(sorted(slices.items())), labels)
