@@ -218,7 +218,7 @@ def _how(command: argparse.ArgumentParser) -> None:
         "--extend",
         action=argparse.BooleanOptionalAction,
         help="beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees "
-        "them (default: no, they narrow by 45 degrees on either side)",
+        "them (default: no, they narrow by 45 degrees on either side; yes where --slices or --box says how far to go)",
     )
     how.add_argument("--threshold", type=float, help="probability from which a voxel belongs to a label (default 0.5)")
     how.add_argument("--seed", type=int, help="of every random choice (default 0)")

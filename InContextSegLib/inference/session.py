@@ -169,7 +169,8 @@ class Session:
         """
         settings = self.calibrated(settings)
         scale = scale or self.intensities.of(volume.array)
-        axes = [self._axis(volume, scale, name, box, settings) for name in self._axis_names(settings)]
+        extend = settings.extend or box is not None  # who says how far to go says that labels may go that far
+        axes = [self._axis(volume, scale, name, box, extend) for name in self._axis_names(settings)]
         if settings.style and self.network.channels > 1:
             log.warning("A model that sees colours or neighbouring slices takes no style; the target stays as it is.")
         elif settings.style:
@@ -217,7 +218,7 @@ class Session:
         number = whole.number(index)
         start, stop = next(run for run in _runs(whole, settings.slices_at_once) if number < run[1])
         ends = [whole.slice_index(each) for each in (start, stop - 1)]
-        beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))), settings)
+        beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))), settings.extend)
         here, mean, square = number - start, 0.0, 0.0
         settings = self._quick(beside, self.calibrated(settings))
         for draw in range(settings.draws):
@@ -274,14 +275,14 @@ class Session:
                 )
         return names
 
-    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, settings: InferenceSettings) -> _Axis:
+    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, extend: bool) -> _Axis:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
         channels = None
         if self.network.channels == 3:
             channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
         pictures = torch.from_numpy(images)[:, None].to(self.device)
-        step = None if settings.extend else plan.step_mm / plan.pixel_mm
+        step = None if extend else plan.step_mm / plan.pixel_mm
         return _Axis(plan, pictures, self.supports[name], self._own(volume, scale, name), step, channels)
 
     def _own(self, volume: Volume, scale: Scale, axis: str) -> _Own:

@@ -60,7 +60,7 @@ class InferenceSettings:
             and over 1.5 mm at most.
         postprocess: leave out small pieces where a label comes in more of them than in any completely labelled example.
         extend: beyond the outermost slices labelled in the target itself, let labels go on as far as the network sees
-            them; else they narrow by 45 degrees on either side.
+            them, as they may where a box or a range of slices is given; else they narrow by 45 degrees on either side.
 
     Raises:
         InputError: if a number is out of its range, or the axes are unknown or named twice.

@@ -328,3 +328,10 @@ def test_beyond_the_labelled_slices_of_the_target_nothing_goes_on_without_an_end
     ended, open_ended = (segment(session, image, extend=extend).mask.array > 0 for extend in (False, True))
     assert not ended[:1].any() and not ended[-2:].any()
     assert open_ended[0].all() and open_ended[-1].all()
+
+
+def test_where_somebody_says_how_far_to_go_labels_go_that_far():
+    image, labels = cone()
+    session = session_of(Everywhere(), support_of((image, labels), slices=(2, 6, 9), size=48))
+    found = segment(session, image, box=((0, 0, 0), (14, 24, 24))).mask.array > 0
+    assert found[0].all() and found[13].all() and not found[14:].any()
