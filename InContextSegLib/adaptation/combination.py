@@ -93,25 +93,7 @@ def combine(
         tries = {value: [index for index in tries[value] if shapes[value, index] is not None] for value in values}
     folds = _folds(leave.units, seed)
     fitting = _Fitting(network, device, support, tries, folds, seed)
-    heads, answers, reached = [], {}, []
-    for number, at in enumerate(sizes):
-        step = partial(report.step, number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
-        head, held_out = fitting.at(at, step)
-        heads.append(FittedAt(at, head))
-        answers[heads[-1].name] = held_out
-        reached.append(_reached(leave, tries, held_out))
-        if number and reached[-1] <= reached[-2]:
-            break
-    heads = heads[-MOST_HEADS:]
-    at = sizes[int(np.argmax(reached))]
-    changed = CHANGED_A_SECOND * settings.adapt_seconds * (sizes[0] / at) ** 2
-    copies = min(COPIES, round(changed / len(fitting.learnt)))
-    if copies:
-        message = f"a head is fitted to changed examples, at {at} pixels"
-        head, held_out = fitting.at(at, partial(report.step, len(sizes), len(sizes) + 1, message), copies)
-        heads.append(FittedAt(at, head, augmented=True))
-        answers[heads[-1].name] = held_out
-    answers = {each.name: answers[each.name] for each in heads}
+    heads, answers = _fitted(fitting, leave, sizes, settings, report)
     step = partial(report.step, len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
     step()
     alone = CachedSegmenter(Combined(network, sizes[0]), device)
@@ -138,6 +120,31 @@ def combine(
         support,
     )
     return Combination(Combined(network, sizes[0], heads, values, weights), calibration, tuple(trials))
+
+
+def _fitted(
+    fitting: "_Fitting", leave: LeaveOut, sizes: Sequence[int], settings: InferenceSettings, report: Report
+) -> tuple[list[FittedAt], dict[str, Answers]]:
+    """Heads at one size after the other, the last ones of them, and their answers for examples left out, by name."""
+    heads, answers, reached = [], {}, []
+    for number, at in enumerate(sizes):
+        step = partial(report.step, number, len(sizes) + 1, f"heads are fitted to the examples, at {at} pixels")
+        head, held_out = fitting.at(at, step)
+        heads.append(FittedAt(at, head))
+        answers[heads[-1].name] = held_out
+        reached.append(_reached(leave, fitting.tries, held_out))
+        if number and reached[-1] <= reached[-2]:
+            break
+    heads = heads[-MOST_HEADS:]
+    at = sizes[int(np.argmax(reached))]
+    changed = CHANGED_A_SECOND * settings.adapt_seconds * (sizes[0] / at) ** 2
+    copies = min(COPIES, round(changed / len(fitting.learnt)))
+    if copies:
+        message = f"a head is fitted to changed examples, at {at} pixels"
+        head, held_out = fitting.at(at, partial(report.step, len(sizes), len(sizes) + 1, message), copies)
+        heads.append(FittedAt(at, head, augmented=True))
+        answers[heads[-1].name] = held_out
+    return heads, {each.name: answers[each.name] for each in heads}
 
 
 def _reached(leave: LeaveOut, tries: Mapping[int, Sequence[int]], held_out: Answers) -> float:

@@ -23,7 +23,7 @@ examples:
         --labels 1=liver 2=spleen --output ct_labels.nrrd
 
   From five slices labelled in the scan itself, walking away from them:
-    incontextseg segment --image mr.nii.gz --support mr.nii.gz five_slices.nii.gz --cascade --output mr_labels.nii.gz
+    incontextseg segment --image mr.nii.gz --support mr.nii.gz five_slices.nii.gz --output mr_labels.nii.gz
 
   Segment all scans of a folder from the same examples; the same command goes on where it was stopped:
     incontextseg batch --images scans/ --support images/ labels/ --output-dir results --format .seg.nrrd
@@ -184,9 +184,6 @@ def _how(command: argparse.ArgumentParser) -> None:
         choices=AXES,
         action="append",
         help="slice along this axis; repeat to fuse (default: across the slices)",
-    )
-    how.add_argument(
-        "--cascade", action="store_true", help="let confidently segmented neighbour slices join the examples"
     )
     _calibration(how, None, "the preset's")
     how.add_argument(

@@ -188,7 +188,7 @@ def _ranges(indices: Sequence[int]) -> str:
 
 def _settings(options: argparse.Namespace) -> InferenceSettings:
     own = {"supports": options.supports, "draws": options.draws, "axes": tuple(options.axis) if options.axis else None}
-    own |= {"threshold": options.threshold, "seed": options.seed, "cascade": options.cascade or None}
+    own |= {"threshold": options.threshold, "seed": options.seed}
     own |= {"calibrate": options.calibration, "adapt_seconds": options.adapt, "style": options.style}
     own |= {"smooth": options.smooth, "postprocess": options.postprocess, "extend": options.extend}
     chosen = PRESETS[options.preset] | {name: value for name, value in own.items() if value is not None}

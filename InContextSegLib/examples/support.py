@@ -12,6 +12,7 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.examples.similarity import Appearance, dissimilarity
 from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
+from InContextSegLib.volumes.values import looks_like_image
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ SHORTEST_FINISHED_RUN = 5
 # Random draws weigh an example by exp(score / temperature); lower draws keep closer to the best examples.
 _TEMPERATURE = 0.5
 _NAMED_AT_MOST = 5
-# A label map with so many values in one slice, of whose voxels fewer than half are like the next one, is an image.
-MANY_VALUES, ALIKE = 50, 0.5
 
 
 @dataclass(frozen=True)
@@ -344,21 +343,11 @@ def picture_of(pair: LabelledVolume, size: int, scale: Scale) -> Example:
 def _require_labels(pair: LabelledVolume) -> None:
     if pair.labels.kind is not Kind.LABELS:
         raise InputError(f"The labels of {pair.source} were read as intensities; read that file as labels.")
-    if _looks_like_image(pair.labels.array):
+    if looks_like_image(pair.labels.array):
         raise InputError(
             f"The labels of {pair.source} look like an image: they hold hundreds of values that change from voxel to "
             "voxel; perhaps image and labels were given in the wrong order."
         )
-
-
-def _looks_like_image(labels: np.ndarray) -> bool:
-    """Whether the values of a label map (k, j, i) change as those of an image do; seen in the slice that has most."""
-    slices = [labels[index] for index in np.linspace(0, len(labels) - 1, min(5, len(labels))).round().astype(int)]
-    fullest = max(slices, key=np.count_nonzero)
-    here = fullest[:, :-1] > 0
-    if here.sum() < MANY_VALUES or len(np.unique(fullest)) <= MANY_VALUES:
-        return False
-    return bool((fullest[:, 1:] == fullest[:, :-1])[here].mean() < ALIKE)
 
 
 def _mismatch(pair: LabelledVolume) -> str:

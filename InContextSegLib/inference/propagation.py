@@ -1,7 +1,7 @@
 """Carries a label from the slices that a user applied to those beside them, slice by slice, until it is unsure.
 
 Every slice leans on the one before it, so uncertainties multiply: a slice is as sure as its own confidence
-(`cascade`) times that of all slices between it and the applied one. Neither alone tells much about a Dice.
+(`walk`) times that of all slices between it and the applied one. Neither alone tells much about a Dice.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import expit
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.inference.cascade import confidence, walk
 from InContextSegLib.inference.interactive import Answer
 from InContextSegLib.inference.loop import Labelled, Loop
+from InContextSegLib.inference.walk import confidence, walk
 from InContextSegLib.progress import Report
 
 # Measured (docs/benchmarks.md): of the slices carried on to, 79 % had a Dice of 0.8 or more (mean 0.85), and every

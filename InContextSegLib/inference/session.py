@@ -1,21 +1,19 @@
 """A session: one network and the examples of one task, ready to segment volume after volume."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from scipy.special import expit
-from torch import Tensor
 
 from InContextSegLib import __version__
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.similarity import Coverage
-from InContextSegLib.examples.support import Example, Label, SupportSet
+from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.aggregate import (
     AxisMaps,
     Fused,
@@ -26,11 +24,10 @@ from InContextSegLib.inference.aggregate import (
     smooth,
 )
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.cascade import CONFIDENT, confidence, surest, walk
 from InContextSegLib.inference.postprocessing import without_islands
-from InContextSegLib.inference.prior import Prior, Style, StyleOutcome
+from InContextSegLib.inference.prior import Prior, Style
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.inference.shape_prior import ShapePrior
+from InContextSegLib.inference.target import OwnSlices, TargetAxis, Told
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.boxes import slab, whole_slices
@@ -38,76 +35,15 @@ from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
 from InContextSegLib.volumes.geometry import Kind, Volume
 
 log = logging.getLogger(__name__)
-Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
 Chosen = Sequence[Example]
 
 # Every further draw also looks at everything mirrored: it costs nothing and tells luck from evidence.
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 # Where all examples fit into one draw, the further draws leave out a third of them.
 SHARE_REDRAWN = 2 / 3
-# Relative positions closer than this are one place; no volume has a million slices.
-SAME_POSITION = 1e-6
 # What one slice may take when it is wanted quickly: so many pictures of 128 x 128 pixels, a third of a second on two
 # cores; the slice itself takes the time of as many examples (docs/benchmarks.md).
 REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
-
-
-@dataclass(frozen=True, eq=False)
-class _Axis:
-    """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
-
-    `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
-    `own` is what the examples say of this very volume; `step` how many pixels lie between two slices, None where labels
-    may go on beyond the outermost labelled ones as far as the network sees them.
-    """
-
-    plan: SlicePlan
-    images: Tensor
-    support: SupportSet
-    own: "_Own"
-    step: float | None
-    channels: Tensor | None = None
-    style: StyleOutcome | None = None
-
-    @property
-    def seen(self) -> Tensor:
-        """What the network is shown."""
-        return self.images if self.channels is None else self.channels
-
-    @cached_property
-    def known(self) -> Told:
-        """The slices that are among the examples, by number, and the labels that these tell of."""
-        told = {
-            number - self.plan.first: joined(*(each.known for each in own)) for number, own in self.own.slices.items()
-        }
-        return {number: each for number, each in told.items() if 0 <= number < self.plan.count}
-
-    def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:
-        """What the network says of a label in a slice (size, size), and what the labelled slices beside it do."""
-        shape = self.own.shapes.get(value)
-        return logits if shape is None else shape.joined(self.plan.first + number, logits, self.step)
-
-
-@dataclass(frozen=True, eq=False)
-class _Own:
-    """The slices of a volume that are among the examples, by number in the plan of the whole volume.
-
-    `labels` are those whose shape they show; none, where they cut through slices that were labelled along another axis.
-    """
-
-    slices: Mapping[int, Chosen]
-    labels: tuple[Label, ...]
-
-    @cached_property
-    def shapes(self) -> dict[int, ShapePrior]:
-        """By label value what its labelled slices say of the others."""
-        masks: dict[int, dict[float, np.ndarray]] = {label.value: {} for label in self.labels}
-        for number, examples in self.slices.items():
-            for value, found in masks.items():
-                telling = [example.labels == value for example in examples if example.tells(value)]
-                if telling:
-                    found[number] = np.any(telling, axis=0)
-        return {value: ShapePrior(found) for value, found in masks.items()}
 
 
 class Session:
@@ -144,7 +80,7 @@ class Session:
         self.drawn_axis = drawn_axis or supports[0].axis
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
-        self._owned: WeakKeyDictionary[Volume, dict[tuple[str, Scale], _Own]] = WeakKeyDictionary()
+        self._owned: WeakKeyDictionary[Volume, dict[tuple[str, Scale], OwnSlices]] = WeakKeyDictionary()
 
     @torch.inference_mode()
     def segment(
@@ -175,7 +111,7 @@ class Session:
             log.warning("A model that sees colours or neighbouring slices takes no style; the target stays as it is.")
         elif settings.style:
             axes = [self._styled(axis, settings, report) for axis in axes]
-        steps = {axis.plan.axis: _passes(axis, settings) * axis.plan.count for axis in axes}
+        steps = {axis.plan.axis: axis.plan.count for axis in axes}
         total, done, maps = settings.draws * sum(steps.values()), 0, []
         for axis in axes:
             shape = (len(self.labels), axis.plan.count, self.size, self.size)
@@ -205,7 +141,7 @@ class Session:
     ) -> SlicePrediction:
         """Segment one slice alone, at `index` along the array axis, in about a third of a second on two cores.
 
-        The answer is that of `segment` along this axis, from the same examples; without cascade, style and smoothing,
+        The answer is that of `segment` along this axis, from the same examples; without style and smoothing,
         which need other slices, and with fewer draws and examples where all would take too long (`quick`).
 
         Args:
@@ -260,7 +196,7 @@ class Session:
             return settings
         return replace(settings, supports=min(settings.supports, self.calibration.shown))
 
-    def _quick(self, axis: _Axis, settings: InferenceSettings) -> InferenceSettings:
+    def _quick(self, axis: TargetAxis, settings: InferenceSettings) -> InferenceSettings:
         chosen = self._chosen(axis, settings, 0, (axis.plan.count - 1) // 2)
         settings = replace(settings, supports=max(map(len, chosen)))
         return quick(settings, self.size, len(self._shown(chosen)), self.network.additive)
@@ -275,7 +211,7 @@ class Session:
                 )
         return names
 
-    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, extend: bool) -> _Axis:
+    def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, extend: bool) -> TargetAxis:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
         images = plan.extract(volume, scale)
         channels = None
@@ -283,26 +219,17 @@ class Session:
             channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
         pictures = torch.from_numpy(images)[:, None].to(self.device)
         step = None if extend else plan.step_mm / plan.pixel_mm
-        return _Axis(plan, pictures, self.supports[name], self._own(volume, scale, name), step, channels)
+        return TargetAxis(plan, pictures, self.supports[name], self._slices_of(volume, scale, name), step, channels)
 
-    def _own(self, volume: Volume, scale: Scale, axis: str) -> _Own:
-        """The slices that are among the examples: same place, same picture."""
+    def _slices_of(self, volume: Volume, scale: Scale, axis: str) -> OwnSlices:
+        """The slices of a volume that are among the examples, looked for once."""
         found = self._owned.setdefault(volume, {})
         if (axis, scale) not in found:
-            whole, slices = SlicePlan.of(volume.geometry, axis, self.size), {}
-            picture = lru_cache(whole.count)(lambda number: whole.extract(volume, scale, [number])[0])
-            for example in self.supports[axis].examples:
-                # Empty slices look alike in every patient, so they prove nothing.
-                if example.position is None or example.image.min() == example.image.max():
-                    continue
-                for number in np.flatnonzero(np.abs(whole.positions - example.position) < SAME_POSITION).tolist():
-                    if np.allclose(picture(number), example.image, atol=1e-5):
-                        slices[number] = (*slices.get(number, ()), example)
-            labels = self.labels if axis == self.drawn_axis else ()
-            found[axis, scale] = _Own(dict(sorted(slices.items())), labels)
+            shaped = axis == self.drawn_axis
+            found[axis, scale] = OwnSlices.among(self.supports[axis], volume, scale, shaped)
         return found[axis, scale]
 
-    def _styled(self, axis: _Axis, settings: InferenceSettings, report: Report) -> _Axis:
+    def _styled(self, axis: TargetAxis, settings: InferenceSettings, report: Report) -> TargetAxis:
         """The axis with the target's pictures in the style of the examples, where that helps."""
         asked, shifts = (axis.plan.axis, settings.supports), self.calibration.shifts if self.calibration else {}
         if asked not in self.styles:
@@ -315,16 +242,8 @@ class Session:
         images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
         return replace(axis, images=images, style=style)
 
-    def _member(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
+    def _member(self, axis: TargetAxis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         """One draw along one axis: probabilities (l, n, size, size)."""
-        if settings.cascade and axis.known:
-            return self._cascade(axis, settings, draw, axis.known, progress)
-        plain = self._independent(axis, settings, draw, progress)
-        if not settings.cascade:
-            return plain
-        return self._cascade(axis, settings, draw, (surest(plain),), progress.second_pass(axis.plan.count))
-
-    def _independent(self, axis: _Axis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
         out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
         for run in _runs(axis.plan, settings.slices_at_once):
             progress.step(run[0])
@@ -333,7 +252,7 @@ class Session:
         return out
 
     def _members(
-        self, axis: _Axis, settings: InferenceSettings, draw: int, run: tuple[int, int], wanted: tuple[int, int]
+        self, axis: TargetAxis, settings: InferenceSettings, draw: int, run: tuple[int, int], wanted: tuple[int, int]
     ) -> np.ndarray:
         """One draw for the wanted ones (first, last exclusive) of a run of slices that share their examples."""
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
@@ -349,37 +268,14 @@ class Session:
             out[number] = self._probability(axis, range(*wanted), number, logits)
         return out
 
-    def _cascade(
-        self, axis: _Axis, settings: InferenceSettings, draw: int, known: Collection[int], progress: "_Progress"
-    ) -> np.ndarray:
-        out = np.zeros((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
-        for done, step in enumerate(walk(axis.plan.count, known)):
-            progress.step(done)
-            chosen = self._chosen(axis, settings, draw, step.number)
-            picture, position = axis.seen[step.number : step.number + 1], _position(axis.plan, step.number)
-            embedding = self.network.embed(picture, self._flip(draw), [position])
-            shown = self._shown(chosen)
-            carried = [n for n in range(len(self.labels)) if (out[n, step.behind] >= settings.threshold).any()]
-            for number in sorted({*shown, *carried}):
-                contexts = [self._context(number, chosen[number], draw)]
-                for behind in step.behind:
-                    if confidence(out[number, behind]) >= CONFIDENT:
-                        mask = torch.from_numpy(out[number, behind] >= settings.threshold).to(axis.images)
-                        picture = axis.seen[behind][None]
-                        contexts.append(self.network.condition(picture, mask[None, None], self._flip(draw)))
-                logits = self._logits(axis, embedding, self.network.join(contexts), number, draw)
-                out[number, step.number] = self._probability(axis, [step.number], number, logits)[0]
-        progress.step(axis.plan.count)
-        return out
-
-    def _chosen(self, axis: _Axis, settings: InferenceSettings, draw: int, number: int) -> list[Chosen]:
+    def _chosen(self, axis: TargetAxis, settings: InferenceSettings, draw: int, number: int) -> list[Chosen]:
         """For every label the examples for a slice, of those that tell of it."""
         telling = [axis.support.telling(label.value) for label in self.labels]
         found = {among: self._drawn(axis, settings, draw, number, among) for among in set(telling)}
         return [found[among] for among in telling]
 
     def _drawn(
-        self, axis: _Axis, settings: InferenceSettings, draw: int, number: int, among: tuple[int, ...]
+        self, axis: TargetAxis, settings: InferenceSettings, draw: int, number: int, among: tuple[int, ...]
     ) -> Chosen:
         """The examples for a slice: the best first, then weighted draws."""
         if not among:
@@ -409,7 +305,7 @@ class Session:
     def _context(self, label: int, chosen: Chosen, draw: int):
         return self.network.context(chosen, self.labels[label].value, self._flip(draw))
 
-    def _logits(self, axis: _Axis, embedding, context, label: int, draw: int) -> np.ndarray:
+    def _logits(self, axis: TargetAxis, embedding, context, label: int, draw: int) -> np.ndarray:
         # Heads that were fitted know pictures cut along the first axis; along others the network answers alone.
         value, first = self.labels[label].value, axis.plan.axis == next(iter(self.supports))
         logits = self.network.logits(embedding, context, label=value if first else None)
@@ -417,7 +313,9 @@ class Session:
             logits = logits + self.calibration.shifts.get(value, 0.0)
         return logits[:, 0].flip(self._flip(draw)).cpu().numpy()
 
-    def _probability(self, axis: _Axis, numbers: Sequence[int], label: int, logits: np.ndarray | None) -> np.ndarray:
+    def _probability(
+        self, axis: TargetAxis, numbers: Sequence[int], label: int, logits: np.ndarray | None
+    ) -> np.ndarray:
         """Of a label in some slices (n, size, size): what the network says, and what labelled slices beside them do.
 
         Args:
@@ -434,7 +332,7 @@ class Session:
         return FLIPS[draw % len(FLIPS)] if self.network.any_view else ()
 
     def _prediction(
-        self, fused: Fused, axes: Sequence[_Axis], settings: InferenceSettings, removed: dict | None
+        self, fused: Fused, axes: Sequence[TargetAxis], settings: InferenceSettings, removed: dict | None
     ) -> Prediction:
         members = settings.draws * len(axes)
         plan = axes[0].plan
@@ -452,14 +350,14 @@ class Session:
             provenance=self._provenance(axes, settings) | {"postprocessing": removed},
         )
 
-    def _unlike(self, axis: _Axis) -> list[int]:
+    def _unlike(self, axis: TargetAxis) -> list[int]:
         """Numbers of the slices that resemble no example."""
         support = axis.support
         if support.axis not in self._coverages:
             self._coverages[support.axis] = Coverage.of(support.appearance, units(support))
         return self._coverages[support.axis].outside(axis.images[:, 0].cpu().numpy())
 
-    def _provenance(self, cut: Sequence[_Axis], settings: InferenceSettings) -> dict:
+    def _provenance(self, cut: Sequence[TargetAxis], settings: InferenceSettings) -> dict:
         axes = [axis.plan.axis for axis in cut]
         return {
             "incontextseg": __version__,
@@ -488,10 +386,6 @@ class _Progress:
     def step(self, done: int) -> None:
         self._report.step(self._before + done, self._total, self._message)
 
-    def second_pass(self, steps: int) -> "_Progress":
-        """For a cascade over slices whose first pass took `steps`."""
-        return _Progress(self._report, self._before + steps, self._total, self._message + ", cascade")
-
 
 def quick(settings: InferenceSettings, size: int, labels: int, additive: bool = False) -> InferenceSettings:
     """The settings with one draw, and then with fewer examples, where a slice of `size` pixels would take too long.
@@ -516,16 +410,6 @@ def _runs(plan: SlicePlan, at_once: int) -> list[tuple[int, int]]:
 def _position(plan: SlicePlan, number: int) -> float | None:
     """Where a slice lies along its axis; a single slice may come from anywhere in a patient."""
     return None if plan.geometry.shape[plan.array_axis] == 1 else float(plan.positions[number])
-
-
-def _passes(axis: _Axis, settings: InferenceSettings) -> int:
-    """How often every slice is segmented: a cascade that knows no slice looks for its start first."""
-    return 2 if settings.cascade and not axis.known else 1
-
-
-def joined(*known: frozenset[int] | None) -> frozenset[int] | None:
-    """What several examples of one slice tell of together; None: of all labels."""
-    return None if None in known else frozenset().union(*known)
 
 
 def _partly(known: Told) -> dict[int, frozenset[int]]:

@@ -48,7 +48,6 @@ class InferenceSettings:
         supports: labelled examples shown to the network for every slice (N).
         draws: independent draws of them, averaged (K); their spread is the uncertainty.
         axes: directions along which the volume is sliced, the results averaged; ("auto",): across the thickest slices.
-        cascade: let confidently segmented neighbour slices join the examples.
         threshold: probability from which a voxel belongs to a label.
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
@@ -69,7 +68,6 @@ class InferenceSettings:
     supports: int = 16
     draws: int = 2
     axes: tuple[str, ...] = (AUTO_AXIS,)
-    cascade: bool = False
     threshold: float = 0.5
     seed: int = 0
     slices_at_once: int = 4

@@ -16,8 +16,9 @@ from InContextSegLib.examples.saved import parts_of
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, is_finished
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.postprocessing import pieces_of
-from InContextSegLib.inference.session import Session, Told, joined
+from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
+from InContextSegLib.inference.target import Told, joined
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, Box, Intensities, SliceChoice, SlicePlan

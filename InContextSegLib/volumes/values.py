@@ -13,6 +13,8 @@ from InContextSegLib.volumes.pictures import colours_of, grey_values
 _log = logging.getLogger(__name__)
 
 _LARGEST_LABEL = np.iinfo(np.uint16).max
+# A label map with so many values in one slice, of whose voxels fewer than half are like the next one, is an image.
+_MANY_VALUES, _ALIKE = 50, 0.5
 _WHOLE_NUMBER_TOLERANCE = 1e-4  # a header's scale factor leaves 2.9999998 where 3 was meant
 
 
@@ -69,3 +71,13 @@ def as_labels(array: np.ndarray, path: str | Path) -> np.ndarray:
     if highest > _LARGEST_LABEL:
         raise InputError(f"{path} cannot be labels: it holds {highest:g}, but the largest label is {_LARGEST_LABEL}.")
     return array.astype(np.uint8 if highest <= 255 else np.uint16)
+
+
+def looks_like_image(labels: np.ndarray) -> bool:
+    """Whether the values of a label map (k, j, i) change as those of an image do; seen in the slice that has most."""
+    slices = [labels[index] for index in np.linspace(0, len(labels) - 1, min(5, len(labels))).round().astype(int)]
+    fullest = max(slices, key=np.count_nonzero)
+    here = fullest[:, :-1] > 0
+    if here.sum() < _MANY_VALUES or len(np.unique(fullest)) <= _MANY_VALUES:
+        return False
+    return bool((fullest[:, 1:] == fullest[:, :-1])[here].mean() < _ALIKE)

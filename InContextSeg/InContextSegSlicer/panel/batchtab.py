@@ -283,7 +283,6 @@ class BatchTab:
         self._run = BatchRun(self._ask, request, cases, self._told, self._ended)
         yield
         self._run.start()
-        self.refresh()
 
     def _startFailed(self, error: Exception) -> None:
         self._running = False

@@ -17,7 +17,7 @@ from InContextSegLib.cli.arguments import parser
 from InContextSegLib.cli.main import main
 from InContextSegLib.errors import Cancelled, InputError, OutputError, WeightsError
 from InContextSegLib.examples.support import Label
-from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.inference.settings import AGREEING, InferenceSettings
 from InContextSegLib.jobs import segment as jobs
 from InContextSegLib.jobs.cases import Case
 from InContextSegLib.jobs.segment import SegmentJob, Source
@@ -239,7 +239,7 @@ def test_the_command_gives_what_segment_gives_voxel_for_voxel(folder, capsys):
             image=folder / "scans" / f"scan{number}.nii.gz",
             sources=(Source(folder / "images", folder / "labels"),),
             output=folder / f"alone{number}.nii.gz",
-            settings=InferenceSettings(supports=2, draws=1),
+            settings=InferenceSettings(supports=2, draws=1, **AGREEING),
             model=Model(SMALL),
             device="cpu",
         )

@@ -116,7 +116,7 @@ def test_an_organ_applied_on_some_slices_is_found_where_another_one_was_applied(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"draws": 3}, {"cascade": True}, {"supports": 2}, {"calibrate": True}, {"slices_at_once": 3}], ids=str
+    "settings", [{"draws": 3}, {"supports": 2}, {"calibrate": True}, {"slices_at_once": 3}], ids=str
 )
 def test_however_examples_are_chosen_they_are_chosen_for_each_label_among_those_that_tell_of_it(cache, settings):
     target, truth, geometry = scene(cache)

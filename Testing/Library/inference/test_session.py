@@ -16,7 +16,7 @@ from InContextSegLib.models.networks import build
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import AXES, Intensities
 from InContextSegLib.volumes.geometry import Kind, Volume
-from Testing.Library.fake_segmenter import CUBE, LABEL, SIZE, Echo, Threshold, grid, scan
+from Testing.Library.fake_segmenter import LABEL, SIZE, Echo, Threshold, grid, scan
 
 CPU = torch.device("cpu")
 
@@ -136,33 +136,24 @@ def test_one_draw_has_no_uncertainty():
     assert segment(session_of(Threshold(), support_of(scan(0))), scan(1)[0]).uncertainty is None
 
 
-def test_a_cascade_lets_confident_neighbours_join_the_examples():
-    pair, network = scan(0), Threshold()
-    prediction = segment(session_of(network, support_of(pair, slices=(3,))), pair[0], cascade=True, supports=1)
-    assert max(network.shown) > 1
-    assert (prediction.mask.array[CUBE] == 1).mean() > 0.9
-
-
 @pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("axes", [("axial",), ("axial", "sagittal")])
-def test_progress_never_goes_back_and_reaches_its_total(own, cascade, axes):
+def test_progress_never_goes_back_and_reaches_its_total(own, axes):
     report, pair = Steps(), scan(0)
     session = session_of(
         Threshold(), *(support_of(pair, axis=axis, slices=(3, 12)[n : n + 1]) for n, axis in enumerate(axes))
     )
-    segment(session, pair[0] if own else scan(1)[0], report, cascade=cascade, draws=2)
+    segment(session, pair[0] if own else scan(1)[0], report, draws=2)
     done = [step for step, _ in report.seen]
     assert done == sorted(done)
     assert len({total for _, total in report.seen}) == 1
     assert report.seen[-1][0] == report.seen[-1][1]
 
 
-@pytest.mark.parametrize("cascade", [False, True])
-def test_cancelling_half_way_stops_at_the_next_step(cascade):
+def test_cancelling_half_way_stops_at_the_next_step():
     report, network = Steps(cancel_after=3), Threshold()
     with pytest.raises(Cancelled, match="Cancelled after"):
-        segment(session_of(network, support_of(scan(0))), scan(1)[0], report, draws=8, cascade=cascade)
+        segment(session_of(network, support_of(scan(0))), scan(1)[0], report, draws=8)
     assert len(report.seen) == 3
     assert network.calls < 10
 
@@ -197,7 +188,7 @@ def test_one_session_answers_for_several_volumes_as_sessions_of_their_own_would(
 def test_one_example_a_repeated_one_and_any_order_are_fine(indices):
     support = support_of(scan(0))
     support = replace(support, examples=tuple(support.examples[index] for index in indices))
-    prediction = segment(session_of(Threshold(), support), scan(1)[0], draws=4, cascade=len(indices) == 1)
+    prediction = segment(session_of(Threshold(), support), scan(1)[0], draws=4)
     assert prediction.mask.array.any()
 
 

@@ -23,7 +23,6 @@ from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.models.networks import build
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
 from InContextSegLib.volumes.files import read_segments, read_volume, write_volume
 from InContextSegLib.volumes.geometry import Kind, Volume, across_slices
 from Testing.Library.fake_segmenter import LABEL, SPACING_MM, Echo, Threshold, grid, saved, scan, use
@@ -446,30 +445,3 @@ def test_a_segmentation_names_its_segments_and_is_an_example_itself(folder):
     assert [(each.name, each.value) for each in read_segments(job.output)] == [("cube", 1)]
     again = job_in(folder, "case.nii.gz", "out/case.nii.gz", sources=[("target.nii.gz", "out/mask.seg.nrrd")])
     assert run(again, Report())["labels"]["label 1"]["voxels"] > 0
-
-
-def test_a_speck_far_from_the_structure_is_left_out_as_no_example_has_one(folder):
-    geometry = grid((12, 24, 24))
-    saved(folder, "whole", *scan(0, geometry=geometry))
-    image, labels = scan(4, geometry=geometry)
-    bright = image.array.copy()
-    bright[3:5, 20:22, 1:3] += 200
-    saved(folder, "spotted", Volume(bright, image.geometry, Kind.INTENSITY), labels)
-    found = {}
-    for postprocess in (False, True):
-        sources, settings = [("whole.nii.gz", "whole_labels.nii.gz")], {"postprocess": postprocess}
-        job = job_in(folder, "spotted.nii.gz", f"{postprocess}.nii.gz", sources, settings)
-        record = run(job, Report())
-        found[postprocess] = read_volume(folder / f"{postprocess}.nii.gz", Kind.LABELS).array
-    assert found[False][3:5, 20:22, 1:3].any() and not found[True][3:5, 20:22, 1:3].any()
-    assert (found[True] > 0).sum() > 0.9 * (labels.array > 0).sum()
-    assert record["provenance"]["postprocessing"]["1"] == {"pieces": 1, "removed": 1, "voxels": 8}
-
-
-@pytest.mark.parametrize(("shift", "warned"), [(0, False), (1024, True)])
-def test_a_window_in_which_nothing_is_seen_is_named_before_the_work(folder, caplog, shift, warned):
-    image, labels = scan(0)
-    saved(folder, "ct", Volume(image.array + np.int16(shift), image.geometry, Kind.INTENSITY), labels)
-    job = job_in(folder, sources=[("ct.nii.gz", "ct_labels.nii.gz")], intensities=Intensities((-160, 240)))
-    run(job, Report())
-    assert ("above the window of -160 to 240" in caplog.text) is warned

@@ -218,7 +218,7 @@ def test_a_block_is_cropped_to_what_was_found_and_has_a_voxel_where_nothing_was(
     dark = ref(cache, Volume(np.zeros(grid().shape, np.int16), grid()))
     found = ask(cache, Segment(about, dark))
     assert cache.shared.read(found["block"]["array"]).tolist() == [[[0]]]
-    assert found["labels"]["cube"] == {"value": 1, "voxels": 0, "millilitres": 0.0}
+    assert found["labels"]["cube"] == {"value": 1, "voxels": 0, "slices": [], "millilitres": 0.0}
 
 
 def test_an_answer_says_what_a_record_would(cache):

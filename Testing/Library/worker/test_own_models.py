@@ -96,7 +96,7 @@ def ask(cache, request):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_found_is_the_same_again_and_names_the_model(cache, name):
-    asked = Segment(task(cache, name, 0, 1, draws=2, cascade=True, style=True), target(cache))
+    asked = Segment(task(cache, name, 0, 1, draws=2, style=True), target(cache))
     found = ask(cache, asked)
     model = found["provenance"]["model"]
     assert model == {"entry": name, "weights_sha256": find(name).weights.sha256}

@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import qt
@@ -388,10 +389,12 @@ def slowness():
 
 @pytest.fixture
 def swept():
-    """What all tests before have left is not collected while one is timed."""
+    """What all tests before have left is not collected while one is timed, and no types are checked, as in Slicer."""
     gc.collect()
     gc.disable()
+    jaxtyping.config.update("jaxtyping_disable", True)
     yield
+    jaxtyping.config.update("jaxtyping_disable", False)
     gc.enable()
 
 

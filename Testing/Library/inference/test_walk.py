@@ -1,4 +1,4 @@
-"""The cascade's walk through a volume, and the memory of computed values."""
+"""The walk through a volume, and the memory of computed values."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.inference.cache import BoundedCache
-from InContextSegLib.inference.cascade import Step, confidence, surest, walk
+from InContextSegLib.inference.walk import Step, confidence, walk
 
 
 def test_the_walk_starts_at_the_known_slices_and_leans_on_what_lies_behind():
@@ -34,13 +34,6 @@ def test_a_decided_slice_is_confident_and_an_undecided_one_is_not():
     assert confidence(decided) == 1
     assert confidence(undecided) == 0
     assert confidence(np.zeros((4, 4))) == 1
-
-
-def test_the_walk_starts_where_most_is_seen_most_clearly():
-    probability = np.zeros((1, 3, 4, 4))
-    probability[0, 0] = 0.55
-    probability[0, 1, :2] = 1.0
-    assert surest(probability) == 1
 
 
 @dataclass

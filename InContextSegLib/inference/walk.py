@@ -1,4 +1,4 @@
-"""The order in which a cascade walks through a volume, away from what is known (arXiv 2412.13299)."""
+"""The order in which slices are walked through, away from what is known (arXiv 2412.13299)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-# Mean of |2p - 1| over the pixels in question from which a predicted slice may serve as an example.
-CONFIDENT = 0.7
 POSSIBLE = 0.1
 NEIGHBOURS = 2
 
@@ -37,10 +35,3 @@ def confidence(probability: Float[np.ndarray, "h w"]) -> float:
     """How decided a predicted slice is: mean |2p - 1| where the label is possible, 1 where it is nowhere."""
     possible = probability > POSSIBLE
     return float(np.abs(2 * probability[possible] - 1).mean()) if possible.any() else 1.0
-
-
-def surest(probability: Float[np.ndarray, "l n h w"]) -> int:
-    """The slice to start from where none is known: most labelled area, weighted by how decided it is."""
-    area = (probability > 0.5).mean(axis=(2, 3))
-    sure = np.array([[confidence(image) for image in label] for label in probability])
-    return int((np.sqrt(area) * sure).sum(axis=0).argmax())

@@ -1,0 +1,100 @@
+"""A target along one axis: its pictures, the slices of it that are labelled, and what these say of the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from torch import Tensor
+
+from InContextSegLib.examples.support import Example, Label, SupportSet
+from InContextSegLib.inference.prior import StyleOutcome
+from InContextSegLib.inference.shape_prior import ShapePrior
+from InContextSegLib.slices.plan import Scale, SlicePlan
+from InContextSegLib.volumes.geometry import Volume
+
+Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
+# Relative positions closer than this are one place; no volume has a million slices.
+SAME_POSITION = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class OwnSlices:
+    """The slices of a volume that are among the examples, by number in the plan of the whole volume.
+
+    `labels` are those whose shape they show; none, where they cut through slices that were labelled along another axis.
+    """
+
+    slices: Mapping[int, Sequence[Example]]
+    labels: tuple[Label, ...]
+
+    @classmethod
+    def among(cls, support: SupportSet, volume: Volume, scale: Scale, shaped: bool) -> "OwnSlices":
+        """Those of a volume that are among the examples of an axis: same place, same picture.
+
+        Args:
+            scale: of the volume's intensities, the same as for the examples.
+            shaped: whether they show the shape of what is labelled.
+        """
+        whole, slices = SlicePlan.of(volume.geometry, support.axis, support.size), {}
+        picture = lru_cache(whole.count)(lambda number: whole.extract(volume, scale, [number])[0])
+        for example in support.examples:
+            # Empty slices look alike in every patient, so they prove nothing.
+            if example.position is None or example.image.min() == example.image.max():
+                continue
+            for number in np.flatnonzero(np.abs(whole.positions - example.position) < SAME_POSITION).tolist():
+                if np.allclose(picture(number), example.image, atol=1e-5):
+                    slices[number] = (*slices.get(number, ()), example)
+        return cls(dict(sorted(slices.items())), support.labels if shaped else ())
+
+    @cached_property
+    def shapes(self) -> dict[int, ShapePrior]:
+        """By label value what its labelled slices say of the others."""
+        masks: dict[int, dict[float, np.ndarray]] = {label.value: {} for label in self.labels}
+        for number, examples in self.slices.items():
+            for value, found in masks.items():
+                telling = [example.labels == value for example in examples if example.tells(value)]
+                if telling:
+                    found[number] = np.any(telling, axis=0)
+        return {value: ShapePrior(found) for value, found in masks.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class TargetAxis:
+    """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
+
+    `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
+    `own` is what the examples say of this very volume; `step` how many pixels lie between two slices, None where labels
+    may go on beyond the outermost labelled ones as far as the network sees them.
+    """
+
+    plan: SlicePlan
+    images: Tensor
+    support: SupportSet
+    own: OwnSlices
+    step: float | None
+    channels: Tensor | None = None
+    style: StyleOutcome | None = None
+
+    @property
+    def seen(self) -> Tensor:
+        """What the network is shown."""
+        return self.images if self.channels is None else self.channels
+
+    @cached_property
+    def known(self) -> Told:
+        """The slices that are among the examples, by number, and the labels that these tell of."""
+        told = {
+            number - self.plan.first: joined(*(each.known for each in own)) for number, own in self.own.slices.items()
+        }
+        return {number: each for number, each in told.items() if 0 <= number < self.plan.count}
+
+    def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:
+        """What the network says of a label in a slice (size, size), and what the labelled slices beside it do."""
+        shape = self.own.shapes.get(value)
+        return logits if shape is None else shape.joined(self.plan.first + number, logits, self.step)
+
+
+def joined(*known: frozenset[int] | None) -> frozenset[int] | None:
+    """What several examples of one slice tell of together; None: of all labels."""
+    return None if None in known else frozenset().union(*known)
