@@ -98,9 +98,9 @@ def scores(model, image: Path, masks: Path, window: tuple | None, value: int) ->
     alone = np.zeros_like(stack)
     for index in between:
         alone[index] = shape.logits(float(index)) > 0
-    spacing = np.moveaxis(np.array(pair.image.geometry.spacing_mm)[:, None], plan.array_axis, 0)[:, 0]
+    step, *within = (pair.image.geometry.spacing_mm[axis] for axis in (plan.array_axis, *across(plan)))
     distances = [
-        evaluate_labels(each[between], stack[between], tuple(spacing), [1])[1].hd95_mm for each in (found, alone)
+        evaluate_labels(each[between], stack[between], (step, *within), [1])[1].hd95_mm for each in (found, alone)
     ]
     expected = session.foresight.expected.get(1) if session.foresight else None
     return {
