@@ -104,11 +104,11 @@ def scores(model, image: Path, masks: Path, window: tuple | None, value: int) ->
     ]
     expected = session.foresight.expected.get(1) if session.foresight else None
     return {
-        "dice": dice(found[between] > 0, stack[between] > 0),
-        "interpolated": dice(alone[between] > 0, stack[between] > 0),
+        "dice": float(dice(found[between] > 0, stack[between] > 0)),
+        "interpolated": float(dice(alone[between] > 0, stack[between] > 0)),
         "hd95_mm": distances[0],
         "interpolated_hd95_mm": distances[1],
-        "whole": dice(found[rest] > 0, stack[rest] > 0),
+        "whole": float(dice(found[rest] > 0, stack[rest] > 0)),
         "ends": [end(found, drawn, -1), end(found, drawn, 1)],
         "expected": expected.dice if expected else None,
     }
