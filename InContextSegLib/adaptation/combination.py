@@ -21,7 +21,7 @@ from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, dice,
 from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.combined import NETWORK, Combined, FittedAt, resized
+from InContextSegLib.inference.combined import AUGMENTED, NETWORK, Combined, FittedAt, resized
 from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.inference.shape_prior import ShapePrior
@@ -73,7 +73,8 @@ def combine(
     """Fit heads at every size, and find out what is to answer.
 
     Where the settings ask for adapting, one more head is fitted to changed copies of the examples as well, as many as
-    the seconds allow; examples left out say whether it answers, as they do of every other.
+    the seconds allow; examples left out say whether it answers, as they do of every other, and where too few can be
+    left out it does not.
 
     Args:
         support: the examples at the largest of the sizes.
@@ -92,7 +93,7 @@ def combine(
     if own:  # beyond the outermost labelled slices nothing is asked
         tries = {value: [index for index in tries[value] if shapes[value, index] is not None] for value in values}
     folds = _folds(leave.units, seed)
-    fitting = _Fitting(network, device, support, tries, folds, seed)
+    fitting = _Fitting(network, device, support, tries, folds, seed, mirrored=len(values) == 1 and not own)
     heads, answers = _fitted(fitting, leave, sizes, settings, report)
     step = partial(report.step, len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
     step()
@@ -197,6 +198,7 @@ def _best(
 
 def _usual(names: Sequence[str]) -> dict[str, float]:
     """Weights where too few pictures tell what is best: the network, which learnt from many tasks, counts half."""
+    names = [name for name in names if not name.endswith(AUGMENTED)]  # of few examples copies did harm
     heads = [name for name in names if name != NETWORK]
     if len(heads) in (0, len(names)):
         return dict.fromkeys(names, 1 / len(names))
@@ -218,9 +220,9 @@ def _mean(
 
     What none of the examples chosen for a slice shows is not looked for in it, whatever heads say.
     """
-    if NETWORK in answers and answers[NETWORK][value, index] is None:
-        return None
     shape = answers.get(SHAPE, {}).get((value, index))
+    if NETWORK in answers and answers[NETWORK][value, index] is None:
+        return shape
     there = {name: answers[name][value, index] for name in weights}
     there = {name: each for name, each in there.items() if each is not None}
     if not there:
@@ -247,6 +249,7 @@ class _Fitting:
     tries: Mapping[int, Sequence[int]]
     folds: Sequence[frozenset[int]]
     seed: int
+    mirrored: bool = False  # whether changed examples may be: not where labels tell left from right
 
     @cached_property
     def learnt(self) -> list[int]:
@@ -274,7 +277,7 @@ class _Fitting:
                 sample[index] = [_sample(maps, picture, masks, example, values, generator, share)]
                 for _ in range(copies):
                     step()
-                    other = _changed(picture, masks, generator)
+                    other = _changed(picture, masks, generator, self.mirrored)
                     maps_of_it = self._features(other[0])
                     sample[index].append(_sample(maps_of_it, *other, example, values, generator, share / 2))
             if index in tried:
@@ -334,12 +337,12 @@ def _sample(
 
 
 def _changed(
-    picture: Float[Tensor, "1 3 h w"], masks: Float[Tensor, "1 k h w"], generator: torch.Generator
+    picture: Float[Tensor, "1 3 h w"], masks: Float[Tensor, "1 k h w"], generator: torch.Generator, mirrored: bool
 ) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 k h w"]]:
-    """A picture and its masks turned, scaled, shifted, bent and mirrored together, and in another light."""
+    """A picture and its masks turned, scaled, shifted, bent and mirrored by chance together, and in another light."""
     picture, masks = moved(picture, masks, CHANGE, generator)
-    mirrored = [axis for axis in (-2, -1) if chosen(0.5, (), generator)]
-    picture, masks = picture.flip(mirrored), masks.flip(mirrored)
+    flipped = [axis for axis in (-2, -1) if mirrored and chosen(0.5, (), generator)]
+    picture, masks = picture.flip(flipped), masks.flip(flipped)
     gamma = torch.exp(uniform(-LIGHT, LIGHT, (), generator))
     return picture.clamp(0, 1) ** gamma, masks
 

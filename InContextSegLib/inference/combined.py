@@ -12,6 +12,7 @@ from InContextSegLib.models.fitted import FittedHead
 from InContextSegLib.models.incontext import Context, Embedding, InContextNet
 
 NETWORK = "network"
+AUGMENTED = ", augmented"  # the end of a head's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class FittedAt:
 
     @property
     def name(self) -> str:
-        return f"fitted at {self.size}" + (", augmented" if self.augmented else "")
+        return f"fitted at {self.size}" + (AUGMENTED if self.augmented else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,9 @@ all others that are not small.
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from scipy.ndimage import label
+from scipy.ndimage import find_objects, label
 
 from InContextSegLib.examples.support import Label, LabelledVolume
-from InContextSegLib.volumes.geometry import any_along
 
 SPECK = 0.05  # of the largest piece: less than that in an example is a slip of the pen
 SMALL = 0.1  # of the largest piece: only less than that is taken off a result
@@ -25,10 +24,11 @@ def pieces_of(volumes: Iterable[LabelledVolume], labels: Iterable[Label]) -> dic
     """
     found: dict[int, int] = {}
     for volume in volumes:
-        for each in labels if min(volume.labels.array.shape) > 1 else ():
-            sizes = _sizes(_components(volume.labels.array, each.value)[0])
-            if len(sizes):
-                found[each.value] = max(found.get(each.value, 0), int((sizes >= SPECK * sizes.max()).sum()))
+        array = volume.labels.array
+        boxes = find_objects(array) if min(array.shape) > 1 else []
+        for value in [each.value for each in labels if each.value <= len(boxes) and boxes[each.value - 1]]:
+            sizes = _sizes(label(array[boxes[value - 1]] == value, NEIGHBOURS)[0])
+            found[value] = max(found.get(value, 0), int((sizes >= SPECK * sizes.max()).sum()))
     return found
 
 
@@ -38,23 +38,18 @@ def without_islands(mask: np.ndarray, pieces: Mapping[int, int]) -> tuple[np.nda
     Args:
         pieces: by label value in how many pieces it comes.
     """
-    cleaned, record = mask.copy(), {}
+    cleaned, record, boxes = mask.copy(), {}, find_objects(mask)
     for value, count in pieces.items():
-        components, box = _components(mask, value)
+        box = boxes[value - 1] if value <= len(boxes) else None
+        if box is None:
+            continue
+        components = label(mask[box] == value, NEIGHBOURS)[0]
         sizes = _sizes(components)
         order = np.argsort(-sizes, kind="stable")
         gone = [int(number) for number in order[count:] if sizes[number] < SMALL * sizes[order[0]]]
         cleaned[box][np.isin(components, np.add(gone, 1))] = 0
         record[str(value)] = {"pieces": count, "removed": len(gone), "voxels": int(sizes[gone].sum())}
     return cleaned, record
-
-
-def _components(mask: np.ndarray, value: int) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """Numbers of the pieces of a label, and the box that holds all of them."""
-    here = mask == value
-    extents = [np.flatnonzero(any_along(here, axis)) for axis in range(3)]
-    box = tuple(slice(int(each[0]), int(each[-1]) + 1) if len(each) else slice(0) for each in extents)
-    return label(here[box], NEIGHBOURS)[0], box
 
 
 def _sizes(components: np.ndarray) -> np.ndarray:

@@ -141,8 +141,9 @@ class Session:
     ) -> SlicePrediction:
         """Segment one slice alone, at `index` along the array axis, in about a third of a second on two cores.
 
-        The answer is that of `segment` along this axis, from the same examples; without style and smoothing,
-        which need other slices, and with fewer draws and examples where all would take too long (`quick`).
+        The answer is that of `segment` along this axis, from the same examples; without style, smoothing and what is
+        left out of a whole result, as these need other slices, and with fewer draws and examples where all would take
+        too long (`quick`).
 
         Args:
             scale: of the whole volume.

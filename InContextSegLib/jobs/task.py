@@ -89,6 +89,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     """
     segmenter, provenance, size = load_model(brief.model)
     drawn = drawn_axis(pairs)
+    own = [pair for pair in pairs if not pair.may_be_finished]
     axes = axes_for(brief.settings, target, drawn)
     if drawn and axes != (drawn,):
         log.warning(
@@ -106,7 +107,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
         finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
-        own=drawn in (None, axes[0]) and not any(pair.may_be_finished for pair in pairs),
+        own=len(own) == len(pairs) and _shaped_axis(own, axes[0]) == axes[0],
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:
@@ -118,7 +119,20 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
     finished = [pair for pair in pairs if is_finished(pair, axes[0])]
     prior = replace(ready.prior, pieces=pieces_of(finished, support.labels) if brief.settings.postprocess else {})
-    return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, drawn)
+    return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, _shaped_axis(own, axes[0]))
+
+
+def _shaped_axis(own: Sequence[LabelledVolume], usual: str) -> str:
+    """Along which axis the labelled slices of the target itself show whole shapes: where they are fewest."""
+    if not own:
+        return usual
+    axes = [usual, *(axis for axis in AXES if axis != usual)]
+    return min(axes, key=lambda axis: sum(_labelled_along(pair, axis) for pair in own))
+
+
+def _labelled_along(pair: LabelledVolume, axis: str) -> int:
+    plan = SlicePlan.of(pair.labels.geometry, axis)
+    return int(any_along(pair.labels.array, plan.array_axis).sum())
 
 
 def _warn_of_window(pairs: Sequence[LabelledVolume], intensities: Intensities) -> None:

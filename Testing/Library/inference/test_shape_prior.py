@@ -85,3 +85,23 @@ def test_a_structure_may_be_let_go_on_without_an_end():
 def test_of_one_labelled_slice_a_structure_goes_on_as_the_network_sees_it():
     network = np.where(disc(14), 4.0, -4.0)
     np.testing.assert_array_equal(ShapePrior({3: disc(6)}).joined(20, network, 5.0), network)
+
+
+def test_where_a_structure_moves_by_more_than_its_width_the_network_decides():
+    prior, network = ShapePrior({0: disc(5, column=15), 8: disc(5, column=45)}), np.where(disc(5), 3.0, -3.0)
+    np.testing.assert_array_equal(prior.joined(4, network, 1.0), network)
+
+
+@pytest.mark.parametrize("step", [1.0, None])
+def test_beyond_a_slice_that_tells_that_it_is_not_there_it_is_nowhere(step):
+    nothing, everywhere = np.zeros((SIDE, SIDE), bool), np.full((SIDE, SIDE), 9.0)
+    prior = ShapePrior({0: disc(12), 4: disc(10), 8: nothing})
+    assert (prior.joined(5, everywhere, step) > 0).any()
+    for place in (8, 9, 30):
+        assert not (prior.joined(place, everywhere, step) > 0).any()
+
+
+def test_a_structure_that_fills_the_picture_ends_at_its_border():
+    full = np.ones((SIDE, SIDE), bool)
+    found = ShapePrior({0: full, 4: full}).joined(4 + 10, np.full((SIDE, SIDE), 50.0), 1.0) > 0
+    assert found[32, 32] and not found[0].any() and not found[:, -1].any()
