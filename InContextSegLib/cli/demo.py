@@ -5,7 +5,7 @@ from pathlib import Path
 from InContextSegLib.cli.phantom import LABEL_NAMES, phantom
 from InContextSegLib.evaluation.metrics import evaluate_labels
 from InContextSegLib.examples.support import Label
-from InContextSegLib.inference.settings import InferenceSettings
+from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.plan import Intensities
@@ -36,7 +36,7 @@ def run_demo(folder: Path, report: Report) -> tuple[dict, str]:
         image=folder / "new_patient.nii.gz",
         sources=(Source(images, labels),),
         output=folder / "new_patient_labels.nii.gz",
-        settings=InferenceSettings(supports=8, draws=2, calibrate=True),
+        settings=InferenceSettings(**PRESETS["normal"] | {"supports": 8}),
         intensities=Intensities.named("ct-soft"),
         labels=tuple(Label(value, name) for value, name in LABEL_NAMES.items()),
         overwrite=True,

@@ -168,6 +168,8 @@ def exchange(
         if not isEmpty(labelmap):
             raster = rasterOf(labelmap)
             first, last = intersection(box, raster.box)
+            if np.any(first >= last):
+                continue  # a loss beyond all that the labelmap holds
             target = raster.array[tuple(map(slice, first - raster.box[0], last - raster.box[0]))]
             target[...] = window[tuple(map(slice, first - low, last - low))]
     return None

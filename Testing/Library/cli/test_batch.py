@@ -423,7 +423,7 @@ def test_hippocampi_come_out_as_segment_gives_them_and_much_like_the_experts_dre
         image=targets[0],
         sources=(Source(tmp_path / "images", tmp_path / "labels"),),
         output=tmp_path / "alone.nii.gz",
-        settings=InferenceSettings(supports=8, draws=1),
+        settings=InferenceSettings(supports=8, draws=1, **AGREEING),
         labels=(Label(1, "anterior"), Label(2, "posterior")),
         device="cpu",
     )
