@@ -13,6 +13,7 @@ from InContextSegSlicer.scene.grid_mapping import (
     Grid,
     Passage,
     QueuedTask,
+    Raster,
     fewer,
     inPieces,
     intersection,
@@ -132,6 +133,14 @@ class Step:
         yield from announce(self._node, [labelmap for labelmap in labelmaps if labelmap is not None], present)
 
 
+def _put(raster: Raster, box: Box, window: np.ndarray) -> None:
+    """Write what a box holds into a labelmap, as far as this reaches; a loss may lie beyond all that it holds."""
+    first, last = intersection(box, raster.box)
+    if np.all(first < last):
+        target = raster.array[tuple(map(slice, first - raster.box[0], last - raster.box[0]))]
+        target[...] = window[tuple(map(slice, first - box[0], last - box[0]))]
+
+
 def exchange(
     node: Any, layers: Layers, box: Box, exchanged: tuple[Masks, Masks], grid: Grid, room: Box | None = None
 ) -> QueuedTask | None:
@@ -166,12 +175,7 @@ def exchange(
         window[mask & (window == 0) if room is None else mask] = label
     for labelmap, window in windows.items():
         if not isEmpty(labelmap):
-            raster = rasterOf(labelmap)
-            first, last = intersection(box, raster.box)
-            if np.any(first >= last):
-                continue  # a loss beyond all that the labelmap holds
-            target = raster.array[tuple(map(slice, first - raster.box[0], last - raster.box[0]))]
-            target[...] = window[tuple(map(slice, first - low, last - low))]
+            _put(rasterOf(labelmap), box, window)
     return None
 
 
