@@ -97,12 +97,13 @@ def speed_of_models(repeats, at_once=4):
     print("| model | pixels | examples | slices per second | to condition one, ms | context, MB |")
     print("|---|---|---|---|---|---|")
     for name in ("universeg", "default"):
-        network, size = build(find(name)).eval(), find(name).input_size
-        target = torch.rand(at_once, network.channels, size, size)
+        network, size = build(find(name)).eval(), find(name).capability.input_size
+        channels = getattr(network, "channels", 1)
+        target = torch.rand(at_once, channels, size, size)
         for supports in (1, 4, 16, 64, 256):
             if name == "universeg" and supports > 64:
                 continue  # a minute a slice
-            images = torch.rand(1, supports, network.channels, size, size)
+            images = torch.rand(1, supports, channels, size, size)
             context, seconds = None, []
             for index in range(supports):
                 start = time.perf_counter()
@@ -136,7 +137,7 @@ def latency_of_a_click(repeats, side=512):
     """From a click on a large slice to its mask there, with image and examples computed before, as in a viewer."""
     print(f"\nA click on a slice of {side} x {side} pixels, conditioned:\n\n| model | examples | ms |\n|---|---|---|")
     for name, counts in (("universeg", (0, 4, 16, 64)), ("default", (0, 4, 16, 64, 256))):
-        size = find(name).input_size
+        size = find(name).capability.input_size
         # Random weights take the same time.
         network = CachedSegmenter(build(find(name)).eval(), torch.device("cpu"))
         generator = np.random.default_rng(0)
