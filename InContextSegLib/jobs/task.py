@@ -91,6 +91,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     drawn = drawn_axis(pairs)
     own = [pair for pair in pairs if not pair.may_be_finished]
     axes = axes_for(brief.settings, target, drawn)
+    shaped = _shaped_axis(own, axes[0])
     if drawn and axes != (drawn,):
         log.warning(
             "The labels lie on single %s slices, so cut along %s they are stripes and teach little; choose axis %s.",
@@ -107,7 +108,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
         finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
-        own=len(own) == len(pairs) and _shaped_axis(own, axes[0]) == axes[0],
+        own=len(own) == len(pairs) and shaped == axes[0],
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
     if ready.adaptation:
@@ -119,7 +120,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
     finished = [pair for pair in pairs if is_finished(pair, axes[0])]
     prior = replace(ready.prior, pieces=pieces_of(finished, support.labels) if brief.settings.postprocess else {})
-    return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, _shaped_axis(own, axes[0]))
+    return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, shaped)
 
 
 def _shaped_axis(own: Sequence[LabelledVolume], usual: str) -> str:

@@ -97,7 +97,8 @@ def scores(model, image: Path, masks: Path, window: tuple | None, value: int) ->
     found = np.moveaxis(prediction.mask.array, plan.array_axis, 0)
     alone = np.zeros_like(stack)
     for index in between:
-        alone[index] = shape.logits(float(index)) > 0
+        said = shape.logits(float(index))  # None: the outlines do not overlap, and nothing lies between them
+        alone[index] = 0 if said is None else said > 0
     step, *within = (pair.image.geometry.spacing_mm[axis] for axis in (plan.array_axis, *across(plan)))
     distances = [
         evaluate_labels(each[between], stack[between], (step, *within), [1])[1].hd95_mm for each in (found, alone)
