@@ -1,29 +1,35 @@
 """From the probabilities of several draws and axes to one label map with its uncertainty."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from scipy.special import expit, logit
 
 from InContextSegLib.examples.support import Label
 from InContextSegLib.slices.plan import Box, SlicePlan
-from InContextSegLib.volumes.geometry import Volume
+from InContextSegLib.volumes.geometry import Geometry, Kind, Volume
 
 # Along the axis (docs/development/tried.md): as far as it helped, in slices and in millimetres.
 SMOOTH_SLICES, SMOOTH_MM, LEAST_SIGMA = 0.7, 1.5, 0.2
 CLIPPED = 1e-4  # a slice that is sure does not outvote its neighbours without bounds
+REACH = 3  # slices to either side that smoothing looks at: four standard deviations
+LARGEST_SPREAD = 0.5  # of a probability
 
 
 @dataclass(frozen=True, eq=False)
 class AxisMaps:
-    """Means over the draws along one axis, of the probability and of its square: `l` labels, `n` slices."""
+    """Means over the draws along one axis, of the probability and of its square: `l` labels, `n` slices.
+
+    `first` is the slice index of the target with which the plan's grid begins.
+    """
 
     plan: SlicePlan
     mean: Float[np.ndarray, "l n size size"]
     square: Float[np.ndarray, "l n size size"]
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +38,9 @@ class Prediction:
 
     Attributes:
         mask: the label of every voxel, 0 where none reached the threshold; labels never overlap.
-        uncertainty: per voxel, the largest standard deviation of a label's probability over draws and axes,
-            in [0, 0.5]; None where there was only one prediction, whose spread is undefined.
+        uncertainty: per voxel, the largest standard deviation of a label's probability over draws and axes, in
+            percent of the largest possible one, 0.5 (whole numbers from 0 to 100); None where there was only one
+            prediction, whose spread is undefined.
         probabilities: per label value, float16 (k, j, i); empty unless asked for.
         next_slice, next_axis: the slice index, along that axis, whose labelling would settle most.
         given: slice indices along that axis that were themselves among the examples.
@@ -76,24 +83,105 @@ class SlicePrediction:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """The arrays of a `Prediction`, (k, j, i), and `doubt`: how unsettled every voxel is."""
+    """Some slices at their resolution, (k, j, i): labels, spread, and `doubt`, how unsettled every voxel is."""
 
     labels: np.ndarray
     spread: np.ndarray
     doubt: np.ndarray
     probabilities: dict[int, np.ndarray]
 
-    def inside(self, box: Box) -> "Fused":
-        """The same with nothing outside the box ((k, j, i) low inclusive, high exclusive)."""
-        here = tuple(slice(low, high) for low, high in zip(*box, strict=True))
 
-        def cleared(array: np.ndarray) -> np.ndarray:
-            kept = np.zeros_like(array)
-            kept[here] = array[here]
-            return kept
+class Canvas:
+    """A result at the resolution of its target, to which block after block of slices is added.
 
-        probabilities = {value: cleared(array) for value, array in self.probabilities.items()}
-        return Fused(cleared(self.labels), cleared(self.spread), cleared(self.doubt), probabilities)
+    Of what is unsettled it keeps a sum for every slice, and of the spread whole percents: all of a large scan in
+    floating point would take many times the memory of the scan.
+
+    Args:
+        geometry: of the target.
+        array_axis: along which the blocks follow one another.
+        box: outside of which nothing is kept.
+        members: predictions that are averaged.
+        keep_probabilities: whether those of every label are wanted.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        labels: Sequence[Label],
+        array_axis: int,
+        box: Box | None,
+        members: int,
+        keep_probabilities: bool,
+    ):
+        shape, values = geometry.shape, [label.value for label in labels]
+        self.geometry, self._axis, self._box = geometry, array_axis, box or ((0, 0, 0), shape)
+        self.labels = np.zeros(shape, np.uint8 if max(values) < 256 else np.uint16)
+        self._percent = np.zeros(shape, np.uint8) if members > 1 else None
+        self.probabilities = {value: np.zeros(shape, np.float16) for value in values} if keep_probabilities else {}
+        self._spread, self._doubt = np.zeros((2, shape[array_axis]))
+
+    def add(self, fused: Fused, first: int) -> None:
+        """Lay down the slices from the index `first` along the array axis on."""
+        count = fused.labels.shape[self._axis]
+        low, high = (list(end) for end in self._box)
+        low[self._axis] = max(low[self._axis], first)
+        high[self._axis] = min(high[self._axis], first + count)
+        if low[self._axis] >= high[self._axis]:
+            return
+        here = tuple(map(slice, low, high))
+        low[self._axis], high[self._axis] = low[self._axis] - first, high[self._axis] - first
+        there = tuple(map(slice, low, high))
+        self.labels[here] = fused.labels[there]
+        if self._percent is not None:
+            self._percent[here] = percent(fused.spread[there])
+        for value, kept in self.probabilities.items():
+            kept[here] = fused.probabilities[value][there]
+        others = tuple(axis for axis in range(3) if axis != self._axis)
+        self._spread[here[self._axis]] = fused.spread[there].sum(axis=others, dtype=np.float64)
+        self._doubt[here[self._axis]] = fused.doubt[there].sum(axis=others, dtype=np.float64)
+
+    @property
+    def uncertainty(self) -> Volume | None:
+        return None if self._percent is None else Volume(self._percent, self.geometry, Kind.INTENSITY)
+
+    @property
+    def unsettled(self) -> Float[np.ndarray, " n"]:
+        """By slice index, how much is unsettled: by the spread, where there is some."""
+        return self._spread if self._spread.any() else self._doubt
+
+
+def percent(spread: Float[np.ndarray, "k j i"]) -> np.ndarray:
+    """Standard deviations of probabilities in whole percents (uint8) of the largest possible one."""
+    return np.round(np.clip(spread / LARGEST_SPREAD, 0, 1) * 100).astype(np.uint8)
+
+
+def in_blocks(
+    runs: Sequence[tuple[int, int]], compute: Callable[[tuple[int, int]], np.ndarray], least: int, halo: int
+) -> Iterator[tuple[int, int, np.ndarray, int]]:
+    """Compute runs of slices one after the other, and hand them on in blocks with some slices to either side.
+
+    Args:
+        runs: first and last (exclusive) numbers, in order and without gaps.
+        compute: gives the maps (..., n, h, w) of a run.
+        least: slices in a block, but for the last one.
+        halo: slices to either side, where there are so many.
+
+    Yields:
+        first and last (exclusive) number of a block, maps of it and of its neighbours, and how many of these come
+        before it.
+    """
+    held, begin, done = [], runs[0][0], runs[0][0]
+    for run in runs:
+        held.append(compute(run))
+        ends = run == runs[-1]
+        stop = run[1] if ends else run[1] - halo
+        if stop - done < least and not ends:
+            continue
+        window = held[0] if len(held) == 1 else np.concatenate(held, axis=-3)
+        yield done, stop, window, done - begin
+        kept = max(stop - halo, begin)
+        held, begin, done = [window[..., kept - begin :, :, :]], kept, stop
 
 
 def smooth(probabilities: Float[np.ndarray, "l n size size"], step_mm: float) -> None:
@@ -106,10 +194,10 @@ def smooth(probabilities: Float[np.ndarray, "l n size size"], step_mm: float) ->
     if probabilities.shape[1] == 1 or sigma < LEAST_SIGMA:
         return
     for label in probabilities:
-        nowhere = label.max(axis=0) < CLIPPED
+        nowhere = maximum_filter1d(label, 2 * REACH + 1, axis=0) < CLIPPED
         np.clip(label, CLIPPED, 1 - CLIPPED, out=label)
-        label[...] = expit(gaussian_filter1d(logit(label), sigma, axis=0, mode="nearest"))
-        label[:, nowhere] = 0
+        label[...] = expit(gaussian_filter1d(logit(label), sigma, axis=0, mode="nearest", radius=REACH))
+        label[nowhere] = 0
 
 
 def fuse(maps: Sequence[AxisMaps], labels: Sequence[Label], threshold: float, keep_probabilities: bool) -> Fused:
@@ -146,16 +234,16 @@ def _deviation(maps: Sequence[AxisMaps], label: int, means: Sequence[np.ndarray]
     return np.sqrt(variance / np.float32(len(maps)))
 
 
-def most_worth_labelling(unsettled: np.ndarray, plan: SlicePlan, labelled: Collection[int]) -> int:
+def most_worth_labelling(
+    unsettled: Float[np.ndarray, " n"], plan: SlicePlan, labelled: Collection[int]
+) -> int:
     """The slice index along the plan's array axis that holds most of what is unsettled.
 
     Args:
-        unsettled: (k, j, i), spread or doubt.
+        unsettled: how much every slice holds, by its index (`Canvas.unsettled`).
         labelled: slice numbers of the plan that are examples already; they and their direct neighbours are left out.
     """
-    others = tuple(axis for axis in range(3) if axis != plan.array_axis)
-    amount = unsettled.sum(axis=others, dtype=np.float64)
-    score = np.array([amount[plan.slice_index(number)] for number in range(plan.count)])
+    score = np.array([unsettled[plan.slice_index(number)] for number in range(plan.count)])
     near = [number + step for number in labelled for step in (-1, 0, 1)]
     free = np.setdiff1d(np.arange(plan.count), near)
     if not len(free):

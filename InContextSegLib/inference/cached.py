@@ -1,7 +1,8 @@
 """A network on its device, remembering what depends on an image or on an example alone, within budgets of memory."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,12 +13,36 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from InContextSegLib.examples.support import Example
-from InContextSegLib.inference.cache import BoundedCache
 from InContextSegLib.models.networks import SliceSegmenter
 
 CONTEXT_BYTES = 768 << 20
 JOINED_BYTES = 256 << 20  # apart, as one of them is as large as all its parts, which other slices need again
 EMBEDDING_BYTES = 256 << 20
+
+
+class BoundedCache:
+    """Values with a `size_bytes`, kept up to `budget_bytes` in all. Not for use by several threads at once."""
+
+    def __init__(self, budget_bytes: int):
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
+    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """The value under `key`, computed now if it is not there. A value larger than the budget is not kept."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        value = compute()
+        if value.size_bytes <= self.budget_bytes:
+            self._values[key] = value
+            self.used_bytes += value.size_bytes
+            while self.used_bytes > self.budget_bytes:
+                self.used_bytes -= self._values.popitem(last=False)[1].size_bytes
+        return value
 
 
 class CachedSegmenter:

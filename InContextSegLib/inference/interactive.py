@@ -54,7 +54,7 @@ class InteractiveSlice:
         self.plan, self.number = plan, number
         self.image = plan.extract(volume, scale, [number])[0]
         self.channels = plan.channels(volume, scale, [number])[0] if network.channels == 3 else None
-        self._own = plan.alone(number)
+        self._own = plan.part(number, number + 1)
         self.geometry = self._own.geometry
         self._network = network
         self._embed()

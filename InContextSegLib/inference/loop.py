@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 
 from InContextSegLib.examples.support import Example, Label, SupportSet
-from InContextSegLib.inference.cache import BoundedCache
+from InContextSegLib.inference.cached import BoundedCache
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import Answer, InteractiveSlice
 from InContextSegLib.slices.plan import Box, Scale, SlicePlan
@@ -85,7 +85,7 @@ class Labelled:
 
     def whole(self) -> Bool[np.ndarray, "k j i"]:
         """The mask on all of the slice."""
-        mask = np.zeros(self.cut.plan.alone(self.number).geometry.shape, bool)
+        mask = np.zeros(self.cut.plan.part(self.number, self.number + 1).geometry.shape, bool)
         if self.extent:
             mask[tuple(map(slice, *self.extent))] = self.mask
         return mask
@@ -93,7 +93,7 @@ class Labelled:
     def picture(self, box: Box | None) -> Example:
         """The slice inside a window, the label as 1."""
         plan = self.cut.within(box)
-        alone = plan.alone(self.number)
+        alone = plan.part(self.number, self.number + 1)
         labels = alone.extract_labels(Volume(self.whole().astype(np.uint8), alone.geometry, Kind.LABELS))[0]
         image = plan.extract(self.cut.read(), self.cut.scale, [self.number])[0]
         channels = plan.channels(self.cut.read(), self.cut.scale, [self.number])[0]

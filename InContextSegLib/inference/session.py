@@ -1,7 +1,7 @@
 """A session: one network and the examples of one task, ready to segment volume after volume."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -15,19 +15,22 @@ from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.similarity import Coverage
 from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.aggregate import (
+    REACH,
     AxisMaps,
-    Fused,
+    Canvas,
     Prediction,
     SlicePrediction,
     fuse,
+    in_blocks,
     most_worth_labelling,
+    percent,
     smooth,
 )
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.postprocessing import without_islands
 from InContextSegLib.inference.prior import Prior, Style
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
-from InContextSegLib.inference.target import OwnSlices, TargetAxis, Told
+from InContextSegLib.inference.target import OwnSlices, Pictures, TargetAxis, Told
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.boxes import slab, whole_slices
@@ -41,6 +44,7 @@ Chosen = Sequence[Example]
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 # Where all examples fit into one draw, the further draws leave out a third of them.
 SHARE_REDRAWN = 2 / 3
+BLOCK_BYTES = 64 << 20  # of the probabilities of some slices, which are brought to the target's resolution together
 # What one slice may take when it is wanted quickly: so many pictures of 128 x 128 pixels, a third of a second on two
 # cores; the slice itself takes the time of as many examples (docs/benchmarks.md).
 REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
@@ -111,28 +115,17 @@ class Session:
             log.warning("A model that sees colours or neighbouring slices takes no style; the target stays as it is.")
         elif settings.style:
             axes = [self._styled(axis, settings, report) for axis in axes]
-        steps = {axis.plan.axis: axis.plan.count for axis in axes}
-        total, done, maps = settings.draws * sum(steps.values()), 0, []
-        for axis in axes:
-            shape = (len(self.labels), axis.plan.count, self.size, self.size)
-            mean, square = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-            for draw in range(settings.draws):
-                progress = _Progress(report, done, total, f"{axis.plan.axis}, draw {draw + 1} of {settings.draws}")
-                member = self._member(axis, settings, draw, progress)
-                if settings.smooth:
-                    smooth(member, axis.plan.step_mm)
-                mean += member / settings.draws
-                square += member**2 / settings.draws
-                done += steps[axis.plan.axis]
-            maps.append(AxisMaps(axis.plan, mean, square))
-        fused = fuse(maps, self.labels, settings.threshold, keep_probabilities)
-        fused = fused if box is None else fused.inside(box)
+        progress = _Progress(report, settings.draws * sum(axis.plan.count for axis in axes))
+        canvas = Canvas(
+            volume.geometry, self.labels, axes[0].plan.array_axis, box, settings.draws * len(axes), keep_probabilities
+        )
+        for maps, first in self._maps(axes, settings, progress):
+            canvas.add(fuse(maps, self.labels, settings.threshold, keep_probabilities), first)
         removed = None
         if settings.postprocess and self._pieces:
-            cleaned, removed = without_islands(fused.labels, self._pieces)
-            fused = replace(fused, labels=cleaned)
-        prediction = self._prediction(fused, axes, settings, removed)
-        report.step(total, total, "segmented")
+            canvas.labels, removed = without_islands(canvas.labels, self._pieces)
+        prediction = self._prediction(canvas, axes, settings, removed)
+        progress.step("segmented")
         return prediction
 
     @torch.inference_mode()
@@ -161,16 +154,16 @@ class Session:
         for draw in range(settings.draws):
             member = self._members(beside, settings, draw, (0, stop - start), (here, here + 1))
             mean, square = mean + member / settings.draws, square + member**2 / settings.draws
-        own = whole.alone(number)
+        own = whole.part(number, number + 1)
         fused = fuse([AxisMaps(own, mean, square)], self.labels, settings.threshold, keep_probabilities=False)
         return SlicePrediction(
             mask=Volume(fused.labels, own.geometry, Kind.LABELS),
-            uncertainty=Volume(fused.spread, own.geometry, Kind.INTENSITY) if settings.draws > 1 else None,
+            uncertainty=Volume(percent(fused.spread), own.geometry, Kind.INTENSITY) if settings.draws > 1 else None,
             draws=settings.draws,
             supports=settings.supports,
             given=here in beside.known,
             partly=_partly({index: beside.known[here]}) if here in beside.known else {},
-            unlike=here in self._unlike(beside),
+            unlike=bool(self._unlike(beside, here, here + 1)),
         )
 
     def condition(self, axis: str, settings: InferenceSettings, report: Report) -> None:
@@ -214,13 +207,9 @@ class Session:
 
     def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, extend: bool) -> TargetAxis:
         plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
-        images = plan.extract(volume, scale)
-        channels = None
-        if self.network.channels == 3:
-            channels = torch.from_numpy(np.stack(plan.channels(volume, scale))).to(self.device)
-        pictures = torch.from_numpy(images)[:, None].to(self.device)
+        pictures = Pictures(plan, volume, scale, self.network.channels, self.device)
         step = None if extend else plan.step_mm / plan.pixel_mm
-        return TargetAxis(plan, pictures, self.supports[name], self._slices_of(volume, scale, name), step, channels)
+        return TargetAxis(plan, pictures, self.supports[name], self._slices_of(volume, scale, name), step)
 
     def _slices_of(self, volume: Volume, scale: Scale, axis: str) -> OwnSlices:
         """The slices of a volume that are among the examples, looked for once."""
@@ -240,24 +229,55 @@ class Session:
                 self.network, axis.support, self.intensities, settings.supports, shifts, report
             )
         positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
-        images, style = self.styles[asked].adapt(axis.images, positions, own=bool(axis.known))
-        return replace(axis, images=images, style=style)
+        seen = axis.pictures.seen(0, axis.plan.count)
+        images, style = self.styles[asked].adapt(seen, positions, own=bool(axis.known))
+        return replace(axis, pictures=axis.pictures.in_style(images), style=style)
 
-    def _member(self, axis: TargetAxis, settings: InferenceSettings, draw: int, progress: "_Progress") -> np.ndarray:
-        """One draw along one axis: probabilities (l, n, size, size)."""
-        out = np.empty((len(self.labels), axis.plan.count, self.size, self.size), np.float32)
-        for run in _runs(axis.plan, settings.slices_at_once):
-            progress.step(run[0])
-            out[:, slice(*run)] = self._members(axis, settings, draw, run, run)
-        progress.step(axis.plan.count)
-        return out
+    def _maps(
+        self, axes: Sequence[TargetAxis], settings: InferenceSettings, progress: "_Progress"
+    ) -> Iterator[tuple[list[AxisMaps], int]]:
+        """What is to be fused, and the index of its first slice: along one axis block after block, else all at once."""
+        if len(axes) == 1:
+            for maps in self._blocks(axes[0], settings, progress):
+                yield [maps], maps.first
+            return
+        whole = []
+        for axis in axes:
+            blocks = list(self._blocks(axis, settings, progress))
+            mean, square = (np.concatenate([getattr(each, name) for each in blocks], 1) for name in ("mean", "square"))
+            whole.append(AxisMaps(axis.plan, mean, square))
+        yield whole, 0
+
+    def _blocks(self, axis: TargetAxis, settings: InferenceSettings, progress: "_Progress") -> Iterator[AxisMaps]:
+        """The draws along one axis, averaged, for blocks of slices in order."""
+
+        def members(run: tuple[int, int]) -> np.ndarray:
+            drawn = []
+            for draw in range(settings.draws):
+                progress.step(axis.plan.axis)
+                drawn.append(self._members(axis, settings, draw, run, run))
+                progress.done += run[1] - run[0]
+            axis.unlike.extend(self._unlike(axis, *run))
+            return np.stack(drawn)
+
+        runs = _runs(axis.plan, settings.slices_at_once)
+        least = max(1, BLOCK_BYTES // (4 * settings.draws * len(self.labels) * self.size**2))
+        for start, stop, window, before in in_blocks(runs, members, least, REACH if settings.smooth else 0):
+            mean, square = 0.0, 0.0
+            for member in window:
+                if settings.smooth:
+                    member = member.copy()  # its ends belong to the next block too
+                    smooth(member, axis.plan.step_mm)
+                member = member[:, before : before + stop - start]
+                mean, square = mean + member / settings.draws, square + member**2 / settings.draws
+            yield AxisMaps(axis.plan.part(start, stop), mean, square, axis.plan.lowest(start, stop))
 
     def _members(
         self, axis: TargetAxis, settings: InferenceSettings, draw: int, run: tuple[int, int], wanted: tuple[int, int]
     ) -> np.ndarray:
         """One draw for the wanted ones (first, last exclusive) of a run of slices that share their examples."""
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
-        images = axis.seen[slice(*wanted)]
+        images = axis.pictures.seen(*run)[wanted[0] - run[0] : wanted[1] - run[0]]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
         positions = [_position(axis.plan, number) for number in range(*wanted)]
         embedding = self.network.embed(images, self._flip(draw), positions)
@@ -291,7 +311,7 @@ class Session:
             generator = np.random.default_rng((settings.seed, draw))
             redrawn = sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist())
             return tuple(axis.support.examples[among[place]] for place in redrawn)
-        image = axis.images[number, 0].cpu().numpy()
+        image = axis.pictures.grey(number, number + 1)[0]
         chosen = axis.support.select(image, _position(axis.plan, number), count, generator, among)
         return tuple(axis.support.examples[index] for index in chosen)
 
@@ -333,30 +353,27 @@ class Session:
         return FLIPS[draw % len(FLIPS)] if self.network.any_view else ()
 
     def _prediction(
-        self, fused: Fused, axes: Sequence[TargetAxis], settings: InferenceSettings, removed: dict | None
+        self, canvas: Canvas, axes: Sequence[TargetAxis], settings: InferenceSettings, removed: dict | None
     ) -> Prediction:
-        members = settings.draws * len(axes)
         plan = axes[0].plan
-        uncertainty = Volume(fused.spread, plan.geometry, Kind.INTENSITY) if members > 1 else None
-        unsettled = fused.spread if fused.spread.any() else fused.doubt
         return Prediction(
-            mask=Volume(fused.labels, plan.geometry, Kind.LABELS),
-            uncertainty=uncertainty,
-            probabilities=fused.probabilities,
-            next_slice=most_worth_labelling(unsettled, plan, axes[0].known),
+            mask=Volume(canvas.labels, plan.geometry, Kind.LABELS),
+            uncertainty=canvas.uncertainty,
+            probabilities=canvas.probabilities,
+            next_slice=most_worth_labelling(canvas.unsettled, plan, axes[0].known),
             next_axis=plan.axis,
             given=tuple(plan.slice_index(number) for number in axes[0].known),
             partly=_partly({plan.slice_index(number): told for number, told in axes[0].known.items()}),
-            unlike=tuple(sorted(plan.slice_index(number) for number in self._unlike(axes[0]))),
+            unlike=tuple(sorted(map(plan.slice_index, axes[0].unlike))),
             provenance=self._provenance(axes, settings) | {"postprocessing": removed},
         )
 
-    def _unlike(self, axis: TargetAxis) -> list[int]:
-        """Numbers of the slices that resemble no example."""
+    def _unlike(self, axis: TargetAxis, start: int, stop: int) -> list[int]:
+        """Numbers of the slices of a run that resemble no example."""
         support = axis.support
         if support.axis not in self._coverages:
             self._coverages[support.axis] = Coverage.of(support.appearance, units(support))
-        return self._coverages[support.axis].outside(axis.images[:, 0].cpu().numpy())
+        return [start + place for place in self._coverages[support.axis].outside(axis.pictures.grey(start, stop))]
 
     def _provenance(self, cut: Sequence[TargetAxis], settings: InferenceSettings) -> dict:
         axes = [axis.plan.axis for axis in cut]
@@ -379,13 +396,13 @@ class Session:
 
 
 class _Progress:
-    """The part of a report that one draw along one axis fills."""
+    """How many slices have been segmented, every draw along every axis counted; `done` goes up to `total`."""
 
-    def __init__(self, report: Report, before: int, total: int, message: str):
-        self._report, self._before, self._total, self._message = report, before, total, message
+    def __init__(self, report: Report, total: int):
+        self._report, self._total, self.done = report, total, 0
 
-    def step(self, done: int) -> None:
-        self._report.step(self._before + done, self._total, self._message)
+    def step(self, message: str) -> None:
+        self._report.step(self.done, self._total, message)
 
 
 def quick(settings: InferenceSettings, size: int, labels: int, additive: bool = False) -> InferenceSettings:

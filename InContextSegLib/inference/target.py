@@ -1,10 +1,12 @@
 """A target along one axis: its pictures, the slices of it that are labelled, and what these say of the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from InContextSegLib.examples.support import Example, Label, SupportSet
@@ -16,6 +18,7 @@ from InContextSegLib.volumes.geometry import Volume
 Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
 # Relative positions closer than this are one place; no volume has a million slices.
 SAME_POSITION = 1e-6
+KEPT = 4  # runs of slices, as all draws ask for one in turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,27 +62,74 @@ class OwnSlices:
         return {value: ShapePrior(found) for value, found in masks.items()}
 
 
+class Pictures:
+    """The slices of a target at network size, cut a few at a time: all of a large scan fill the memory.
+
+    Args:
+        plan: where the slices are.
+        channels: that the network takes, 1 or 3.
+        device: where it computes.
+        styled: (n, 1, size, size), what is to be seen in place of the slices; None: the slices themselves.
+    """
+
+    def __init__(
+        self,
+        plan: SlicePlan,
+        volume: Volume,
+        scale: Scale,
+        channels: int,
+        device: torch.device,
+        styled: Float[Tensor, "n 1 h w"] | None = None,
+    ):
+        self._plan, self._volume, self._scale = plan, volume, scale
+        self._channels, self._device, self._styled = channels, device, styled
+        self._cut = lru_cache(KEPT)(self._computed)
+
+    def in_style(self, styled: Float[Tensor, "n 1 h w"]) -> "Pictures":
+        return Pictures(self._plan, self._volume, self._scale, self._channels, self._device, styled)
+
+    def grey(self, start: int, stop: int) -> Float[np.ndarray, "n h w"]:
+        """The slices from `start` to `stop` (exclusive), in [0, 1]."""
+        return self._cut(start, stop)[0]
+
+    def seen(self, start: int, stop: int) -> Float[Tensor, "n c h w"]:
+        """The same as the network sees them, on its device."""
+        return self._cut(start, stop)[1]
+
+    def _computed(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
+        if self._styled is not None:
+            styled = self._styled[start:stop]
+            return styled[:, 0].cpu().numpy(), styled
+        numbers = range(start, stop)
+        if self._channels == 1:
+            images = self._plan.extract(self._volume, self._scale, numbers)
+            return images, torch.from_numpy(images)[:, None].to(self._device)
+        channels = self._plan.channels(self._volume, self._scale, numbers)
+        coloured = self._volume.colours is not None
+        images = (
+            self._plan.extract(self._volume, self._scale, numbers)
+            if coloured
+            else np.stack([each[1] for each in channels])
+        )
+        return images, torch.from_numpy(np.stack(channels)).to(self._device)
+
+
 @dataclass(frozen=True, eq=False)
 class TargetAxis:
     """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
 
-    `channels` (n, 3, h, w) is what a network with three channels sees of them; None: the images alone.
     `own` is what the examples say of this very volume; `step` how many pixels lie between two slices, None where labels
-    may go on beyond the outermost labelled ones as far as the network sees them.
+    may go on beyond the outermost labelled ones as far as the network sees them. `unlike` gathers the numbers of slices
+    that turn out to look like no example.
     """
 
     plan: SlicePlan
-    images: Tensor
+    pictures: Pictures
     support: SupportSet
     own: OwnSlices
     step: float | None
-    channels: Tensor | None = None
     style: StyleOutcome | None = None
-
-    @property
-    def seen(self) -> Tensor:
-        """What the network is shown."""
-        return self.images if self.channels is None else self.channels
+    unlike: list[int] = field(default_factory=list)
 
     @cached_property
     def known(self) -> Told:

@@ -31,7 +31,7 @@ _PICTURE_INCH, _GAP_INCH, _CAPTION_INCH, _MARGIN_INCH, _BAR_INCH = 2.4, 0.08, 0.
 _LEGEND_INCH, _ENTRY_INCH = 0.22, 1.3
 _DPI = 150
 _FILL = 0.28
-_LEAST_HEAT = 0.05
+_LEAST_HEAT = 10.0  # percent
 _CT_AIR = -500
 # Surroundings shown on each side of what is drawn: a fraction of its extent, but not less than some millimetres.
 _AROUND, _AROUND_MM = 0.25, 30.0
@@ -81,7 +81,7 @@ def montage_figure(
         volume: the image. What looks like Hounsfield units is shown in a window for soft tissue.
         mask: label values on the grid of `volume`.
         labels: which values of mask and truth are drawn, in the legend's order; other values are not shown.
-        uncertainty: any values from 0 up on the same grid.
+        uncertainty: in percent, on the same grid.
         truth: label values on the same grid.
         axis: one of `slicing.AXES`; a volume with one slice is always shown along its stored axis.
         columns: slices at most.
@@ -214,7 +214,7 @@ class _Sheet:
         axes = self._frame(figure, left, self._bottom(1), 0.12, height)
         bar = figure.colorbar(ScalarMappable(Normalize(0, top), HEAT), cax=axes)
         bar.outline.set_visible(False)
-        bar.set_label("uncertainty", color=_INK, fontsize=8)
+        bar.set_label("uncertainty, %", color=_INK, fontsize=8)
         axes.tick_params(colors=_INK, labelsize=7, length=2)
         axes.locator_params(nbins=4)
 

@@ -297,11 +297,19 @@ class SlicePlan:
             stack[_run(chosen[start : start + _CHUNK])] = rows.restoring @ block @ columns.restoring.T
         return restored
 
-    def alone(self, number: int) -> "SlicePlan":
-        """The plan of a single slice as a grid of its own; restoring on the whole volume would touch all of it."""
+    def lowest(self, start: int, stop: int) -> int:
+        """The least index along `array_axis` of slices `start` to `stop` (exclusive)."""
+        return min(self.slice_index(start), self.slice_index(stop - 1))
+
+    def part(self, start: int, stop: int) -> "SlicePlan":
+        """The plan of slices `start` to `stop` (exclusive) as a grid of their own.
+
+        Restoring on the whole volume would touch all of it.
+        """
         across, (low, high) = self.array_axis, (list(end) for end in self.box)
         corner, shape = np.zeros(3), list(self.geometry.shape)
-        corner[across], shape[across], low[across], high[across] = self.slice_index(number), 1, 0, 1
+        corner[across] = self.lowest(start, stop)
+        shape[across], low[across], high[across] = stop - start, 0, stop - start
         affine = self.geometry.affine.copy()
         affine[:3, 3] = self.geometry.to_world(corner)
         return SlicePlan.of(Geometry(tuple(shape), affine), self.axis, self.size, (tuple(low), tuple(high)))

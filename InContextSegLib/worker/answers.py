@@ -52,7 +52,6 @@ from InContextSegLib.worker.protocol import (
 from InContextSegLib.worker.site_answers import look_at_site, train_on_own_data
 from InContextSegLib.worker.site_requests import LookAtSite, TrainOnSite
 
-LARGEST_SPREAD = 0.5  # of numbers in [0, 1]
 
 
 def device(cache: WorkerCache, request: Device, report: Report) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def preview(cache: WorkerCache, request: Preview, report: Report) -> dict[str, A
         "index": index,
         "array_axis": SlicePlan.of(geometry, axis).array_axis,
         "block": cache.block(mask, corner),
-        "uncertainty": cache.block(_percent(found.uncertainty), corner) if found.uncertainty else None,
+        "uncertainty": cache.block(found.uncertainty.array, corner) if found.uncertainty else None,
         "unlike": found.unlike,
         "draws": found.draws,
         "supports": found.supports,
@@ -127,7 +126,7 @@ def segment(cache: WorkerCache, request: Segment, report: Report) -> dict[str, A
     mask, uncertainty = prediction.mask, prediction.uncertainty
     return {
         "block": cache.block(*_cropped(mask.array)),
-        "uncertainty": cache.block(*_cropped(_percent(uncertainty))) if uncertainty else None,
+        "uncertainty": cache.block(*_cropped(uncertainty.array)) if uncertainty else None,
         "given": record["given_slices"],
         "axis": prediction.next_axis,
         "next_slice": prediction.next_slice,
@@ -292,10 +291,6 @@ def _suspects(session: Session) -> list[dict]:
     origins = {each.source: origin(each) for support in session.supports.values() for each in support.examples}
     suspects = session.foresight.suspects if session.foresight else ()
     return [suspect.record | {"example": origins[suspect.source]} for suspect in suspects]
-
-
-def _percent(spread: Volume) -> np.ndarray:
-    return np.rint(spread.array * (100 / LARGEST_SPREAD)).astype(np.uint8)
 
 
 def _cropped(array: np.ndarray) -> tuple[np.ndarray, list[int]]:

@@ -14,7 +14,7 @@ from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.support import Label, LabelledVolume
-from InContextSegLib.inference.cache import BoundedCache
+from InContextSegLib.inference.cached import BoundedCache
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import Brief, Drawn, alike_in_colour, axes_for, drawn_axis, open_session, same_volume

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from InContextSegLib.examples.support import Label
-from InContextSegLib.inference.aggregate import AxisMaps, Fused, fuse, most_worth_labelling, smooth
+from InContextSegLib.inference.aggregate import (
+    AxisMaps,
+    Canvas,
+    Fused,
+    fuse,
+    in_blocks,
+    most_worth_labelling,
+    smooth,
+)
 from InContextSegLib.slices.plan import SlicePlan
 from Testing.Library.fake_segmenter import grid
 
@@ -66,7 +74,7 @@ def test_equal_members_have_no_spread_even_at_an_edge_between_coarse_pixels():
 
 def test_the_slice_worth_labelling_holds_most_doubt_away_from_labelled_ones():
     plan = SlicePlan.of(GRID, "axial", 8)
-    unsettled = np.zeros(GRID.shape, np.float32)
+    unsettled = np.zeros(GRID.shape[0])
     unsettled[plan.slice_index(0)], unsettled[plan.slice_index(3)] = 2, 1
     assert most_worth_labelling(unsettled, plan, []) == plan.slice_index(0)
     assert most_worth_labelling(unsettled, plan, [1]) == plan.slice_index(3)
@@ -75,24 +83,40 @@ def test_the_slice_worth_labelling_holds_most_doubt_away_from_labelled_ones():
 
 def test_the_slice_worth_labelling_is_counted_as_stored_in_a_volume_from_superior_to_inferior():
     plan = SlicePlan.of(grid((4, 8, 8), left_handed=True), "axial", 8)
-    unsettled = np.zeros((4, 8, 8), np.float32)
+    unsettled = np.zeros(4)
     unsettled[3] = 1
     assert most_worth_labelling(unsettled, plan, []) == 3
 
 
 def test_the_slice_worth_labelling_lies_inside_the_box():
     plan = SlicePlan.of(GRID, "axial", 8, ((1, 0, 0), (3, 8, 8)))
-    unsettled = np.zeros(GRID.shape, np.float32)
+    unsettled = np.zeros(GRID.shape[0])
     unsettled[3], unsettled[2] = 9, 1
     assert most_worth_labelling(unsettled, plan, []) == 2
 
 
 def test_nothing_is_left_outside_a_box():
     ones = np.ones((2, 4, 4), np.float32)
-    inside = Fused(ones.astype(np.uint8), ones, ones, {1: ones}).inside(((0, 1, 1), (1, 3, 4)))
-    for array in (inside.labels, inside.spread, inside.doubt, inside.probabilities[1]):
-        assert array.sum() == 6
-        assert (array[0, 1:3, 1:4] == 1).all()
+    canvas = Canvas(grid((4, 4, 4)), [ONE], 0, ((1, 1, 1), (3, 3, 4)), members=2, keep_probabilities=True)
+    for first in (0, 2):
+        canvas.add(Fused(ones.astype(np.uint8), ones / 2, ones, {1: ones}), first)
+    for array in (canvas.labels, canvas.uncertainty.array / 100, canvas.probabilities[1]):
+        assert array.sum() == 12
+        assert (array[1:3, 1:3, 1:4] == 1).all()
+    assert canvas.unsettled.tolist() == [0, 3, 3, 0]
+
+
+def test_blocks_hold_every_slice_once_with_their_neighbours():
+    maps = np.arange(11, dtype=np.float32)[:, None, None]
+    runs = [(0, 2), (2, 6), (6, 10), (10, 11)]
+    for least, halo in ((1, 0), (1, 3), (3, 1), (4, 2), (100, 3)):
+        found, places = [], []
+        for start, stop, window, before in in_blocks(runs, lambda run: maps[slice(*run)], least, halo):
+            found += window[before : before + stop - start, 0, 0].tolist()
+            places += range(start, stop)
+            assert before == min(start, halo)
+            assert window.shape[0] - before >= min(stop - start + halo, 11 - start)
+        assert found == places == list(range(11))
 
 
 def test_a_slice_that_contradicts_both_its_neighbours_gives_way_to_them():

@@ -9,6 +9,7 @@ import torch
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference import cached
+from InContextSegLib.inference import session as session_module
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.models.catalog import find
@@ -124,6 +125,19 @@ def test_several_axes_are_fused_and_spread_even_with_one_draw():
     assert prediction.provenance["settings"]["axes"] == list(AXES)
     truth = scan(1)[1].array > 0
     assert (prediction.mask.array[truth] == 1).mean() > 0.8
+
+
+def test_a_scan_too_large_for_one_block_is_segmented_as_any_other(monkeypatch):
+    support, target = support_of(scan(0)), scan(1, geometry=grid((19, 24, 24), left_handed=True))[0]
+    asked = {"draws": 2, "supports": 2, "smooth": True, "keep": True}
+    whole = segment(session_of(Echo(), support), target, **asked)
+    monkeypatch.setattr(session_module, "BLOCK_BYTES", 1)
+    found = segment(session_of(Echo(), support), target, **asked)
+    assert found.mask.array.any() and found.uncertainty.array.any()
+    np.testing.assert_array_equal(found.mask.array, whole.mask.array)
+    np.testing.assert_array_equal(found.uncertainty.array, whole.uncertainty.array)
+    np.testing.assert_allclose(found.probabilities[1], whole.probabilities[1], atol=1e-3)
+    assert (found.next_slice, found.unlike) == (whole.next_slice, whole.unlike)
 
 
 def test_an_axis_without_examples_is_refused():

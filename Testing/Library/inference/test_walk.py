@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from InContextSegLib.inference.cache import BoundedCache
+from InContextSegLib.inference.cached import BoundedCache
 from InContextSegLib.inference.walk import Step, confidence, walk
 
 

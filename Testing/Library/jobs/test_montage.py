@@ -46,7 +46,7 @@ BOX = np.s_[3:9, 10:30, 5:20]
 
 def test_a_montage_of_every_part_is_a_picture_file_that_opens(tmp_path):
     image, labels = phantom(1, shape=(10, 48, 48), spacing_mm=(19.0, 7.3, 7.3))
-    uncertainty = Volume(np.full(image.array.shape, 0.1, np.float32), image.geometry)
+    uncertainty = Volume(np.full(image.array.shape, 10, np.float32), image.geometry)
     names = [Label(value, name) for value, name in LABEL_NAMES.items()]
     montage(tmp_path / "result.png", image, labels, names, uncertainty, truth=labels)
     with Image.open(tmp_path / "result.png") as picture:
@@ -130,12 +130,12 @@ def test_the_patients_right_is_left_in_the_picture_whatever_the_storage():
 
 def test_uncertainty_has_a_row_and_a_scale_of_its_own():
     uncertainty = np.zeros(UPRIGHT.shape, np.float32)
-    uncertainty[4, 15, 15] = 0.4
+    uncertainty[4, 15, 15] = 40
     figure = montage_figure(image_of(UPRIGHT), mask_of(UPRIGHT, BOX), CUBE, Volume(uncertainty, UPRIGHT), columns=3)
     assert len(pictures(figure)) == 6
     (bar,) = [axes for axes in figure.axes if not axes.images]
-    assert bar.get_ylabel() == "uncertainty"
-    assert bar.get_ylim() == pytest.approx((0, 0.4))
+    assert bar.get_ylabel() == "uncertainty, %"
+    assert bar.get_ylim() == pytest.approx((0, 40))
 
 
 def test_no_uncertainty_anywhere_is_drawn_without_a_warning(tmp_path):
@@ -185,7 +185,7 @@ def test_no_label_or_no_column_is_refused():
 @pytest.mark.parametrize("part", ["mask", "uncertainty", "truth"])
 def test_a_part_on_another_grid_is_refused_by_name(part):
     other = picture_geometry((1, 4, 4))
-    parts = {"mask": mask_of(UPRIGHT), part: image_of(other) if part == "uncertainty" else mask_of(other)}
+    parts = {"mask": mask_of(UPRIGHT), part: image_of(other) if part == "uncertainty, %" else mask_of(other)}
     with pytest.raises(InputError, match=f"The {part} of .* does not lie on the grid of the image"):
         montage_figure(image_of(UPRIGHT), labels=CUBE, **parts)
 

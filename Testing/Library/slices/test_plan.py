@@ -433,7 +433,7 @@ def test_a_slice_alone_lies_where_it_lies_in_the_whole(axis, box, generator):
     plan = SlicePlan.of(geometry, axis, 16, box)
     maps = generator.random((1, 16, 16), dtype=np.float32)
     for number in range(plan.count):
-        alone, index = plan.alone(number), plan.slice_index(number)
+        alone, index = plan.part(number, number + 1), plan.slice_index(number)
         whole = np.take(plan.restore(maps, [number]), [index], plan.array_axis)
         np.testing.assert_allclose(alone.restore(maps), whole, atol=1e-6)
         corner = np.zeros(3)
