@@ -25,7 +25,7 @@ from InContextSegLib.volumes.files import make_folder
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # of the file and of how networks adapt; another one is another key
+VERSION = 5  # of the file and of how networks adapt; another one is another key
 BUDGET_BYTES = 256 << 20
 
 
@@ -89,9 +89,12 @@ def save_adaptation(path: Path, key: str, adaptation: Adaptation) -> None:
     about = adaptation.record | {
         "key": key,
         "calibration": _flat(adaptation.calibration),
-        "trials": [[each.value, each.index, each.overlap.tolist(), each.separation] for each in adaptation.trials],
+        "trials": [
+            [each.value, each.index, each.overlap.tolist(), each.soft.tolist(), each.separation]
+            for each in adaptation.trials
+        ],
         "exact": {
-            way: {str(value): [each.dice, each.spread, each.units] for value, each in found.items()}
+            way: {str(value): [each.dice, each.spread, each.units, each.soft] for value, each in found.items()}
             for way, found in (("before", adaptation.before), ("after", adaptation.after))
         },
     }
@@ -126,8 +129,8 @@ def load_adaptation(path: Path, key: str, cut: Callable[[int], SupportSet]) -> A
             before=_expectations(about["exact"]["before"]),
             after=_expectations(about["exact"]["after"]),
             trials=tuple(
-                Trial(value, index, names[index], np.array(overlap), separation)
-                for value, index, overlap, separation in about["trials"]
+                Trial(value, index, names[index], np.array(overlap), np.array(soft), separation)
+                for value, index, overlap, soft, separation in about["trials"]
             ),
             steps=about["steps"],
             seconds=about["seconds"],

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from InContextSegLib.adaptation.calibration import FEWEST
-from InContextSegLib.adaptation.expectation import Trial, _area, to_try
+from InContextSegLib.adaptation.expectation import Trial, to_try, trial
 from InContextSegLib.adaptation.leave_out import LeaveOut, best_threshold, dice, shift_of
 from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.support import Example, SupportSet
@@ -181,7 +181,7 @@ def _best(
         weights = _usual(names)
         logits, overlaps = asked(weights)
         score = float(np.mean([dice(each)[0] for each in overlaps])) if indices else float("nan")
-        return weights, 0.0, score, _trials(leave, value, indices, logits, overlaps)
+        return weights, 0.0, score, _trials(leave, value, indices, logits)
     best, judged = None, {}
     for count in range(len(names), 0, -1):
         for members in combinations(names, count):
@@ -192,7 +192,7 @@ def _best(
                 best = members
     weights, scores = judged[best]
     threshold = best_threshold(scores)
-    trials = _trials(leave, value, indices, *asked(weights))
+    trials = _trials(leave, value, indices, asked(weights)[0])
     return weights, shift_of(threshold), float(scores[threshold]), trials
 
 
@@ -205,12 +205,8 @@ def _usual(names: Sequence[str]) -> dict[str, float]:
     return {NETWORK: 0.5} | dict.fromkeys(heads, 0.5 / len(heads))
 
 
-def _trials(leave: LeaveOut, value: int, indices: Sequence[int], logits: Sequence, overlaps: Sequence) -> list[Trial]:
-    truth = leave.truth.examples
-    return [
-        Trial(value, index, leave.units[index], overlap, _area(each, truth[index].labels == value))
-        for index, overlap, each in zip(indices, overlaps, logits, strict=True)
-    ]
+def _trials(leave: LeaveOut, value: int, indices: Sequence[int], logits: Sequence) -> list[Trial]:
+    return [trial(leave, value, index, each) for index, each in zip(indices, logits, strict=True)]
 
 
 def _mean(

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Float
 
-from InContextSegLib.adaptation.leave_out import LeaveOut, dice, threshold_of
+from InContextSegLib.adaptation.leave_out import LeaveOut, dice, soft_overlap, threshold_of
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.prior import Expected
 from InContextSegLib.progress import Report
@@ -29,6 +29,7 @@ class Trial:
         index: of the example in its support set.
         unit: the picture or volume that it was left out with.
         overlap: see `LeaveOut.overlap`.
+        soft: see `soft_overlap`.
         separation: chance that the answer puts a pixel of the label above another pixel (area under the ROC curve);
             nan where the example does not show the label or is full of it, or none of the others shows it.
     """
@@ -37,6 +38,7 @@ class Trial:
     index: int
     unit: str
     overlap: Float[np.ndarray, "2 thresholds"]
+    soft: Float[np.ndarray, "2 thresholds"]
     separation: float
 
 
@@ -99,11 +101,15 @@ def tried(
             break
         report.step(len(trials), len(tries), "each example is segmented by the others")
         logits = leave.logits(network_for(index), value, index, count)
-        wanted = leave.truth.examples[index].labels == value
-        trials.append(
-            Trial(value, index, leave.units[index], leave.overlap(logits, value, index), _area(logits, wanted))
-        )
+        trials.append(trial(leave, value, index, logits))
     return tuple(trials)
+
+
+def trial(leave: LeaveOut, value: int, index: int, logits: Float[np.ndarray, "h w"] | None) -> Trial:
+    """What an answer for an example left out is worth."""
+    wanted = leave.truth.examples[index].labels == value
+    overlap = leave.overlap(logits, value, index)
+    return Trial(value, index, leave.units[index], overlap, soft_overlap(logits), _area(logits, wanted))
 
 
 def in_turns(indices: Mapping[int, Sequence[int]]) -> list[tuple[int, int]]:
@@ -114,24 +120,32 @@ def in_turns(indices: Mapping[int, Sequence[int]]) -> list[tuple[int, int]]:
 
 def scores_of(trials: Sequence[Trial], value: int) -> Float[np.ndarray, "units thresholds"]:
     """Dice of every unit at every threshold; the slices of a volume count together, as they do in a result."""
-    overlaps: dict[str, np.ndarray] = {}
-    for trial in trials:
-        if trial.value == value:
-            overlaps[trial.unit] = overlaps.get(trial.unit, 0) + trial.overlap
-    return np.array([dice(overlap) for overlap in overlaps.values()])
+    return np.array([dice(overlap) for overlap in _summed(trials, value, "overlap").values()])
 
 
 def expected(trials: Sequence[Trial], value: int, shift: float) -> Expected:
     """The Dice of a label with that shift of the logits (`leave_out.shift_of` one of the thresholds)."""
-    scores = scores_of(trials, value)[:, threshold_of(shift)]
+    at = threshold_of(shift)
+    scores = scores_of(trials, value)[:, at]
     spread = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
-    return Expected(float(scores.mean()), spread, len(scores))
+    soft = [common[at] / total[at] for common, total in _summed(trials, value, "soft").values() if common[at]]
+    return Expected(float(scores.mean()), spread, len(scores), float(np.mean(soft)) if soft else None)
+
+
+def _summed(trials: Sequence[Trial], value: int, what: str) -> dict[str, np.ndarray]:
+    """Overlaps of the trials of a label, added up by unit."""
+    found: dict[str, np.ndarray] = {}
+    for each in trials:
+        if each.value == value:
+            found[each.unit] = found.get(each.unit, 0) + getattr(each, what)
+    return found
 
 
 def expected_between(trials: Sequence[Trial], value: int, shift: float) -> Expected:
     """The same for slices between labelled ones; those that were left out lay twice as far from others."""
     found = expected(trials, value, shift)
-    return Expected(1 - (1 - found.dice) / TWICE_AS_FAR, found.spread / TWICE_AS_FAR, found.units)
+    soft = None if found.soft is None else 1 - (1 - found.soft) / TWICE_AS_FAR
+    return Expected(1 - (1 - found.dice) / TWICE_AS_FAR, found.spread / TWICE_AS_FAR, found.units, soft)
 
 
 def _shows(leave: LeaveOut, value: int, index: int) -> bool:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import expit
 from torch.nn.functional import interpolate
 
 from InContextSegLib.examples.support import SupportSet
@@ -64,6 +65,18 @@ class LeaveOut:
         return np.array(
             [[2 * (one & wanted).sum() for one in found], [one.sum() + wanted.sum() for one in found]], float
         )
+
+
+def soft_overlap(logits: Float[np.ndarray, "h w"] | None) -> Float[np.ndarray, "2 thresholds"]:
+    """What `LeaveOut.overlap` is in the mean if probabilities are right: common pixels twice, and the sum of both."""
+    if logits is None:
+        return np.zeros((2, len(THRESHOLDS)))
+    found = []
+    for number in range(len(THRESHOLDS)):
+        probability = expit(logits.astype(np.float64) + shift_of(number))
+        inside = probability > 0.5
+        found.append((2 * probability[inside].sum(), inside.sum() + probability.sum()))
+    return np.array(found).T
 
 
 def dice(overlap: Float[np.ndarray, "2 thresholds"]) -> Float[np.ndarray, " thresholds"]:

@@ -127,7 +127,11 @@ def _segment(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
 
 def _amount(name: str, amount: dict) -> str:
     where = "slices {} to {}".format(*amount["slices"]) if amount["slices"] else "in no slice"
-    return f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml, {where}"
+    text = f"{name}: {amount['voxels']:,} voxels, {amount['millilitres']:,.1f} ml, {where}"
+    if "verdict" not in amount:
+        return text
+    why = f" ({'; '.join(amount['why'])})" if amount["why"] else ""
+    return f"{text}; expected Dice {amount['expected_dice']:.2f}: {amount['verdict']}{why}"
 
 
 def _batch(options: argparse.Namespace, report: Report) -> tuple[dict, str]:
@@ -152,7 +156,7 @@ def _failure(status: CaseStatus) -> str:
 
 def _foreseen(record: dict) -> list[str]:
     """What the examples lead to expect, and what speaks against relying on it."""
-    lines = [f"Expected Dice: {name} {_expectation(found)}" for name, found in record["expected"].items()]
+    lines = [f"By the examples: Dice of {name} {_expectation(found)}" for name, found in record["expected"].items()]
     adaptation = record["provenance"]["model"].get("adaptation")
     if adaptation:
         lines.append(f"{'Adapted' if adaptation['helped'] else 'Not adapted'}: {adaptation['why']}.")

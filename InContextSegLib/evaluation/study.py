@@ -17,6 +17,7 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.evaluation.agreement import agreement_table, agreements
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.examples.discriminant import colour_mix
+from InContextSegLib.examples.labelled import known_labels
 from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.session import Session
@@ -347,8 +348,11 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
         guess, truth = np.delete(guess, prediction.given, axis), np.delete(truth, prediction.given, axis)
     if not truth.size:
         return []
-    # A label that no chosen example shows counts as missed wherever the truth has it.
+    # A label that no chosen example shows counts as missed wherever the truth has it. Of one that a volume shows
+    # nowhere beside others nobody knows whether it is there.
     known = {label.value for label in session.labels} | set(np.unique(truth).tolist())
+    if geometry.shape[0] > 1:
+        known &= known_labels(case.pair) or known
     shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in wanted_labels(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.examples.labelled import LabelledVolume, extent, known_labels, mismatch, require_labels
 from InContextSegLib.examples.similarity import Appearance, dissimilarity
 from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
-from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
-from InContextSegLib.volumes.values import looks_like_image
+from InContextSegLib.volumes.geometry import Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
 
@@ -102,24 +102,6 @@ class Example:
     def tells(self, value: int) -> bool:
         """Whether it says where the label of that value is; else that it shows none means nothing."""
         return self.known is None or value in self.known
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledVolume:
-    """An image, its labels on the same grid, a name for messages; not `may_be_finished`: its gaps are unlabelled.
-
-    `slices` are those that become examples (see `SupportSet.from_volumes`); None: as is chosen for all volumes. Where
-    they are indices, they count along `axis`; empty: along the one that the volume is cut along. `known` are the labels
-    that they tell of (see `Example`).
-    """
-
-    image: Volume
-    labels: Volume
-    source: str
-    may_be_finished: bool = True
-    slices: SliceChoice | None = None
-    axis: str = ""
-    known: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,10 +296,11 @@ def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale) -> list[
     Raises:
         InputError: if image and labels lie on different grids, or the slices are not there.
     """
-    _require_labels(pair)
+    require_labels(pair)
     if not same_grid(pair.image.geometry, pair.labels.geometry):
-        raise InputError(_mismatch(pair))
+        raise InputError(mismatch(pair))
     plan = SlicePlan.of(pair.image.geometry, axis, size)
+    pair = replace(pair, known=known_labels(pair))
     return _cut(pair, plan, _chosen_slices(pair, plan, "auto" if pair.slices is None else pair.slices), scale)
 
 
@@ -330,39 +313,14 @@ def picture_of(pair: LabelledVolume, size: int, scale: Scale) -> Example:
     geometry = pair.image.geometry
     if geometry.shape[0] != 1:
         raise InputError(
-            f"A 2D image was asked for, but {pair.source} is a volume of {_extent(geometry)}; cut it with from_volumes."
+            f"A 2D image was asked for, but {pair.source} is a volume of {extent(geometry)}; cut it with from_volumes."
         )
-    _require_labels(pair)
+    require_labels(pair)
     if geometry.shape != pair.labels.geometry.shape:
-        raise InputError(_mismatch(pair))
+        raise InputError(mismatch(pair))
     flat = replace(pair, labels=Volume(pair.labels.array, geometry, Kind.LABELS))
     (example,) = _cut(flat, SlicePlan.of(geometry, stored_axis(geometry), size), range(1), scale)
     return replace(example, position=None, source=pair.source)
-
-
-def _require_labels(pair: LabelledVolume) -> None:
-    if pair.labels.kind is not Kind.LABELS:
-        raise InputError(f"The labels of {pair.source} were read as intensities; read that file as labels.")
-    if looks_like_image(pair.labels.array):
-        raise InputError(
-            f"The labels of {pair.source} look like an image: they hold hundreds of values that change from voxel to "
-            "voxel; perhaps image and labels were given in the wrong order."
-        )
-
-
-def _mismatch(pair: LabelledVolume) -> str:
-    image, labels = pair.image.geometry, pair.labels.geometry
-    return (
-        f"Image and labels of {pair.source} do not lie on the same grid (image: {_extent(image)}; labels: "
-        f"{_extent(labels)}); choose the labels that belong to this image or resample them onto it."
-    )
-
-
-def _extent(geometry: Geometry) -> str:
-    size = " x ".join(str(length) for length in reversed(geometry.shape))
-    spacing = " x ".join(f"{edge:.4g}" for edge in reversed(geometry.spacing_mm))
-    centre = ", ".join(f"{mm:.1f}" for mm in geometry.to_world((np.array(geometry.shape) - 1) / 2))
-    return f"{size} voxels of {spacing} mm about ({centre}) mm RAS"
 
 
 def _chosen_slices(pair: LabelledVolume, plan: SlicePlan, slices: SliceChoice) -> Sequence[int]:

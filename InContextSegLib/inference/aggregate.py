@@ -47,6 +47,7 @@ class Prediction:
         partly: of these, those that tell of some labels only, and of which.
         unlike: slice indices along that axis that look like none of the examples.
         provenance: how all of this was computed.
+        soft: by label value the Dice that the result expects of itself (`Canvas.soft_dice`).
     """
 
     mask: Volume
@@ -58,6 +59,7 @@ class Prediction:
     unlike: tuple[int, ...]
     provenance: dict
     partly: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    soft: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +85,16 @@ class SlicePrediction:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Some slices at their resolution, (k, j, i): labels, spread, and `doubt`, how unsettled every voxel is."""
+    """Some slices at their resolution, (k, j, i): labels, spread, and `doubt`, how unsettled every voxel is.
+
+    `soft` is by label value what its voxels are expected to have in common with the truth, twice, and the sum of both.
+    """
 
     labels: np.ndarray
     spread: np.ndarray
     doubt: np.ndarray
     probabilities: dict[int, np.ndarray]
+    soft: dict[int, Float[np.ndarray, "2"]] = field(default_factory=dict)
 
 
 class Canvas:
@@ -120,23 +126,28 @@ class Canvas:
         self._percent = np.zeros(shape, np.uint8) if members > 1 else None
         self.probabilities = {value: np.zeros(shape, np.float16) for value in values} if keep_probabilities else {}
         self._spread, self._doubt = np.zeros((2, shape[array_axis]))
+        self._soft = {value: np.zeros(2) for value in values}
+
+    def wanted(self, first: int, count: int) -> tuple[slice, slice, slice]:
+        """What is kept of `count` slices from the index `first` along the array axis on, as indices of these."""
+        low, high = (list(end) for end in self._box)
+        low[self._axis] = min(max(low[self._axis] - first, 0), count)
+        high[self._axis] = min(max(high[self._axis] - first, 0), count)
+        return tuple(map(slice, low, high))
 
     def add(self, fused: Fused, first: int) -> None:
         """Lay down the slices from the index `first` along the array axis on."""
-        count = fused.labels.shape[self._axis]
-        low, high = (list(end) for end in self._box)
-        low[self._axis] = max(low[self._axis], first)
-        high[self._axis] = min(high[self._axis], first + count)
-        if low[self._axis] >= high[self._axis]:
-            return
-        here = tuple(map(slice, low, high))
-        low[self._axis], high[self._axis] = low[self._axis] - first, high[self._axis] - first
-        there = tuple(map(slice, low, high))
+        there = self.wanted(first, fused.labels.shape[self._axis])
+        here = list(there)
+        here[self._axis] = slice(there[self._axis].start + first, there[self._axis].stop + first)
+        here = tuple(here)
         self.labels[here] = fused.labels[there]
         if self._percent is not None:
             self._percent[here] = percent(fused.spread[there])
         for value, kept in self.probabilities.items():
             kept[here] = fused.probabilities[value][there]
+        for value, soft in fused.soft.items():
+            self._soft[value] += soft
         others = tuple(axis for axis in range(3) if axis != self._axis)
         self._spread[here[self._axis]] = fused.spread[there].sum(axis=others, dtype=np.float64)
         self._doubt[here[self._axis]] = fused.doubt[there].sum(axis=others, dtype=np.float64)
@@ -144,6 +155,11 @@ class Canvas:
     @property
     def uncertainty(self) -> Volume | None:
         return None if self._percent is None else Volume(self._percent, self.geometry, Kind.INTENSITY)
+
+    @property
+    def soft_dice(self) -> dict[int, float]:
+        """By label value the Dice that the result expects of itself; what was not found is left out."""
+        return {value: float(common / total) for value, (common, total) in self._soft.items() if common}
 
     @property
     def unsettled(self) -> Float[np.ndarray, " n"]:
@@ -200,17 +216,26 @@ def smooth(probabilities: Float[np.ndarray, "l n size size"], step_mm: float) ->
         label[nowhere] = 0
 
 
-def fuse(maps: Sequence[AxisMaps], labels: Sequence[Label], threshold: float, keep_probabilities: bool) -> Fused:
+def fuse(
+    maps: Sequence[AxisMaps],
+    labels: Sequence[Label],
+    threshold: float,
+    keep_probabilities: bool,
+    within: tuple[slice, slice, slice] = (slice(None),) * 3,
+) -> Fused:
     """Average the axes at native resolution, label by label, and give every voxel to its most probable label.
 
     The spread is the standard deviation over draws and axes. Where the voxels are finer than the network's pixels, the
     draws' share of it is interpolated: never less than that of the interpolated draws, and zero where they agree.
     Only one label's probability exists at full size at a time (along every axis), unless they are to be kept.
+
+    Args:
+        within: the voxels that `Fused.soft` is about.
     """
     shape = maps[0].plan.geometry.shape
     best = np.zeros(shape, np.float32)
     winner = np.zeros(shape, np.uint8 if max(label.value for label in labels) < 256 else np.uint16)
-    spread, doubt, kept = np.zeros(shape, np.float32), np.zeros(shape, np.float32), {}
+    spread, doubt, kept, soft = np.zeros(shape, np.float32), np.zeros(shape, np.float32), {}, {}
     for number, label in enumerate(labels):
         means = [np.clip(each.plan.restore(each.mean[number]), 0, 1) for each in maps]
         mean = sum(means) / np.float32(len(maps))
@@ -221,7 +246,10 @@ def fuse(maps: Sequence[AxisMaps], labels: Sequence[Label], threshold: float, ke
         best[wins], winner[wins] = mean[wins], label.value
         if keep_probabilities:
             kept[label.value] = mean.astype(np.float16)
-    return Fused(winner, spread, doubt, kept)
+        inside = mean[within] >= threshold
+        total = inside.sum() + mean[within].sum(dtype=np.float64)
+        soft[label.value] = np.array([2 * mean[within][inside].sum(dtype=np.float64), total])
+    return Fused(winner, spread, doubt, kept, soft)
 
 
 def _deviation(maps: Sequence[AxisMaps], label: int, means: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
@@ -234,9 +262,7 @@ def _deviation(maps: Sequence[AxisMaps], label: int, means: Sequence[np.ndarray]
     return np.sqrt(variance / np.float32(len(maps)))
 
 
-def most_worth_labelling(
-    unsettled: Float[np.ndarray, " n"], plan: SlicePlan, labelled: Collection[int]
-) -> int:
+def most_worth_labelling(unsettled: Float[np.ndarray, " n"], plan: SlicePlan, labelled: Collection[int]) -> int:
     """The slice index along the plan's array axis that holds most of what is unsettled.
 
     Args:

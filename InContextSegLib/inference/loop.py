@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import distance_transform_edt
 
 from InContextSegLib.examples.support import Example, Label, SupportSet
-from InContextSegLib.inference.cached import BoundedCache
-from InContextSegLib.inference.cached import CachedSegmenter
+from InContextSegLib.inference.cached import BoundedCache, CachedSegmenter
 from InContextSegLib.inference.interactive import Answer, InteractiveSlice
 from InContextSegLib.slices.plan import Box, Scale, SlicePlan
 from InContextSegLib.slices.prompts import Prompts

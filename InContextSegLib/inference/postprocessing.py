@@ -32,6 +32,21 @@ def pieces_of(volumes: Iterable[LabelledVolume], labels: Iterable[Label]) -> dic
     return found
 
 
+def volumes_of(volumes: Iterable[LabelledVolume], labels: Iterable[Label]) -> dict[int, tuple[float, float]]:
+    """By label value its least and largest volume in millilitres; a label that no volume shows is left out.
+
+    Args:
+        volumes: that are labelled completely; single slices are passed over.
+    """
+    found: dict[int, list[float]] = {}
+    for volume in volumes:
+        array, edges = volume.labels.array, volume.labels.geometry.spacing_mm
+        counts = np.bincount(array.ravel()) if min(array.shape) > 1 else np.zeros(0)
+        for value in [each.value for each in labels if each.value < len(counts) and counts[each.value]]:
+            found.setdefault(value, []).append(float(counts[value] * np.prod(edges) / 1000))
+    return {value: (min(each), max(each)) for value, each in found.items()}
+
+
 def without_islands(mask: np.ndarray, pieces: Mapping[int, int]) -> tuple[np.ndarray, dict[str, dict[str, int]]]:
     """A label map (k, j, i) without the small pieces of a label that are more than the examples have; and what went.
 

@@ -54,16 +54,32 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Expected:
-    """The Dice to expect for a new picture or volume: mean and standard deviation (nan for one) over `units` tried."""
+    """The Dice to expect for a new picture or volume: mean and standard deviation (nan for one) over `units` tried.
+
+    `soft` is the mean Dice that the answers for these expected of themselves, by their probabilities
+    (`Canvas.soft_dice`); None where none found anything.
+    """
 
     dice: float
     spread: float
     units: int
+    soft: float | None = None
+
+    def of_case(self, soft: float | None) -> float:
+        """The Dice to expect for a target whose answer expects `soft` of itself: more where it is surer than usual."""
+        if soft is None or self.soft is None:
+            return self.dice
+        return min(max(self.dice + soft - self.soft, 0.0), 1.0)
 
     @property
     def record(self) -> dict:
         """For the provenance of an output."""
-        return {"dice": round(self.dice, 4), "spread": round(self.spread, 4), "units": self.units}
+        return {
+            "dice": round(self.dice, 4),
+            "spread": round(self.spread, 4),
+            "units": self.units,
+            "soft": None if self.soft is None else round(self.soft, 4),
+        }
 
 
 @dataclass(frozen=True)
@@ -171,9 +187,11 @@ class Prior:
         foresight: what they lead to expect.
         judge: of their style; needed where the settings ask for it.
         pieces: by label value in how many pieces the completely labelled examples show it.
+        millilitres: by label value its least and largest volume in these.
     """
 
     calibration: Calibration | None = None
     foresight: Foresight | None = None
     judge: StyleJudge | None = None
     pieces: Mapping[int, int] = field(default_factory=dict)
+    millilitres: Mapping[int, tuple[float, float]] = field(default_factory=dict)

@@ -80,7 +80,7 @@ class Session:
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         prior = prior or Prior()
         self.calibration, self.foresight, self._judge = prior.calibration, prior.foresight, prior.judge
-        self._pieces = prior.pieces
+        self._pieces, self.millilitres = prior.pieces, prior.millilitres
         self.drawn_axis = drawn_axis or supports[0].axis
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
@@ -120,7 +120,9 @@ class Session:
             volume.geometry, self.labels, axes[0].plan.array_axis, box, settings.draws * len(axes), keep_probabilities
         )
         for maps, first in self._maps(axes, settings, progress):
-            canvas.add(fuse(maps, self.labels, settings.threshold, keep_probabilities), first)
+            shape = maps[0].plan.geometry.shape
+            within = canvas.wanted(first, shape[axes[0].plan.array_axis])
+            canvas.add(fuse(maps, self.labels, settings.threshold, keep_probabilities, within), first)
         removed = None
         if settings.postprocess and self._pieces:
             canvas.labels, removed = without_islands(canvas.labels, self._pieces)
@@ -264,12 +266,12 @@ class Session:
         least = max(1, BLOCK_BYTES // (4 * settings.draws * len(self.labels) * self.size**2))
         for start, stop, window, before in in_blocks(runs, members, least, REACH if settings.smooth else 0):
             mean, square = 0.0, 0.0
-            for member in window:
+            for drawn in window:
+                member = drawn.copy() if settings.smooth else drawn  # its ends belong to the next block too
                 if settings.smooth:
-                    member = member.copy()  # its ends belong to the next block too
                     smooth(member, axis.plan.step_mm)
-                member = member[:, before : before + stop - start]
-                mean, square = mean + member / settings.draws, square + member**2 / settings.draws
+                here = member[:, before : before + stop - start]
+                mean, square = mean + here / settings.draws, square + here**2 / settings.draws
             yield AxisMaps(axis.plan.part(start, stop), mean, square, axis.plan.lowest(start, stop))
 
     def _members(
@@ -366,6 +368,7 @@ class Session:
             partly=_partly({plan.slice_index(number): told for number, told in axes[0].known.items()}),
             unlike=tuple(sorted(map(plan.slice_index, axes[0].unlike))),
             provenance=self._provenance(axes, settings) | {"postprocessing": removed},
+            soft=canvas.soft_dice,
         )
 
     def _unlike(self, axis: TargetAxis, start: int, stop: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from InContextSegLib.errors import Cancelled, InputError, WeightsError, sentence_of
+from InContextSegLib.inference.quality import GOOD, LOOK, POOR
 from InContextSegLib.jobs.cases import Case, CaseStatus
 from InContextSegLib.jobs.records import (
     Traces,
@@ -96,8 +97,8 @@ def _settled(case: Case, way: Way, report: Report, overwrite: bool) -> CaseStatu
     try:
         traces, target = Traces.of(case), fingerprint_of(case.image)
         if traces.done(way.task, target):
-            seconds, amounts = traces.record.get("seconds") or 0.0, _millilitres(traces.record)
-            return CaseStatus(case, "skipped", seconds=seconds, millilitres=amounts)
+            seconds = traces.record.get("seconds") or 0.0
+            return CaseStatus(case, "skipped", seconds=seconds, **_found(traces.record))
         traces.check_free(case, overwrite)
     except (OSError, InputError) as error:
         return CaseStatus(case, "failed", sentence_of(error))
@@ -105,7 +106,7 @@ def _settled(case: Case, way: Way, report: Report, overwrite: bool) -> CaseStatu
         result = way.segment(case.image, report)
         seconds = round(time.monotonic() - started, 2)
         _write(case, result, {"task": way.task, "target": target}, seconds)
-        return CaseStatus(case, "done", seconds=seconds, millilitres=_millilitres(result.record))
+        return CaseStatus(case, "done", seconds=seconds, **_found(result.record))
     except (Cancelled, WeightsError):
         raise
     except Exception as error:
@@ -124,5 +125,19 @@ def _write(case: Case, result: Result, batch: Mapping[str, str], seconds: float)
     write_record(case, {**result.record, **kept}, **batch, status="done", output=kept["files"]["mask"]["sha256"])
 
 
-def _millilitres(record: Mapping[str, Any]) -> dict[str, float]:
-    return {name: amount["millilitres"] for name, amount in record.get("labels", {}).items()}
+def _found(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a status says of a result."""
+    amounts = record.get("labels", {})
+    judged = {name: amount for name, amount in amounts.items() if "verdict" in amount}
+    return {
+        "millilitres": {name: amount["millilitres"] for name, amount in amounts.items()},
+        "expected": {name: amount["expected_dice"] for name, amount in judged.items()},
+        "verdict": _verdict({name: amount["verdict"] for name, amount in judged.items()}),
+    }
+
+
+def _verdict(verdicts: Mapping[str, str]) -> str:
+    """The least favourable verdict, and which labels it is about where it is not about all."""
+    worst = next((each for each in (POOR, LOOK, GOOD) if each in verdicts.values()), "")
+    about = [name for name, each in verdicts.items() if each == worst]
+    return worst if len(about) == len(verdicts) else f"{worst}: {', '.join(about)}"

@@ -39,6 +39,8 @@ class CaseStatus:
         message: why it failed.
         seconds: that it took.
         millilitres: of every label, by its name.
+        expected: the Dice to expect of every label of which something is known, by its name.
+        verdict: the least favourable of the labels' verdicts, with the labels that it is about.
     """
 
     case: Case
@@ -46,6 +48,8 @@ class CaseStatus:
     message: str = ""
     seconds: float = 0.0
     millilitres: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = ""
 
     @property
     def settled(self) -> bool:
@@ -61,6 +65,8 @@ class CaseStatus:
             "message": self.message,
             "seconds": self.seconds,
             "millilitres": dict(self.millilitres),
+            "expected": dict(self.expected),
+            "verdict": self.verdict,
         }
 
     @classmethod

@@ -17,7 +17,7 @@ from InContextSegLib.volumes.files import json_text, write_text
 TABLE = "batch.csv"
 
 _COLUMNS = ("image", "output", "status", "seconds", "message")
-_VOLUME = "ml "  # before a label's name in the table
+_VERDICT, _VOLUME, _DICE = "verdict", "ml ", "expected Dice "  # the latter two before a label's name in the table
 _CHUNK_BYTES = 1 << 20
 
 
@@ -121,7 +121,10 @@ def write_table(folder: Path, statuses: Iterable[CaseStatus]) -> None:
         # In the table it does not matter which batch did it.
         row |= {"status": "done" if each.status == "skipped" else each.status}
         row |= {"seconds": f"{each.seconds:.1f}" if each.seconds else ""}
-        row |= {f"{_VOLUME}{name}": f"{amount:g}" for name, amount in each.millilitres.items()}
+        row |= {_VERDICT: each.verdict} if each.verdict else {}
+        for name, amount in each.millilitres.items():
+            row[f"{_VOLUME}{name}"] = f"{amount:g}"
+            row |= {f"{_DICE}{name}": f"{each.expected[name]:.2f}"} if name in each.expected else {}
         rows[row["output"]] = row
     labels = list(dict.fromkeys(name for row in rows.values() for name in row if name not in _COLUMNS))
     text = io.StringIO()

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
-from InContextSegLib.adaptation.prepare import Task, prepare
+from InContextSegLib.adaptation.prepare import Prepared, Task, prepare
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.saved import parts_of
 from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, is_finished
 from InContextSegLib.inference.aggregate import Prediction
-from InContextSegLib.inference.postprocessing import pieces_of
+from InContextSegLib.inference.postprocessing import pieces_of, volumes_of
+from InContextSegLib.inference.quality import POOR_BELOW, quality_of
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.inference.target import Told, joined
@@ -111,6 +112,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         own=len(own) == len(pairs) and shaped == axes[0],
     )
     ready = prepare(segmenter, device, task, brief.settings, report)
+    _warn_of_poor(ready, first.labels)
     if ready.adaptation:
         provenance = provenance | {"adaptation": ready.record}
     if ready.members:
@@ -119,8 +121,21 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
     finished = [pair for pair in pairs if is_finished(pair, axes[0])]
-    prior = replace(ready.prior, pieces=pieces_of(finished, support.labels) if brief.settings.postprocess else {})
+    pieces = pieces_of(finished, support.labels) if brief.settings.postprocess else {}
+    prior = replace(ready.prior, pieces=pieces, millilitres=volumes_of(finished, support.labels))
     return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, shaped)
+
+
+def _warn_of_poor(ready: Prepared, labels: Sequence[Label]) -> None:
+    """Say before the work which labels the examples cannot tell of."""
+    expected = ready.foresight.expected if ready.foresight else {}
+    for label in labels:
+        if label.value in expected and expected[label.value].dice < POOR_BELOW:
+            log.warning(
+                "Little is to be expected of %s: left out in turn, the examples reach a Dice of %.2f only. "
+                "More examples, labelled slices of the target itself, or clicks help.",
+                label.name, expected[label.value].dice,
+            )  # fmt: skip
 
 
 def _shaped_axis(own: Sequence[LabelledVolume], usual: str) -> str:
@@ -311,7 +326,11 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
     """What a result says besides its voxels, ready for a record."""
     foresight = session.foresight
     return {
-        "labels": {label.name: _amount(mask, label, prediction.next_axis) for label in session.labels},
+        "labels": {
+            label.name: (amount := _amount(mask, label, prediction.next_axis))
+            | _quality(session, prediction, label.value, amount)
+            for label in session.labels
+        },
         "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
         "given_slices": list(prediction.given),
         "slices": mask.geometry.shape[SlicePlan.of(mask.geometry, prediction.next_axis).array_axis],
@@ -319,6 +338,17 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
         "label_check": [suspect.record for suspect in foresight.suspects] if foresight else [],
         "expected": foreseen(session),
     }
+
+
+def _quality(session: Session, prediction: Prediction, value: int, amount: dict) -> dict:
+    """What to think of one label of this very result; nothing where nothing was foreseen of it."""
+    expected = session.foresight.expected.get(value) if session.foresight else None
+    if expected is None:
+        return {}
+    first, last = amount["slices"] or (0, -1)
+    unlike = sum(first <= index <= last for index in prediction.unlike) / max(last - first + 1, 1)
+    dice = expected.of_case(prediction.soft.get(value))
+    return quality_of(dice, amount["millilitres"], session.millilitres.get(value), unlike).record
 
 
 def foreseen(session: Session) -> dict[str, dict]:

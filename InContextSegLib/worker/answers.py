@@ -53,7 +53,6 @@ from InContextSegLib.worker.site_answers import look_at_site, train_on_own_data
 from InContextSegLib.worker.site_requests import LookAtSite, TrainOnSite
 
 
-
 def device(cache: WorkerCache, request: Device, report: Report) -> dict[str, Any]:
     """What there is to compute with."""
     total, free = installed_bytes()

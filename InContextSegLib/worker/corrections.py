@@ -10,8 +10,7 @@ import numpy as np
 
 from InContextSegLib.errors import Cancelled, InputError
 from InContextSegLib.examples.support import LabelledVolume, picture_of, slices_of
-from InContextSegLib.inference.cached import BoundedCache
-from InContextSegLib.inference.cached import CachedSegmenter, Interruptible
+from InContextSegLib.inference.cached import BoundedCache, CachedSegmenter, Interruptible
 from InContextSegLib.inference.interactive import Answer
 from InContextSegLib.inference.loop import Cut, Labelled, Loop, LoopMemory
 from InContextSegLib.inference.propagation import STOP_BELOW, Rule, carried

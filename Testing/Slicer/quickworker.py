@@ -108,5 +108,12 @@ class QuickWorker:
             spread = self._folder.write(np.full(shape, 40, np.uint8))
             known |= {"block": {"array": self._folder.write(labels), "corner_kji": [0, 0, 0]}}
             known |= {"uncertainty": {"array": spread, "corner_kji": [0, 0, 0]}, "next_slice": 4, "unlike": []}
-            known["labels"] = {name: {"value": v, "voxels": 9, "millilitres": 0.9} for v, name in request.task.labels}
+            amount = {
+                "voxels": 9,
+                "millilitres": 0.9,
+                "expected_dice": 0.63,
+                "verdict": "look at it",
+                "why": ["too small"],
+            }
+            known["labels"] = {name: {"value": value} | amount for value, name in request.task.labels}
         return known

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from InContextSegLib.errors import InputError, OutputError, sentence_of
 from InContextSegLib.jobs.cases import CaseStatus, Listed, images_in, naming, rows_of
 from InContextSegLib.worker.batch_run import BatchRun
+from InContextSegSlicer.panel.segmenttable import verdictText
 from InContextSegSlicer.widgets.filedrop import FileDrop
 from InContextSegSlicer.widgets.items import barText
 from InContextSegSlicer.worker.task_queue import TaskQueue
@@ -22,7 +23,7 @@ UI = Path(__file__).resolve().parents[2] / "Resources" / "UI" / "InContextSegBat
 VOLUME, STATUS = range(2)
 TICK_MS = 15
 ROWS_AT_ONCE = 20
-ROW_PX, STATUS_PX = 22, 110
+ROW_PX, STATUS_PX = 22, 170
 SHOWN_EVERY_S = 0.1
 
 
@@ -384,9 +385,11 @@ def statusText(status: CaseStatus, share: float) -> tuple[str, str]:
     if status.status == "waiting":
         return _("waiting"), ""
     amounts = "\n".join(f"{name}: {amount:.1f} ml" for name, amount in status.millilitres.items())
-    if status.status == "skipped":
-        return "✓ " + _("done before"), amounts
-    return "✓ " + _("done in {seconds:.0f} s").format(seconds=status.seconds), amounts
+    done = (
+        _("done before") if status.status == "skipped" else _("done in {seconds:.0f} s").format(seconds=status.seconds)
+    )
+    verdict = f" – {verdictText(status.verdict)}" if status.verdict else ""
+    return f"✓ {done}{verdict}", amounts
 
 
 def timeText(seconds: float) -> str:

@@ -361,11 +361,18 @@ def _outcome(order: Order, answer: Mapping) -> Outcome:
     return Outcome(
         of=order.key,
         target=order.target.GetID(),
-        expected=answer["expected"],
+        expected={name: record | _judged(answer, name) for name, record in answer["expected"].items()},
         suspects=tuple(answer["label_check"]),
         axis=answer["axis"],
         nextSlice=answer.get("next_slice"),  # where the examples were only compared there is none
     )
+
+
+def _judged(answer: Mapping, name: str) -> dict:
+    """What is to be said of a segment of this very result; where the examples were only compared there is none."""
+    amount = answer.get("labels", {}).get(name)
+    amount = amount if isinstance(amount, Mapping) else {}
+    return {key: amount[key] for key in ("expected_dice", "verdict", "why") if key in amount}
 
 
 def _while(wanted: Callable[[], bool], callback: Callable) -> Callable:

@@ -26,7 +26,7 @@ class Outcome:
     Attributes:
         of: the key of the order it came of.
         target: identifies the volume it is about.
-        expected: by segment name, see `Expected.record` of the library.
+        expected: by segment name, see `Expected.record` of the library; of a result with what `Quality.record` adds.
         suspects: examples that disagree with the others, `example` is the key of its row.
         axis, nextSlice: where labelling helps most.
     """

@@ -63,8 +63,13 @@ class SegmentTable:
                 if each.into in outputNames
                 else _("A new segment of that name is made.")
             )
-            dice = self._item(place, EXPECTED, expectedText(expected.get(each.name)))
-            dice.setToolTip(_("What the examples, each left out in turn and segmented by the others, lead to expect."))
+            record = expected.get(each.name)
+            dice = self._item(place, EXPECTED, expectedText(record))
+            dice.setToolTip(
+                "\n".join(record["why"])
+                if record and record.get("why")
+                else _("What the examples, each left out in turn and segmented by the others, lead to expect.")
+            )
         self._filling = False
 
     def _item(self, place: int, column: int, text: str, flag=0) -> qt.QTableWidgetItem:
@@ -91,14 +96,23 @@ class SegmentTable:
 
 
 def expectedText(record: Mapping | None) -> str:
-    """The Dice to expect, with its spread, and without adapting where the network adapted."""
+    """The Dice to expect, with its spread, and without adapting where the network adapted; of a result, the verdict."""
     if record is None:
         return ""
+    if "verdict" in record:
+        return f"{record['expected_dice']:.2f}, {verdictText(record['verdict'])}"
     text = f"{record['dice']:.2f}"
     if record["spread"] is not None:
         text += f" ± {record['spread']:.2f}"
     before = record.get("without_adapting")
     return text if before is None else _("{text}, unadapted {before:.2f}").format(text=text, before=before["dice"])
+
+
+def verdictText(verdict: str) -> str:
+    """A verdict of the library in the language of the program, with the labels that it is about."""
+    known, _colon, about = verdict.partition(": ")
+    words = {"good": _("good"), "look at it": _("look at it"), "do not use": _("do not use")}
+    return words.get(known, known) + (f": {about}" if about else "")
 
 
 def colourOf(rows: Sequence[ExampleRow], name: str) -> tuple[float, float, float]:

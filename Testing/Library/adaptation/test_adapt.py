@@ -219,7 +219,10 @@ def test_what_a_network_as_it_is_leads_to_expect():
 def test_the_record_says_what_was_learnt_and_what_came_of_it():
     record = adapted(Learner(), squares(6)).record
     assert record["helped"] and record["steps"] == 80
-    assert record["before"]["1"]["dice"] == 0.0 and record["after"]["1"] == {"dice": 1.0, "spread": 0.0, "units": 6}
+    assert (
+        record["before"]["1"]["dice"] == 0.0
+        and record["after"]["1"].items() >= {"dice": 1.0, "spread": 0.0, "units": 6}.items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from InContextSegLib.adaptation.expectation import SLICES, Trial, expected, in_turns, scores_of, to_try, tried
-from InContextSegLib.adaptation.leave_out import THRESHOLDS, LeaveOut, best_threshold, dice, shift_of, threshold_of
+from InContextSegLib.adaptation.leave_out import (
+    THRESHOLDS,
+    LeaveOut,
+    best_threshold,
+    dice,
+    shift_of,
+    soft_overlap,
+    threshold_of,
+)
 from InContextSegLib.examples.origins import spread_evenly, units
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
@@ -28,9 +36,9 @@ def volume_slices(volumes, each, showing=lambda number: True):
     return SupportSet(tuple(examples), (LABEL,), "axial", examples[0].image.shape[0])
 
 
-def trial(unit, common, total, separation=1.0):
+def trial(unit, common, total, separation=1.0, soft=(0, 0)):
     overlap = np.array([[common] * len(THRESHOLDS), [total] * len(THRESHOLDS)], float)
-    return Trial(1, 0, unit, overlap, separation)
+    return Trial(1, 0, unit, overlap, np.array([[each] * len(THRESHOLDS) for each in soft], float), separation)
 
 
 def test_few_pictures_are_all_tried():
@@ -82,6 +90,21 @@ def test_the_slices_of_a_volume_count_together():
     one = expected(trials, 1, 0.0)
     assert (one.dice, one.units) == (pytest.approx(0.95), 2)
     assert one.spread == pytest.approx(np.std([0.9, 1.0], ddof=1))
+
+
+def test_examples_left_out_tell_how_sure_answers_usually_are_where_they_found_something():
+    trials = [trial("a", 5, 10, soft=(4, 10)), trial("a", 5, 10, soft=(4, 6)), trial("b", 5, 10, soft=(9, 10))]
+    assert expected(trials, 1, 0.0).soft == pytest.approx((8 / 16 + 0.9) / 2)
+    assert expected([*trials, trial("c", 0, 10, soft=(0, 3))], 1, 0.0).soft == pytest.approx((8 / 16 + 0.9) / 2)
+    assert expected([trial("a", 0, 10)], 1, 0.0).soft is None
+
+
+def test_the_soft_overlap_is_that_of_the_probabilities_at_every_threshold():
+    logits = np.array([[np.log(4), -np.log(4)]])  # 0.8 and 0.2
+    common, total = soft_overlap(logits)
+    assert (common[0], total[0]) == (pytest.approx(1.6), pytest.approx(2.0))
+    assert THRESHOLDS[4] == 0.1 and common[4] == pytest.approx(2 * (36 / 37 + 9 / 13))  # odds nine times as large
+    assert soft_overlap(None).tolist() == [[0.0] * len(THRESHOLDS)] * 2
 
 
 def test_a_single_unit_has_no_spread():

@@ -13,12 +13,13 @@ from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.adaptation.style import _Trial
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.origins import units
-from InContextSegLib.examples.support import Label, LabelledVolume
+from InContextSegLib.examples.support import Label, LabelledVolume, slices_of
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import Drawn
 from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.plan import Scale
 from InContextSegLib.volumes.geometry import Kind, Volume
 from InContextSegLib.worker import corrections
 from InContextSegLib.worker.answers import ANSWERS
@@ -113,6 +114,22 @@ def test_an_organ_applied_on_some_slices_is_found_where_another_one_was_applied(
     # As if every slice told of all: neither organ is shown by enough of the examples.
     mask = whole(cache, ask(cache, Segment(task(*(replace(each, known=None) for each in examples)), target))["block"])
     assert not (mask[[2, 6, 10]] == TWO).any() and not (mask[[4, 8]] == ONE).any()
+
+
+def test_a_volume_tells_of_the_labels_that_it_shows_and_an_empty_one_of_all():
+    drawn = np.zeros(SHAPE, np.uint8)
+    assert [told_by(drawn, value) for value in (ONE, TWO)] == [True, True]
+    drawn[A] = ONE
+    assert [told_by(drawn, value) for value in (ONE, TWO)] == [True, False]
+
+
+def told_by(drawn, value):
+    """Whether the slices of a volume with these labels tell of one."""
+    geometry = grid(SHAPE)
+    image = Volume(np.random.default_rng(0).random(SHAPE, np.float32), geometry, Kind.INTENSITY)
+    volume = LabelledVolume(image, Volume(drawn, geometry, Kind.LABELS), "case", slices="all")
+    (told,) = {each.tells(value) for each in slices_of(volume, "axial", SIZE, Scale(0, 1))}
+    return told
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,13 @@ def test_equal_members_have_no_spread_even_at_an_edge_between_coarse_pixels():
     assert fused.spread.max() < 1e-3
 
 
+def test_a_result_expects_of_itself_what_its_probabilities_say_inside_the_box():
+    canvas = Canvas(GRID, [ONE, TWO], 0, ((0, 0, 0), (4, 8, 4)), members=1, keep_probabilities=False)
+    canvas.add(fuse([maps_of([[0.8, 0.1]])], [ONE, TWO], 0.5, False, canvas.wanted(0, 4)), 0)
+    count = 4 * 8 * 4
+    assert canvas.soft_dice == {1: pytest.approx(2 * 0.8 * count / (count + 0.8 * count))}
+
+
 def test_the_slice_worth_labelling_holds_most_doubt_away_from_labelled_ones():
     plan = SlicePlan.of(GRID, "axial", 8)
     unsettled = np.zeros(GRID.shape[0])

@@ -34,7 +34,8 @@ def bright(path, report):
         raise RuntimeError("the middle of the network\nand a page of more")
     mask = Volume((volume.array > 50).astype(np.uint8), volume.geometry, Kind.LABELS)
     millilitres = round(float(mask.array.sum()) / 1000, 3)
-    return Result(mask, SEGMENTS, {"labels": {"bright": {"value": 1, "millilitres": millilitres}}, "provenance": {}})
+    amount = {"value": 1, "millilitres": millilitres, "expected_dice": 0.678, "verdict": "look at it", "why": []}
+    return Result(mask, SEGMENTS, {"labels": {"bright": amount}, "provenance": {}})
 
 
 def never(path, report):
@@ -101,6 +102,21 @@ def test_the_table_holds_a_row_for_each_case(cases):
     assert [row["output"] for row in rows] == [case.output.name for case in cases]
     assert {row["status"] for row in rows} == {"done"}
     assert all(float(row["ml bright"]) > 0 for row in rows)
+    assert {(row["verdict"], row["expected Dice bright"]) for row in rows} == {("look at it", "0.68")}
+
+
+def test_a_row_says_which_labels_are_worst(cases):
+    def judged(path, report):
+        found = bright(path, report)
+        amounts = {
+            name: {"millilitres": 1.0, "expected_dice": 0.6, "verdict": verdict}
+            for name, verdict in (("liver", "good"), ("spleen", "do not use"), ("left kidney", "do not use"))
+        }
+        return Result(found.mask, found.segments, {"labels": amounts | {"untold": {"millilitres": 1.0}}})
+
+    outcome(cases, way(segment=judged))
+    (row,) = {(row["verdict"], row.get("expected Dice untold", "")) for row in table(cases[0].output.parent)}
+    assert row == ("do not use: spleen, left kidney", "")
 
 
 def test_the_table_is_complete_after_every_case(cases):
@@ -120,7 +136,8 @@ def test_what_is_done_is_skipped_with_what_is_known_of_it(cases):
     first = outcome(cases)
     again = outcome(cases, way(segment=never))
     assert [status.status for status in again] == ["skipped"] * 3
-    assert [status.millilitres for status in again] == [status.millilitres for status in first]
+    for what in ("millilitres", "expected", "verdict"):
+        assert [getattr(status, what) for status in again] == [getattr(status, what) for status in first]
     assert [row["status"] for row in table(cases[0].output.parent)] == ["done"] * 3
 
 

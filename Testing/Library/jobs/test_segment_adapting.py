@@ -120,7 +120,7 @@ def test_the_command_line_says_what_to_expect(folder, monkeypatch, capsys):
     assert main(words(folder, "--preset", "fast", "--adapt", "2")) == 0
     text = capsys.readouterr().out
     assert re.search(
-        r"Expected Dice: label 1 \d\.\d\d ± 0\.0\d from 5 pictures, slices or volumes left out in turn", text
+        r"By the examples: Dice of label 1 \d\.\d\d ± 0\.0\d from 5 pictures, slices or volumes left out in turn", text
     )
     assert re.search(r"\(0\.\d\d without adapting\)", text)
     assert "Adapted: examples it had not learnt from were segmented better" in text
@@ -130,7 +130,7 @@ def test_the_command_line_says_what_to_expect(folder, monkeypatch, capsys):
 def test_off_and_the_other_presets_do_not_adapt(folder, monkeypatch, capsys):
     monkeypatch.setenv("INCONTEXTSEG_CACHE", str(folder / "kept"))
     assert main(words(folder, "--preset", "best", "--adapt", "off")) == 0
-    assert Counting.trained == 0 and "Expected Dice" in capsys.readouterr().out
+    assert Counting.trained == 0 and "By the examples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("word", ["soon", "0.5", "nan"])

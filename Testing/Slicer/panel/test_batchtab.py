@@ -256,11 +256,11 @@ def test_every_case_shows_how_far_it_is(tab, worker, folder, tmp_path):
     first, second, third = worker.cases
     worker.tell(first, "running", 37, 100, message="axial, draw 1 of 2")
     assert cells(tab, 1) == ["37 %", "waiting", "waiting"]
-    worker.tell(first, "done", seconds=12.4, millilitres={"liver": 1203.25})
+    worker.tell(first, "done", seconds=12.4, millilitres={"liver": 1203.25}, verdict="look at it: liver")
     worker.tell(second, "failed", message="b.nii.gz is damaged.")
     worker.tell(third, "running", 1, 2)
     tab.refresh()
-    assert cells(tab, 1) == ["✓ done in 12 s", "✗ failed", "50 %"]
+    assert cells(tab, 1) == ["✓ done in 12 s – look at it: liver", "✗ failed", "50 %"]
     assert tips(tab)[:2] == ["liver: 1203.2 ml", "b.nii.gz is damaged."]
     assert tab.ui.batchProgressBar.value == 250
     assert tab.ui.batchProgressBar.text == "2 of 3, about 6 s left"

@@ -143,6 +143,13 @@ def test_expectations_and_doubts_are_those_of_the_present_examples(doctor):
     assert (dice.text(), agreement.text()) == ("", "")
 
 
+def test_of_a_result_its_verdict_is_shown_and_what_speaks_against_it(doctor):
+    doctor.ready()
+    doctor.segment()
+    dice = doctor.ui.segmentsTable.item(0, 2)
+    assert (dice.text(), dice.toolTip()) == ("0.63, look at it", "too small")
+
+
 def test_the_slice_worth_labelling_is_one_of_the_volume_to_segment(doctor, scene):
     _labels, target = doctor.ready()
     doctor.segment()
