@@ -98,7 +98,8 @@ def run(job: SegmentJob, report: Report) -> dict:
     mix = job.colour or colour_mix(files, [job.image], job.intensities, partial(_wanted_labels, job.labels))
     volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
-    pairs = [pair for source in job.sources for pair in read_pairs(source, mix)]
+    read = {job.image.resolve(): volume}
+    pairs = [pair for source in job.sources for pair in read_pairs(source, mix, read)]
     volume, pairs = alike_in_colour(volume, pairs)
     own = [pair for pair in pairs if same_volume(pair.image, volume)]
     pairs = [replace(pair, may_be_finished=pair not in own) for pair in pairs]

@@ -1,7 +1,7 @@
 """From labelled volumes and a user's choices to a session, and what the user labelled in the target to keep."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,14 +67,19 @@ def files_of(source: Source) -> list[tuple[Path, Path]]:
     return [(source.images, source.labels)]
 
 
-def read_pairs(source: Source, mix: ColourMix = LUMINANCE) -> list[LabelledVolume]:
+def read_pairs(
+    source: Source, mix: ColourMix = LUMINANCE, read: Mapping[Path, Volume] | None = None
+) -> list[LabelledVolume]:
     """Read the images of a source, their colours as `mix` says, with their labels.
 
     They are called by their whole path, as files of several patients often have one name (`calibrate` parts them).
+
+    Args:
+        read: by their resolved paths, images that have been read already.
     """
     pairs = []
     for path, labels in files_of(source):
-        image = read_volume(path, mix=mix)
+        image = (read or {}).get(path.resolve()) or read_volume(path, mix=mix)
         pairs += parts_of(LabelledVolume(image, read_labels(labels, image.geometry), str(path)), labels)
     return pairs
 
@@ -227,7 +232,7 @@ def _stand_alone(labels: Volume, axis: str) -> bool:
 
 def same_volume(image: Volume, volume: Volume) -> bool:
     """Whether two volumes are the very same."""
-    return image.geometry.matches(volume.geometry) and np.array_equal(image.array, volume.array)
+    return image is volume or (image.geometry.matches(volume.geometry) and np.array_equal(image.array, volume.array))
 
 
 @dataclass(frozen=True, eq=False)
