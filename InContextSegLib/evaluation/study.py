@@ -170,8 +170,11 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
     summaries = _summaries(records, run.seed)
-    found = agreements(_expectations(records), study.supports)
-    table = _table(study, summaries) + agreement_table(found)
+    found = {
+        "tasks": agreements(_expectations(records), study.supports),
+        "cases": agreements(_expectations_of_cases(records), study.supports),
+    }
+    table = _table(study, summaries) + "".join(agreement_table(each, of) for of, each in found.items())
     write_text(run.output / "cases.jsonl", "".join(json_text(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
     result = {
@@ -356,11 +359,12 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
     shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in wanted_labels(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])
-    expected = session.foresight.expected if session.foresight else {}
+    foreseen = session.foresight.expected if session.foresight else {}
+    expected = {value: (each.dice, each.of_case(prediction.soft.get(value))) for value, each in foreseen.items()}
     return [
         {"set": each.name, "case": case.name, "label": label.name, "supports": count, "shown": shown}
         | {"colour": case.mix.record, "calibration": session.calibration.record if session.calibration else None}
-        | {"expected": expected[label.value].dice if label.value in expected else None}
+        | dict(zip(("expected", "expected_of_case"), expected.get(label.value, (None, None)), strict=True))
         | asdict(scores[label.value])
         for label in wanted
     ]
@@ -376,6 +380,15 @@ def _expectations(records: list[dict]) -> list[dict]:
             means = {ours: float(np.mean([record[theirs] for record in known])) for ours, theirs in COMPARED.items()}
             rows.append(dict(zip(("set", "label", "supports"), key, strict=True)) | means)
     return rows
+
+
+def _expectations_of_cases(records: list[dict]) -> list[dict]:
+    """What was expected of every case by what is seen of it, and what came."""
+    return [
+        {"supports": record["supports"], "expected": record["expected_of_case"], "actual": record["dice"]}
+        for record in records
+        if record["expected_of_case"] is not None and np.isfinite(record["dice"])
+    ]
 
 
 def _summaries(records: list[dict], seed: int) -> list[dict]:
