@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 _THUMBNAIL = 16
 _BINS = 32
@@ -80,12 +80,19 @@ class Coverage:
         """The pictures that resemble no example; one of a single grey value (nothing is there) never counts."""
         if math.isnan(self.limit):
             return []
-        found = Appearance.of(images)
-        return [
-            index
-            for index, image in enumerate(images)
-            if np.ptp(image) > 0 and np.add(*self.appearance.distances(found.at([index]))).min() > self.limit
-        ]
+        return [index for index, image in enumerate(images) if np.ptp(image) > 0 and self._nearest(image) > self.limit]
+
+    def negatives(self, images: Float[np.ndarray, "n h w"], shown: Bool[np.ndarray, "h w"]) -> list[bool]:
+        """Of every picture whether it resembles the examples more with bright and dark exchanged.
+
+        Args:
+            shown: the pixels that show the image; the others are padding.
+        """
+        negative = np.where(shown, 1 - images, 0).astype(np.float32)
+        return [self._nearest(turned) < self._nearest(seen) for seen, turned in zip(images, negative, strict=True)]
+
+    def _nearest(self, image: Float[np.ndarray, "h w"]) -> float:
+        return float(np.add(*self.appearance.distances(Appearance.of(image[None]))).min())
 
 
 def dissimilarity(

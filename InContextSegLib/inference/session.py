@@ -44,7 +44,7 @@ Chosen = Sequence[Example]
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 # Where all examples fit into one draw, the further draws leave out a third of them.
 SHARE_REDRAWN = 2 / 3
-BLOCK_BYTES = 64 << 20  # of the probabilities of some slices, which are brought to the target's resolution together
+BLOCK_BYTES = 16 << 20  # of the probabilities of some slices, which are brought to the target's resolution together
 # What one slice may take when it is wanted quickly: so many pictures of 128 x 128 pixels, a third of a second on two
 # cores; the slice itself takes the time of as many examples (docs/benchmarks.md).
 REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
@@ -126,6 +126,7 @@ class Session:
         removed = None
         if settings.postprocess and self._pieces:
             canvas.labels, removed = without_islands(canvas.labels, self._pieces)
+        axes[0].warn_of_negative()
         prediction = self._prediction(canvas, axes, settings, removed)
         progress.step("segmented")
         return prediction
@@ -260,6 +261,7 @@ class Session:
                 drawn.append(self._members(axis, settings, draw, run, run))
                 progress.done += run[1] - run[0]
             axis.unlike.extend(self._unlike(axis, *run))
+            axis.negative.extend(self._coverage(axis).negatives(axis.pictures.grey(*run), axis.plan.coverage))
             return np.stack(drawn)
 
         runs = _runs(axis.plan, settings.slices_at_once)
@@ -373,10 +375,13 @@ class Session:
 
     def _unlike(self, axis: TargetAxis, start: int, stop: int) -> list[int]:
         """Numbers of the slices of a run that resemble no example."""
+        return [start + place for place in self._coverage(axis).outside(axis.pictures.grey(start, stop))]
+
+    def _coverage(self, axis: TargetAxis) -> Coverage:
         support = axis.support
         if support.axis not in self._coverages:
             self._coverages[support.axis] = Coverage.of(support.appearance, units(support))
-        return [start + place for place in self._coverages[support.axis].outside(axis.pictures.grey(start, stop))]
+        return self._coverages[support.axis]
 
     def _provenance(self, cut: Sequence[TargetAxis], settings: InferenceSettings) -> dict:
         axes = [axis.plan.axis for axis in cut]

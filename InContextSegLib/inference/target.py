@@ -1,5 +1,6 @@
 """A target along one axis: its pictures, the slices of it that are labelled, and what these say of the others."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -15,9 +16,12 @@ from InContextSegLib.inference.shape_prior import ShapePrior
 from InContextSegLib.slices.plan import Scale, SlicePlan
 from InContextSegLib.volumes.geometry import Volume
 
+log = logging.getLogger(__name__)
+
 Told = Mapping[int, frozenset[int] | None]  # by slice the values of labels; None: of all
 # Relative positions closer than this are one place; no volume has a million slices.
 SAME_POSITION = 1e-6
+FEWEST_NEGATIVE, MOSTLY = 5, 0.9  # slices that a warning needs, and the share of them that are like a negative
 KEPT = 4  # runs of slices, as all draws ask for one in turn
 
 
@@ -120,7 +124,7 @@ class TargetAxis:
 
     `own` is what the examples say of this very volume; `step` how many pixels lie between two slices, None where labels
     may go on beyond the outermost labelled ones as far as the network sees them. `unlike` gathers the numbers of slices
-    that turn out to look like no example.
+    that turn out to look like no example, and `negative` of every slice whether its negative looks more like one.
     """
 
     plan: SlicePlan
@@ -130,6 +134,7 @@ class TargetAxis:
     step: float | None
     style: StyleOutcome | None = None
     unlike: list[int] = field(default_factory=list)
+    negative: list[bool] = field(default_factory=list)
 
     @cached_property
     def known(self) -> Told:
@@ -138,6 +143,14 @@ class TargetAxis:
             number - self.plan.first: joined(*(each.known for each in own)) for number, own in self.own.slices.items()
         }
         return {number: each for number, each in told.items() if 0 <= number < self.plan.count}
+
+    def warn_of_negative(self) -> None:
+        """Say so where bright and dark seem to be exchanged, once all slices have been seen."""
+        if self.plan.count >= FEWEST_NEGATIVE and np.mean(self.negative) >= MOSTLY:
+            log.warning(
+                "With bright and dark exchanged the target looks more like the examples than as it is: it may be a "
+                "negative, or another kind of image; little good is to be expected of the result."
+            )
 
     def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:
         """What the network says of a label in a slice (size, size), and what the labelled slices beside it do."""

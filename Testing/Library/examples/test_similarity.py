@@ -48,6 +48,15 @@ def test_pictures_of_the_same_kind_are_covered_and_others_are_not():
     assert coverage.outside(np.stack([blobs(1)[0], striped, 1 - blobs(1)[0]])) == [1, 2]
 
 
+def test_a_negative_of_the_examples_is_recognised_and_padding_is_no_part_of_it():
+    shown = np.zeros((SIZE, SIZE), bool)
+    shown[:, 4:-4] = True
+    coverage = Coverage.of(Appearance.of(blobs(8)), names(8))
+    seen = blobs(2, seed=9)
+    assert coverage.negatives(seen, shown) == [False, False]
+    assert coverage.negatives(np.where(shown, 1 - seen, 0).astype(np.float32), shown) == [True, True]
+
+
 def test_an_empty_picture_is_never_reported():
     coverage = Coverage.of(Appearance.of(blobs(8)), names(8))
     assert coverage.outside(np.ones((1, SIZE, SIZE), np.float32)) == []

@@ -140,6 +140,14 @@ def test_a_scan_too_large_for_one_block_is_segmented_as_any_other(monkeypatch):
     assert (found.next_slice, found.unlike) == (whole.next_slice, whole.unlike)
 
 
+def test_a_negative_of_the_examples_is_warned_of(caplog):
+    session, (image, _labels) = session_of(Threshold(), support_of(scan(0), scan(1))), scan(2)
+    segment(session, image)
+    assert "negative" not in caplog.text
+    segment(session, Volume(image.array.max() - image.array, image.geometry, Kind.INTENSITY))
+    assert "it may be a negative" in caplog.text
+
+
 def test_an_axis_without_examples_is_refused():
     session = session_of(Threshold(), support_of(scan(0)))
     with pytest.raises(InputError, match="along the coronal axis, but the examples were cut along axial only"):
