@@ -282,10 +282,15 @@ class Drawn:
                 np.copyto(found, labels, where=np.isin(labels, own), casting="same_kind")
         return mask
 
-    @property
-    def labelled(self) -> np.ndarray:
-        """(k, j, i) bool: what was drawn."""
-        return np.any([np.isin(pair.labels.array, self.values) for pair in self.pairs], axis=0)
+    def holds(self, mask: np.ndarray) -> bool:
+        """Whether all that a mask (k, j, i) shows was drawn."""
+        for number, plane in enumerate(mask):
+            found = plane > 0
+            for pair in self.pairs:
+                found &= ~np.isin(pair.labels.array[number], self.values)
+            if found.any():
+                return False
+        return True
 
     @cached_property
     def _along(self) -> Told:
@@ -313,7 +318,7 @@ def keep_drawn(prediction: Prediction, drawn: Drawn, box: Box | None = None) -> 
         log.warning(
             "Every slice of the target is an example itself (%s): its labels are the result.", prediction.next_axis
         )
-    elif not (array.astype(bool) & ~drawn.labelled).any():
+    elif drawn.holds(array):
         log.warning(
             "Nothing was found beyond the labels drawn in the target; if they were drawn in another view than %s, "
             "choose that axis.",
