@@ -131,7 +131,8 @@ def _amount(name: str, amount: dict) -> str:
     if "verdict" not in amount:
         return text
     why = f" ({'; '.join(amount['why'])})" if amount["why"] else ""
-    return f"{text}; expected Dice {amount['expected_dice']:.2f}: {amount['verdict']}{why}"
+    dice = "" if amount["expected_dice"] is None else f"expected Dice {amount['expected_dice']:.2f}: "
+    return f"{text}; {dice}{amount['verdict']}{why}"
 
 
 def _batch(options: argparse.Namespace, report: Report) -> tuple[dict, str]:

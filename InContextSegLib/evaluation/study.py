@@ -354,8 +354,7 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
     # A label that no chosen example shows counts as missed wherever the truth has it. Of one that a volume shows
     # nowhere beside others nobody knows whether it is there.
     known = {label.value for label in session.labels} | set(np.unique(truth).tolist())
-    if geometry.shape[0] > 1:
-        known &= known_labels(case.pair) or known
+    known &= known_labels(case.pair) or known
     shown = min(count, *(len(support) for support in session.supports.values()))
     wanted = [label for label in wanted_labels(each) if label.value in known]
     scores = evaluate_labels(guess, truth, geometry.spacing_mm, [label.value for label in wanted])

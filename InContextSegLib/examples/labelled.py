@@ -32,12 +32,13 @@ def known_labels(pair: LabelledVolume) -> frozenset[int] | None:
     """Values of the labels that the slices of a volume tell of, where they are and where not; None: of all.
 
     A volume that shows some labels and nowhere another one was labelled in part, as most collections of scans are: that
-    it lacks the organ cannot be meant. One without any label was looked at and has nothing, and slices that a person
-    chose, or labelled in the target itself, are as that person wants them.
+    it lacks the organ cannot be meant. One without any label was looked at and has nothing; pictures, and slices that a
+    person chose or labelled in the target itself, are as that person wants them.
     """
-    if pair.known is not None or isinstance(pair.slices, tuple) or not pair.may_be_finished:
+    chosen = isinstance(pair.slices, tuple) or not pair.may_be_finished
+    if pair.known is not None or chosen or pair.labels.geometry.shape[0] == 1:
         return pair.known
-    held = frozenset(np.unique(pair.labels.array).tolist()) - {0}
+    held = frozenset().union(*(np.unique(plane).tolist() for plane in pair.labels.array)) - {0}
     return held or None
 
 

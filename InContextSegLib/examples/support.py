@@ -155,7 +155,8 @@ class SupportSet:
         - "all";
         - a step n: the slices whose index is a multiple of n;
         - a tuple of slice indices, for a single volume.
-        Indices count along the stored array's axis, as viewers of the file do.
+        Indices count along the stored array's axis, as viewers of the file do. Slices of a volume that shows some
+        labels tell of these alone (`known_labels`), unless the volume says of which or they are named by indices.
 
         Args:
             pairs: images with their labels.
@@ -174,7 +175,9 @@ class SupportSet:
         examples = []
         for pair in pairs:
             chosen = slices if pair.slices is None else pair.slices
-            examples += slices_of(replace(pair, slices=chosen), axis, size, intensities.of(pair.image.array))
+            told = replace(pair, slices=chosen)
+            told = replace(told, known=known_labels(told))
+            examples += slices_of(told, axis, size, intensities.of(pair.image.array))
         return cls(tuple(examples), _available(examples, labels), axis, size)
 
     @classmethod
@@ -300,7 +303,6 @@ def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale) -> list[
     if not same_grid(pair.image.geometry, pair.labels.geometry):
         raise InputError(mismatch(pair))
     plan = SlicePlan.of(pair.image.geometry, axis, size)
-    pair = replace(pair, known=known_labels(pair))
     return _cut(pair, plan, _chosen_slices(pair, plan, "auto" if pair.slices is None else pair.slices), scale)
 
 

@@ -44,10 +44,11 @@ class Prediction:
         probabilities: per label value, float16 (k, j, i); empty unless asked for.
         next_slice, next_axis: the slice index, along that axis, whose labelling would settle most.
         given: slice indices along that axis that were themselves among the examples.
-        partly: of these, those that tell of some labels only, and of which.
+        partly: of these, those that may not tell of all labels, and of which they do.
         unlike: slice indices along that axis that look like none of the examples.
         provenance: how all of this was computed.
         soft: by label value the Dice that the result expects of itself (`Canvas.soft_dice`).
+        whole: whether the whole volume was asked for.
     """
 
     mask: Volume
@@ -60,6 +61,7 @@ class Prediction:
     provenance: dict
     partly: Mapping[int, frozenset[int]] = field(default_factory=dict)
     soft: Mapping[int, float] = field(default_factory=dict)
+    whole: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,11 @@ class Canvas:
     @property
     def uncertainty(self) -> Volume | None:
         return None if self._percent is None else Volume(self._percent, self.geometry, Kind.INTENSITY)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no part of the target is left out."""
+        return (tuple(self._box[0]), tuple(self._box[1])) == ((0, 0, 0), self.geometry.shape)
 
     @property
     def soft_dice(self) -> dict[int, float]:

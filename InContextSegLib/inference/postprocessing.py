@@ -41,9 +41,10 @@ def volumes_of(volumes: Iterable[LabelledVolume], labels: Iterable[Label]) -> di
     found: dict[int, list[float]] = {}
     for volume in volumes:
         array, edges = volume.labels.array, volume.labels.geometry.spacing_mm
-        counts = np.bincount(array.ravel()) if min(array.shape) > 1 else np.zeros(0)
-        for value in [each.value for each in labels if each.value < len(counts) and counts[each.value]]:
-            found.setdefault(value, []).append(float(counts[value] * np.prod(edges) / 1000))
+        for value in (each.value for each in labels if min(array.shape) > 1):
+            count = sum(np.count_nonzero(plane == value) for plane in array)
+            if count:
+                found.setdefault(value, []).append(float(count * np.prod(edges) / 1000))
     return {value: (min(each), max(each)) for value, each in found.items()}
 
 

@@ -44,7 +44,7 @@ Chosen = Sequence[Example]
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 # Where all examples fit into one draw, the further draws leave out a third of them.
 SHARE_REDRAWN = 2 / 3
-BLOCK_BYTES = 16 << 20  # of the probabilities of some slices, which are brought to the target's resolution together
+BLOCK_BYTES = 16 << 20  # of all maps of some slices, or of one at the target's resolution, to which they are brought
 # What one slice may take when it is wanted quickly: so many pictures of 128 x 128 pixels, a third of a second on two
 # cores; the slice itself takes the time of as many examples (docs/benchmarks.md).
 REFERENCE_SIZE, QUICK_PICTURES, QUERY_PICTURES = 128, 55, 8
@@ -265,7 +265,8 @@ class Session:
             return np.stack(drawn)
 
         runs = _runs(axis.plan, settings.slices_at_once)
-        least = max(1, BLOCK_BYTES // (4 * settings.draws * len(self.labels) * self.size**2))
+        pixels = max(settings.draws * len(self.labels) * self.size**2, axis.plan.slice_voxels)
+        least = max(1, BLOCK_BYTES // (4 * pixels))
         for start, stop, window, before in in_blocks(runs, members, least, REACH if settings.smooth else 0):
             mean, square = 0.0, 0.0
             for drawn in window:
@@ -371,6 +372,7 @@ class Session:
             unlike=tuple(sorted(map(plan.slice_index, axes[0].unlike))),
             provenance=self._provenance(axes, settings) | {"postprocessing": removed},
             soft=canvas.soft_dice,
+            whole=canvas.whole,
         )
 
     def _unlike(self, axis: TargetAxis, start: int, stop: int) -> list[int]:

@@ -1,6 +1,7 @@
 """A target along one axis: its pictures, the slices of it that are labelled, and what these say of the others."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -87,7 +88,7 @@ class Pictures:
     ):
         self._plan, self._volume, self._scale = plan, volume, scale
         self._channels, self._device, self._styled = channels, device, styled
-        self._cut = lru_cache(KEPT)(self._computed)
+        self._kept: OrderedDict[tuple[int, int], tuple[np.ndarray, Tensor]] = OrderedDict()
 
     def in_style(self, styled: Float[Tensor, "n 1 h w"]) -> "Pictures":
         return Pictures(self._plan, self._volume, self._scale, self._channels, self._device, styled)
@@ -99,6 +100,14 @@ class Pictures:
     def seen(self, start: int, stop: int) -> Float[Tensor, "n c h w"]:
         """The same as the network sees them, on its device."""
         return self._cut(start, stop)[1]
+
+    def _cut(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
+        # No `lru_cache`: it would hold the scan in a cycle, until Python looks for these.
+        if (start, stop) not in self._kept:
+            self._kept[start, stop] = self._computed(start, stop)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[start, stop]
 
     def _computed(self, start: int, stop: int) -> tuple[np.ndarray, Tensor]:
         if self._styled is not None:

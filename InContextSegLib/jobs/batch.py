@@ -128,16 +128,17 @@ def _write(case: Case, result: Result, batch: Mapping[str, str], seconds: float)
 def _found(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a status says of a result."""
     amounts = record.get("labels", {})
-    judged = {name: amount for name, amount in amounts.items() if "verdict" in amount}
     return {
         "millilitres": {name: amount["millilitres"] for name, amount in amounts.items()},
-        "expected": {name: amount["expected_dice"] for name, amount in judged.items()},
-        "verdict": _verdict({name: amount["verdict"] for name, amount in judged.items()}),
+        "expected": {
+            name: amount["expected_dice"] for name, amount in amounts.items() if amount.get("expected_dice") is not None
+        },
+        "verdict": _verdict({name: amount.get("verdict", "") for name, amount in amounts.items()}),
     }
 
 
 def _verdict(verdicts: Mapping[str, str]) -> str:
-    """The least favourable verdict, and which labels it is about where it is not about all."""
+    """The least favourable verdict, and which labels it is about where not about all; none where none was judged."""
     worst = next((each for each in (POOR, LOOK, GOOD) if each in verdicts.values()), "")
     about = [name for name, each in verdicts.items() if each == worst]
-    return worst if len(about) == len(verdicts) else f"{worst}: {', '.join(about)}"
+    return worst if len(about) == len(verdicts) or not worst else f"{worst}: {', '.join(about)}"

@@ -98,8 +98,8 @@ def run(job: SegmentJob, report: Report) -> dict:
     mix = job.colour or colour_mix(files, [job.image], job.intensities, partial(_wanted_labels, job.labels))
     volume = read_volume(job.image, mix=mix)
     _check_formats(job, volume.geometry)
-    read = {job.image.resolve(): volume}
-    pairs = [pair for source in job.sources for pair in read_pairs(source, mix, read)]
+    path = job.image.resolve()
+    pairs = [pair for source in job.sources for pair in read_pairs(source, mix, {path: volume})]
     volume, pairs = alike_in_colour(volume, pairs)
     own = [pair for pair in pairs if same_volume(pair.image, volume)]
     pairs = [replace(pair, may_be_finished=pair not in own) for pair in pairs]
@@ -241,7 +241,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 def _float_ending(ending: str) -> str:
-    """Segmentations hold no fractions, nor do pictures: what belongs to one is written as a volume of one slice."""
+    """Segmentations and pictures hold nothing but labels: what belongs to one is written as a volume."""
     if ending == segnrrd.ENDING:
         return ".nrrd"
     return ending if ending in (".nii.gz", ".nii", ".nrrd", ".mha") else ".nii.gz"

@@ -179,8 +179,10 @@ def alike_in_colour(volume: Volume, pairs: Sequence[LabelledVolume]) -> tuple[Vo
     """A target and examples with their colours where all of them have some, else all of them grey."""
     if volume.colours is not None and all(pair.image.colours is not None for pair in pairs):
         return volume, list(pairs)
-    grey = [replace(pair, image=replace(pair.image, colours=None)) for pair in pairs]
-    return replace(volume, colours=None), grey
+    if volume.colours is None and all(pair.image.colours is None for pair in pairs):
+        return volume, list(pairs)
+    grey = {id(image): replace(image, colours=None) for image in (volume, *(pair.image for pair in pairs))}
+    return grey[id(volume)], [replace(pair, image=grey[id(pair.image)]) for pair in pairs]
 
 
 def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -> tuple[str, ...]:
@@ -338,7 +340,7 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
     return {
         "labels": {
             label.name: (amount := _amount(mask, label, prediction.next_axis))
-            | _quality(session, prediction, label.value, amount)
+            | _quality(session, prediction, label.value, amount, mask.geometry)
             for label in session.labels
         },
         "next_slice": {"axis": prediction.next_axis, "index": prediction.next_slice},
@@ -350,7 +352,7 @@ def findings(session: Session, prediction: Prediction, mask: Volume) -> dict:
     }
 
 
-def _quality(session: Session, prediction: Prediction, value: int, amount: dict) -> dict:
+def _quality(session: Session, prediction: Prediction, value: int, amount: dict, geometry: Geometry) -> dict:
     """What to think of one label of this very result; nothing where nothing was foreseen of it."""
     expected = session.foresight.expected.get(value) if session.foresight else None
     if expected is None:
@@ -358,7 +360,10 @@ def _quality(session: Session, prediction: Prediction, value: int, amount: dict)
     first, last = amount["slices"] or (0, -1)
     unlike = sum(first <= index <= last for index in prediction.unlike) / max(last - first + 1, 1)
     dice = expected.of_case(prediction.soft.get(value))
-    return quality_of(dice, amount["millilitres"], session.millilitres.get(value), unlike).record
+    # A part of a scan cannot be compared with whole ones.
+    usual = session.millilitres.get(value) if prediction.whole else None
+    millilitres = amount["voxels"] * float(np.prod(geometry.spacing_mm)) / 1000  # not rounded
+    return quality_of(dice, millilitres, usual, unlike).record
 
 
 def foreseen(session: Session) -> dict[str, dict]:

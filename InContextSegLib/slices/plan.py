@@ -1,5 +1,6 @@
 """Cuts volumes into square network pictures in anatomical reading order and lays network maps back onto the voxels."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,6 +153,11 @@ class SlicePlan:
     def pixel_mm(self) -> float:
         """Edge of a picture's pixel in millimetres, the same for rows and columns."""
         return max(self._extent[n] * self._spacing_mm[n] for n in (1, 2)) / self.size
+
+    @property
+    def slice_voxels(self) -> int:
+        """Voxels in a slice of the whole grid."""
+        return math.prod(self.geometry.shape) // self.geometry.shape[self.array_axis]
 
     @property
     def step_mm(self) -> float:

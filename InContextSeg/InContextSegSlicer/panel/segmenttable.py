@@ -100,7 +100,8 @@ def expectedText(record: Mapping | None) -> str:
     if record is None:
         return ""
     if "verdict" in record:
-        return f"{record['expected_dice']:.2f}, {verdictText(record['verdict'])}"
+        verdict = verdictText(record["verdict"])
+        return verdict if record["expected_dice"] is None else f"{record['expected_dice']:.2f}, {verdict}"
     text = f"{record['dice']:.2f}"
     if record["spread"] is not None:
         text += f" ± {record['spread']:.2f}"

@@ -13,13 +13,12 @@ from InContextSegLib.adaptation.leave_out import LeaveOut
 from InContextSegLib.adaptation.style import _Trial
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.origins import units
-from InContextSegLib.examples.support import Label, LabelledVolume, slices_of
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import Drawn
 from InContextSegLib.models.catalog import find
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Scale
 from InContextSegLib.volumes.geometry import Kind, Volume
 from InContextSegLib.worker import corrections
 from InContextSegLib.worker.answers import ANSWERS
@@ -128,8 +127,18 @@ def told_by(drawn, value):
     geometry = grid(SHAPE)
     image = Volume(np.random.default_rng(0).random(SHAPE, np.float32), geometry, Kind.INTENSITY)
     volume = LabelledVolume(image, Volume(drawn, geometry, Kind.LABELS), "case", slices="all")
-    (told,) = {each.tells(value) for each in slices_of(volume, "axial", SIZE, Scale(0, 1))}
+    labels = [Label(*each) for each in LABELS]
+    support = SupportSet.from_volumes([volume, full(geometry)], size=SIZE, labels=labels)
+    (told,) = {each.tells(value) for each in support.examples[: SHAPE[0]]}
     return told
+
+
+def full(geometry):
+    """A volume with both labels."""
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[A], drawn[B] = ONE, TWO
+    image = Volume(np.random.default_rng(1).random(SHAPE, np.float32), geometry, Kind.INTENSITY)
+    return LabelledVolume(image, Volume(drawn, geometry, Kind.LABELS), "full", slices="all")
 
 
 @pytest.mark.parametrize(

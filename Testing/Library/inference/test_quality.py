@@ -36,5 +36,13 @@ def test_a_verdict_says_what_speaks_against_a_result(soft, millilitres, unlike, 
     assert (found.verdict, found.why) == (verdict, why)
 
 
+def test_of_nothing_no_dice_is_expected():
+    assert quality_of(0.85, 0.0, None, 0.0).record == {
+        "expected_dice": None,
+        "verdict": LOOK,
+        "why": ["nothing was found"],
+    }
+
+
 def test_a_volume_cannot_be_unusual_where_no_example_is_labelled_completely():
     assert quality_of(0.85, 1000.0, None, 0.0).verdict == GOOD

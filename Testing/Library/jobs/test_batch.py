@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import Cancelled, InputError
-from InContextSegLib.jobs.batch import Result, Way, run_batch
+from InContextSegLib.jobs.batch import Result, Way, _found, run_batch
 from InContextSegLib.jobs.cases import Case, cases_of, listed_in
 from InContextSegLib.jobs.records import TABLE, fingerprint_of, note_failure, write_table
 from InContextSegLib.progress import Report
@@ -117,6 +117,20 @@ def test_a_row_says_which_labels_are_worst(cases):
     outcome(cases, way(segment=judged))
     (row,) = {(row["verdict"], row.get("expected Dice untold", "")) for row in table(cases[0].output.parent)}
     assert row == ("do not use: spleen, left kidney", "")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        ({"liver": "good"}, "good"),
+        ({"liver": "good", "spleen": None}, "good: liver"),
+        ({"liver": "good", "spleen": "look at it"}, "look at it: spleen"),
+        ({"liver": None}, ""),
+    ],
+)
+def test_a_verdict_says_which_labels_it_is_about(verdicts, told):
+    amounts = {name: {"millilitres": 0.0} | ({"verdict": each} if each else {}) for name, each in verdicts.items()}
+    assert _found({"labels": amounts})["verdict"] == told
 
 
 def test_the_table_is_complete_after_every_case(cases):

@@ -185,7 +185,7 @@ def test_no_label_or_no_column_is_refused():
 @pytest.mark.parametrize("part", ["mask", "uncertainty", "truth"])
 def test_a_part_on_another_grid_is_refused_by_name(part):
     other = picture_geometry((1, 4, 4))
-    parts = {"mask": mask_of(UPRIGHT), part: image_of(other) if part == "uncertainty, %" else mask_of(other)}
+    parts = {"mask": mask_of(UPRIGHT), part: image_of(other) if part == "uncertainty" else mask_of(other)}
     with pytest.raises(InputError, match=f"The {part} of .* does not lie on the grid of the image"):
         montage_figure(image_of(UPRIGHT), labels=CUBE, **parts)
 
