@@ -36,7 +36,8 @@ def known_labels(pair: LabelledVolume) -> frozenset[int] | None:
     person chose or labelled in the target itself, are as that person wants them.
     """
     chosen = isinstance(pair.slices, tuple) or not pair.may_be_finished
-    if pair.known is not None or chosen or pair.labels.geometry.shape[0] == 1:
+    volume = pair.labels.kind is Kind.LABELS and pair.labels.geometry.shape[0] > 1
+    if pair.known is not None or chosen or not volume:
         return pair.known
     held = frozenset().union(*(np.unique(plane).tolist() for plane in pair.labels.array)) - {0}
     return held or None
