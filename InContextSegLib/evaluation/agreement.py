@@ -6,7 +6,31 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from InContextSegLib.inference.quality import GOOD, GOOD_FROM, LOOK, POOR, POOR_BELOW
+
+COMPARED = {"expected": "expected", "actual": "dice"}
 FEWEST = 3  # tasks, or cases
+
+
+def of_tasks(records: list[dict]) -> list[dict]:
+    """What was expected of every label and number of examples that could be tried, and what came, in the mean."""
+    rows = []
+    for key in dict.fromkeys((record["set"], record["label"], record["supports"]) for record in records):
+        group = [record for record in records if (record["set"], record["label"], record["supports"]) == key]
+        known = [record for record in group if record["expected"] is not None and np.isfinite(record["dice"])]
+        if known:
+            means = {ours: float(np.mean([record[theirs] for record in known])) for ours, theirs in COMPARED.items()}
+            rows.append(dict(zip(("set", "label", "supports"), key, strict=True)) | means)
+    return rows
+
+
+def of_cases(records: list[dict]) -> list[dict]:
+    """What was expected of every case by what is seen of it, and what came."""
+    return [
+        {"supports": record["supports"], "expected": record["expected_of_case"], "actual": record["dice"]}
+        for record in records
+        if record["expected_of_case"] is not None and np.isfinite(record["dice"])
+    ]
 
 
 def agreements(rows: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> list[dict]:
@@ -48,6 +72,36 @@ def agreement_table(agreement: Sequence[Mapping[str, Any]], of: str = "tasks") -
         f"| {', '.join(map(str, each['supports']))} | {each['count']} | {_number(each['rank_correlation'])} "
         f"| {each['mean_absolute_error']:.3f} | {each['mean_error']:+.3f} |"
         for each in agreement
+    ]
+    return "\n".join(head + rows) + "\n" if rows else ""
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
+    """What came of the cases of every verdict, by the Dice that was expected of them.
+
+    Args:
+        rows: a case each, as for `agreements`.
+    """
+    found = []
+    for verdict, low, high in ((GOOD, GOOD_FROM, np.inf), (LOOK, POOR_BELOW, GOOD_FROM), (POOR, -np.inf, POOR_BELOW)):
+        actual = np.array([row["actual"] for row in rows if low <= row["expected"] < high])
+        if len(actual):
+            below = {f"below_{bound:g}": float((actual < bound).mean()) for bound in (GOOD_FROM, POOR_BELOW)}
+            found.append({"verdict": verdict, "cases": len(actual), "mean_dice": float(actual.mean())} | below)
+    return found
+
+
+def verdict_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown; nothing without cases."""
+    head = [
+        "",
+        f"| verdict by the expected Dice | cases | mean Dice | below {GOOD_FROM:g} | below {POOR_BELOW:g} |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| {each['verdict']} | {each['cases']} | {each['mean_dice']:.3f} | {each[f'below_{GOOD_FROM:g}']:.0%} "
+        f"| {each[f'below_{POOR_BELOW:g}']:.0%} |"
+        for each in found
     ]
     return "\n".join(head + rows) + "\n" if rows else ""
 

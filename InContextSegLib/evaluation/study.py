@@ -14,7 +14,14 @@ from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
 from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
-from InContextSegLib.evaluation.agreement import agreement_table, agreements
+from InContextSegLib.evaluation.agreement import (
+    agreement_table,
+    agreements,
+    of_cases,
+    of_tasks,
+    verdict_table,
+    verdicts,
+)
 from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summarise
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.labelled import known_labels
@@ -35,7 +42,6 @@ from InContextSegLib.volumes.geometry import Kind, Volume, any_along
 log = logging.getLogger(__name__)
 
 OWN_SLICES = 5
-COMPARED = {"expected": "expected", "actual": "dice"}
 DISTANCE_METRICS = ("asd_mm", "hd95_mm")
 
 
@@ -170,11 +176,14 @@ def run_study(study: Study, run: Run, report: Report) -> tuple[dict, str]:
                 report.step(done, len(study.sets), f"{each.name}, {count} examples, {case.name}")
     report.step(len(study.sets), len(study.sets), "done")
     summaries = _summaries(records, run.seed)
+    by_case = of_cases(records)
     found = {
-        "tasks": agreements(_expectations(records), study.supports),
-        "cases": agreements(_expectations_of_cases(records), study.supports),
+        "tasks": agreements(of_tasks(records), study.supports),
+        "cases": agreements(by_case, study.supports),
+        "verdicts": verdicts(by_case),
     }
-    table = _table(study, summaries) + "".join(agreement_table(each, of) for of, each in found.items())
+    table = _table(study, summaries) + agreement_table(found["tasks"]) + agreement_table(found["cases"], "cases")
+    table += verdict_table(found["verdicts"])
     write_text(run.output / "cases.jsonl", "".join(json_text(record) + "\n" for record in records))
     write_text(run.output / "table.md", table)
     result = {
@@ -366,27 +375,6 @@ def _scores(session: Session, case: Case, each: DataSet, count: int, run: Run, r
         | dict(zip(("expected", "expected_of_case"), expected.get(label.value, (None, None)), strict=True))
         | asdict(scores[label.value])
         for label in wanted
-    ]
-
-
-def _expectations(records: list[dict]) -> list[dict]:
-    """What was expected of every label and number of examples that could be tried, and what came, in the mean."""
-    rows = []
-    for key in dict.fromkeys((record["set"], record["label"], record["supports"]) for record in records):
-        group = [record for record in records if (record["set"], record["label"], record["supports"]) == key]
-        known = [record for record in group if record["expected"] is not None and np.isfinite(record["dice"])]
-        if known:
-            means = {ours: float(np.mean([record[theirs] for record in known])) for ours, theirs in COMPARED.items()}
-            rows.append(dict(zip(("set", "label", "supports"), key, strict=True)) | means)
-    return rows
-
-
-def _expectations_of_cases(records: list[dict]) -> list[dict]:
-    """What was expected of every case by what is seen of it, and what came."""
-    return [
-        {"supports": record["supports"], "expected": record["expected_of_case"], "actual": record["dice"]}
-        for record in records
-        if record["expected_of_case"] is not None and np.isfinite(record["dice"])
     ]
 
 
