@@ -172,28 +172,26 @@ def _best(
         choose: members and threshold; else they are the usual ones.
     """
 
-    def asked(weights: Mapping[str, float]) -> tuple[list, list]:
-        """Logits for the examples, and their overlaps with the labels."""
-        logits = [_mean(answers, weights, value, index) for index in indices]
-        return logits, [leave.overlap(each, value, index) for each, index in zip(logits, indices, strict=True)]
+    def trials(weights: Mapping[str, float]) -> list[Trial]:
+        return [trial(leave, value, index, _mean(answers, weights, value, index)) for index in indices]
 
     if not choose or len({leave.units[index] for index in indices}) < FEWEST:
         weights = _usual(names)
-        logits, overlaps = asked(weights)
-        score = float(np.mean([dice(each)[0] for each in overlaps])) if indices else float("nan")
-        return weights, 0.0, score, _trials(leave, value, indices, logits)
+        tried = trials(weights)
+        score = float(np.mean([dice(each.overlap)[0] for each in tried])) if indices else float("nan")
+        return weights, 0.0, score, tried
     best, judged = None, {}
     for count in range(len(names), 0, -1):
         for members in combinations(names, count):
             weights = dict.fromkeys(members, 1 / count)
-            scores = np.mean([dice(each) for each in asked(weights)[1]], axis=0)
+            overlaps = [leave.overlap(_mean(answers, weights, value, index), value, index) for index in indices]
+            scores = np.mean([dice(each) for each in overlaps], axis=0)
             judged[members] = (weights, scores)
             if best is None or scores[0] > judged[best][1][0] + BEST_BY:
                 best = members
     weights, scores = judged[best]
     threshold = best_threshold(scores)
-    trials = _trials(leave, value, indices, asked(weights)[0])
-    return weights, shift_of(threshold), float(scores[threshold]), trials
+    return weights, shift_of(threshold), float(scores[threshold]), trials(weights)
 
 
 def _usual(names: Sequence[str]) -> dict[str, float]:
@@ -203,10 +201,6 @@ def _usual(names: Sequence[str]) -> dict[str, float]:
     if len(heads) in (0, len(names)):
         return dict.fromkeys(names, 1 / len(names))
     return {NETWORK: 0.5} | dict.fromkeys(heads, 0.5 / len(heads))
-
-
-def _trials(leave: LeaveOut, value: int, indices: Sequence[int], logits: Sequence) -> list[Trial]:
-    return [trial(leave, value, index, each) for index, each in zip(indices, logits, strict=True)]
 
 
 def _mean(

@@ -63,17 +63,20 @@ def agreement_table(agreement: Sequence[Mapping[str, Any]], of: str = "tasks") -
     Args:
         of: what the rows were.
     """
-    head = [
-        "",
-        f"| N | {of} | rank correlation | mean absolute error | expected minus actual |",
-        "|---|---|---|---|---|",
-    ]
-    rows = [
-        f"| {', '.join(map(str, each['supports']))} | {each['count']} | {_number(each['rank_correlation'])} "
-        f"| {each['mean_absolute_error']:.3f} | {each['mean_error']:+.3f} |"
-        for each in agreement
-    ]
-    return "\n".join(head + rows) + "\n" if rows else ""
+    columns = ("N", of, "rank correlation", "mean absolute error", "expected minus actual")
+    return _table(
+        columns,
+        [
+            (
+                ", ".join(map(str, each["supports"])),
+                each["count"],
+                f"{each['rank_correlation']:.3f}" if np.isfinite(each["rank_correlation"]) else "–",
+                f"{each['mean_absolute_error']:.3f}",
+                f"{each['mean_error']:+.3f}",
+            )
+            for each in agreement
+        ],
+    )
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
@@ -93,18 +96,22 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
 
 def verdict_table(found: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; nothing without cases."""
-    head = [
-        "",
-        f"| verdict by the expected Dice | cases | mean Dice | below {GOOD_FROM:g} | below {POOR_BELOW:g} |",
-        "|---|---|---|---|---|",
-    ]
-    rows = [
-        f"| {each['verdict']} | {each['cases']} | {each['mean_dice']:.3f} | {each[f'below_{GOOD_FROM:g}']:.0%} "
-        f"| {each[f'below_{POOR_BELOW:g}']:.0%} |"
-        for each in found
-    ]
-    return "\n".join(head + rows) + "\n" if rows else ""
+    bounds = (GOOD_FROM, POOR_BELOW)
+    return _table(
+        ("verdict by the expected Dice", "cases", "mean Dice", *(f"below {bound:g}" for bound in bounds)),
+        [
+            (
+                each["verdict"],
+                each["cases"],
+                f"{each['mean_dice']:.3f}",
+                *(f"{each[f'below_{bound:g}']:.0%}" for bound in bounds),
+            )
+            for each in found
+        ],
+    )
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "–"
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Markdown behind an empty line; nothing without rows."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
+    return "\n".join(["", lines[0], "|" + "---|" * len(columns), *lines[1:]]) + "\n" if rows else ""

@@ -1,6 +1,6 @@
 """From the probabilities of several draws and axes to one label map with its uncertainty."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -124,7 +124,7 @@ class Canvas:
     ):
         shape, values = geometry.shape, [label.value for label in labels]
         self.geometry, self._axis, self._box = geometry, array_axis, box or ((0, 0, 0), shape)
-        self.labels = np.zeros(shape, np.uint8 if max(values) < 256 else np.uint16)
+        self.labels = _no_labels(shape, labels)
         self._percent = np.zeros(shape, np.uint8) if members > 1 else None
         self.probabilities = {value: np.zeros(shape, np.float16) for value in values} if keep_probabilities else {}
         self._spread, self._doubt = np.zeros((2, shape[array_axis]))
@@ -241,7 +241,7 @@ def fuse(
     """
     shape = maps[0].plan.geometry.shape
     best = np.zeros(shape, np.float32)
-    winner = np.zeros(shape, np.uint8 if max(label.value for label in labels) < 256 else np.uint16)
+    winner = _no_labels(shape, labels)
     spread, doubt, kept, soft = np.zeros(shape, np.float32), np.zeros(shape, np.float32), {}, {}
     for number, label in enumerate(labels):
         means = [np.clip(each.plan.restore(each.mean[number]), 0, 1) for each in maps]
@@ -257,6 +257,18 @@ def fuse(
         total = inside.sum() + mean[within].sum(dtype=np.float64)
         soft[label.value] = np.array([2 * mean[within][inside].sum(dtype=np.float64), total])
     return Fused(winner, spread, doubt, kept, soft)
+
+
+def moments(members: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of `count` arrays of probabilities, and that of their squares."""
+    mean, square = 0.0, 0.0
+    for member in members:
+        mean, square = mean + member / count, square + member**2 / count
+    return mean, square
+
+
+def _no_labels(shape: tuple[int, int, int], labels: Sequence[Label]) -> np.ndarray:
+    return np.zeros(shape, np.uint8 if max(label.value for label in labels) < 256 else np.uint16)
 
 
 def _deviation(maps: Sequence[AxisMaps], label: int, means: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:

@@ -40,11 +40,11 @@ def volumes_of(volumes: Iterable[LabelledVolume], labels: Iterable[Label]) -> di
     """
     found: dict[int, list[float]] = {}
     for volume in volumes:
-        array, edges = volume.labels.array, volume.labels.geometry.spacing_mm
+        array = volume.labels.array
         for value in (each.value for each in labels if min(array.shape) > 1):
-            count = sum(np.count_nonzero(plane == value) for plane in array)
+            count = int(sum(np.count_nonzero(plane == value) for plane in array))
             if count:
-                found.setdefault(value, []).append(float(count * np.prod(edges) / 1000))
+                found.setdefault(value, []).append(volume.labels.geometry.millilitres(count))
     return {value: (min(each), max(each)) for value, each in found.items()}
 
 

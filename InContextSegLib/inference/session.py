@@ -22,6 +22,7 @@ from InContextSegLib.inference.aggregate import (
     SlicePrediction,
     fuse,
     in_blocks,
+    moments,
     most_worth_labelling,
     percent,
     smooth,
@@ -119,9 +120,9 @@ class Session:
         canvas = Canvas(
             volume.geometry, self.labels, axes[0].plan.array_axis, box, settings.draws * len(axes), keep_probabilities
         )
-        for maps, first in self._maps(axes, settings, progress):
-            shape = maps[0].plan.geometry.shape
-            within = canvas.wanted(first, shape[axes[0].plan.array_axis])
+        for maps in self._maps(axes, settings, progress):
+            first, count = maps[0].first, maps[0].plan.geometry.shape[axes[0].plan.array_axis]
+            within = canvas.wanted(first, count)
             canvas.add(fuse(maps, self.labels, settings.threshold, keep_probabilities, within), first)
         removed = None
         if settings.postprocess and self._pieces:
@@ -152,11 +153,11 @@ class Session:
         start, stop = next(run for run in _runs(whole, settings.slices_at_once) if number < run[1])
         ends = [whole.slice_index(each) for each in (start, stop - 1)]
         beside = self._axis(volume, scale, axis, slab(volume.geometry, axis, (min(ends), max(ends))), settings.extend)
-        here, mean, square = number - start, 0.0, 0.0
+        here = number - start
         settings = self._quick(beside, self.calibrated(settings))
-        for draw in range(settings.draws):
-            member = self._members(beside, settings, draw, (0, stop - start), (here, here + 1))
-            mean, square = mean + member / settings.draws, square + member**2 / settings.draws
+        run, wanted = (0, stop - start), (here, here + 1)
+        drawn = (self._members(beside, settings, draw, run, wanted) for draw in range(settings.draws))
+        mean, square = moments(drawn, settings.draws)
         own = whole.part(number, number + 1)
         fused = fuse([AxisMaps(own, mean, square)], self.labels, settings.threshold, keep_probabilities=False)
         return SlicePrediction(
@@ -238,18 +239,18 @@ class Session:
 
     def _maps(
         self, axes: Sequence[TargetAxis], settings: InferenceSettings, progress: "_Progress"
-    ) -> Iterator[tuple[list[AxisMaps], int]]:
-        """What is to be fused, and the index of its first slice: along one axis block after block, else all at once."""
+    ) -> Iterator[list[AxisMaps]]:
+        """What is to be fused: along one axis block after block, along several all at once."""
         if len(axes) == 1:
             for maps in self._blocks(axes[0], settings, progress):
-                yield [maps], maps.first
+                yield [maps]
             return
         whole = []
         for axis in axes:
             blocks = list(self._blocks(axis, settings, progress))
             mean, square = (np.concatenate([getattr(each, name) for each in blocks], 1) for name in ("mean", "square"))
             whole.append(AxisMaps(axis.plan, mean, square))
-        yield whole, 0
+        yield whole
 
     def _blocks(self, axis: TargetAxis, settings: InferenceSettings, progress: "_Progress") -> Iterator[AxisMaps]:
         """The draws along one axis, averaged, for blocks of slices in order."""
@@ -268,13 +269,10 @@ class Session:
         pixels = max(settings.draws * len(self.labels) * self.size**2, axis.plan.slice_voxels)
         least = max(1, BLOCK_BYTES // (4 * pixels))
         for start, stop, window, before in in_blocks(runs, members, least, REACH if settings.smooth else 0):
-            mean, square = 0.0, 0.0
-            for drawn in window:
-                member = drawn.copy() if settings.smooth else drawn  # its ends belong to the next block too
-                if settings.smooth:
-                    smooth(member, axis.plan.step_mm)
-                here = member[:, before : before + stop - start]
-                mean, square = mean + here / settings.draws, square + here**2 / settings.draws
+            drawn = window.copy() if settings.smooth else window  # its ends belong to the next block too
+            for member in drawn if settings.smooth else ():
+                smooth(member, axis.plan.step_mm)
+            mean, square = moments(drawn[:, :, before : before + stop - start], settings.draws)
             yield AxisMaps(axis.plan.part(start, stop), mean, square, axis.plan.lowest(start, stop))
 
     def _members(

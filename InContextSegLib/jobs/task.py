@@ -177,11 +177,10 @@ def _warn_of_window(pairs: Sequence[LabelledVolume], intensities: Intensities) -
 
 def alike_in_colour(volume: Volume, pairs: Sequence[LabelledVolume]) -> tuple[Volume, list[LabelledVolume]]:
     """A target and examples with their colours where all of them have some, else all of them grey."""
-    if volume.colours is not None and all(pair.image.colours is not None for pair in pairs):
+    images = (volume, *(pair.image for pair in pairs))
+    if len({image.colours is None for image in images}) == 1:
         return volume, list(pairs)
-    if volume.colours is None and all(pair.image.colours is None for pair in pairs):
-        return volume, list(pairs)
-    grey = {id(image): replace(image, colours=None) for image in (volume, *(pair.image for pair in pairs))}
+    grey = {id(image): replace(image, colours=None) for image in images}
     return grey[id(volume)], [replace(pair, image=grey[id(pair.image)]) for pair in pairs]
 
 
@@ -362,8 +361,8 @@ def _quality(session: Session, prediction: Prediction, value: int, amount: dict,
     dice = expected.of_case(prediction.soft.get(value))
     # A part of a scan cannot be compared with whole ones.
     usual = session.millilitres.get(value) if prediction.whole else None
-    millilitres = amount["voxels"] * float(np.prod(geometry.spacing_mm)) / 1000  # not rounded
-    return quality_of(dice, millilitres, usual, unlike).record
+    # Of small structures nothing is left of the rounded volume.
+    return quality_of(dice, geometry.millilitres(amount["voxels"]), usual, unlike).record
 
 
 def foreseen(session: Session) -> dict[str, dict]:
@@ -387,5 +386,5 @@ def _amount(mask: Volume, label: Label, axis: str) -> dict:
         "value": label.value,
         "voxels": voxels,
         "slices": [int(shown[0]), int(shown[-1])] if voxels else [],
-        "millilitres": round(voxels * float(np.prod(mask.geometry.spacing_mm)) / 1000, 3),
+        "millilitres": round(mask.geometry.millilitres(voxels), 3),
     }

@@ -63,6 +63,10 @@ class Geometry:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
 
+    def millilitres(self, voxels: int) -> float:
+        """The volume of so many voxels."""
+        return voxels * float(np.prod(self.spacing_mm)) / 1000
+
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along the array axes (k, j, i), in millimetres."""
