@@ -17,6 +17,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.prior import Calibration
 from InContextSegLib.models.fitted import STRIDE
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.body import Field
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.geometry import Geometry
 
@@ -29,14 +30,18 @@ FINER_STEPS = 1.5, 2, 3  # times a network's size, at which heads are fitted to 
 FINER = 1.5  # network pixels that are so many voxels wide or wider leave something to see
 
 
-def sizes_for(geometry: Geometry, axis: str, size: int, labels: int) -> tuple[int, ...]:
+def sizes_for(geometry: Geometry, axis: str, size: int, labels: int, field: Field | None = None) -> tuple[int, ...]:
     """The network's own size, and a larger one (`larger`) where it would show more of the image than interpolation.
 
     Not where the maps of all labels in all slices would take more than `MAP_BYTES` at the larger size.
+
+    Args:
+        field: of view; None: the slices fill the pictures.
     """
     plan = SlicePlan.of(geometry, axis, size)
+    pixel_mm = field.edge_mm / size if field else plan.pixel_mm
     map_bytes = 4 * labels * plan.count * larger(size) ** 2
-    worthwhile = plan.pixel_mm > FINER * _finest_mm(geometry, plan) and map_bytes <= MAP_BYTES
+    worthwhile = pixel_mm > FINER * _finest_mm(geometry, plan) and map_bytes <= MAP_BYTES
     return (size, larger(size)) if worthwhile else (size,)
 
 

@@ -23,7 +23,7 @@ from InContextSegLib.examples.origins import origin
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.training.augment import another_scanner
 from InContextSegLib.volumes.overlap import dice
 

@@ -9,7 +9,8 @@ from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import ADAPT_SECONDS, MOST_SECONDS
 from InContextSegLib.jobs.cases import FORMATS
 from InContextSegLib.jobs.records import TABLE
-from InContextSegLib.slices.plan import AXES, WINDOWS, Intensities
+from InContextSegLib.slices.intensities import WINDOWS, Intensities
+from InContextSegLib.slices.plan import AXES
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 
 EXAMPLES = """\

@@ -8,7 +8,7 @@ from InContextSegLib.examples.support import Label
 from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.files import make_folder, read_volume, write_volume
 from InContextSegLib.volumes.geometry import Kind
 

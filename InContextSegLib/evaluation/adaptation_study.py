@@ -26,7 +26,8 @@ from InContextSegLib.inference.settings import AdaptSettings, InferenceSettings
 from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.loading import choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan, stored_axis
 from InContextSegLib.volumes.files import json_text, make_folder, write_text
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, any_along
 from InContextSegLib.volumes.overlap import dice

@@ -27,7 +27,8 @@ from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.loading import answering_clicks, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities, Scale, SlicePlan, stored_axis
+from InContextSegLib.slices.intensities import Intensities, Scale
+from InContextSegLib.slices.plan import SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Position, Prompts
 from InContextSegLib.volumes.files import json_text, make_folder, write_text
 from InContextSegLib.volumes.overlap import dice

@@ -26,15 +26,17 @@ from InContextSegLib.evaluation.metrics import Summary, evaluate_labels, summari
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.labelled import known_labels
 from InContextSegLib.examples.pairs import paired_files
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, field_of
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.task import across_slices
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
+from InContextSegLib.slices.body import Field
 from InContextSegLib.slices.boxes import slab
-from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan, stored_axis
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 from InContextSegLib.volumes.files import ending_of, json_text, make_folder, read_volume, write_text
 from InContextSegLib.volumes.geometry import Kind, Volume, any_along
@@ -216,9 +218,11 @@ def opened_session(
         return Session(segmenter, [support_of(case, each, size)], Intensities(each.window), provenance, device)
     geometry = case.pair.image.geometry
     axis = stored_axis(geometry) if geometry.shape[0] == 1 else across_slices(geometry)
-    sizes = sizes_for(geometry, axis, size, len(each.labels))
     own = each.scheme == "own-slices"
-    task = Task(partial(support_of, case, each), sizes, finer=finer_sizes(geometry, axis, size), own=own)
+    field = None if own else field_of(case.support, axis, Intensities(each.window))
+    sizes = sizes_for(geometry, axis, size, len(each.labels), field)
+    cut = partial(support_of, case, each, field=field)
+    task = Task(cut, sizes, finer=finer_sizes(geometry, axis, size), own=own)
     settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True, adapt_seconds=run.adapt_seconds)
     ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support
@@ -321,14 +325,14 @@ def wanted_labels(each: DataSet) -> list[Label]:
     return [Label(1 if value == "any" else value, name) for name, value in each.labels.items()]
 
 
-def support_of(case: Case, each: DataSet, size: int) -> SupportSet:
-    """The examples of a case, of the network's size; of a volume its slices."""
+def support_of(case: Case, each: DataSet, size: int, field: Field | None = None) -> SupportSet:
+    """The examples of a case, of the network's size; of a volume its slices, in a field of view if one is given."""
     intensities = Intensities(each.window)
     if case.pair.image.geometry.shape[0] == 1:
         return SupportSet.from_images(case.support, size, intensities)
     axis = across_slices(case.pair.image.geometry)
     slices = own_slices(case.pair.labels, axis) if each.scheme == "own-slices" else "auto"
-    return SupportSet.from_volumes(case.support, axis, size, slices, intensities)
+    return SupportSet.from_volumes(case.support, axis, size, slices, intensities, field=field)
 
 
 def own_slices(labels: Volume, axis: str) -> tuple[int, ...]:

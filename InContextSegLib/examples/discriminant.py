@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.colour import BLACK, LUMINANCE, ColourMix, white_of
 from InContextSegLib.volumes.files import read_colours
 from InContextSegLib.volumes.geometry import any_along

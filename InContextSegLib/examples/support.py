@@ -11,7 +11,9 @@ import numpy as np
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.labelled import LabelledVolume, extent, known_labels, mismatch, require_labels
 from InContextSegLib.examples.similarity import Appearance, dissimilarity
-from InContextSegLib.slices.plan import Intensities, Scale, SliceChoice, SlicePlan, same_grid, stored_axis
+from InContextSegLib.slices.body import Field, field_about, planned
+from InContextSegLib.slices.intensities import Intensities, Scale
+from InContextSegLib.slices.plan import SliceChoice, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volumes.geometry import Kind, Volume, any_along
 
 logger = logging.getLogger(__name__)
@@ -108,6 +110,9 @@ class Example:
 class SupportSet:
     """Examples of one size, cut along one axis, and the labels that may be asked of them.
 
+    Attributes:
+        field: of view, the same for all volumes; None: every volume's slices fill the pictures.
+
     Raises:
         InputError: if there are no examples or no labels, a label's value comes twice, or an example has another size.
     """
@@ -116,6 +121,7 @@ class SupportSet:
     labels: tuple[Label, ...]
     axis: str
     size: int
+    field: Field | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -144,6 +150,7 @@ class SupportSet:
         slices: SliceChoice = "auto",
         intensities: Intensities = Intensities(),  # noqa: B008 - frozen
         labels: Sequence[Label] | None = None,
+        field: Field | None = None,
     ) -> "SupportSet":
         """Cut labelled volumes, which may differ in size, spacing and orientation, into examples.
 
@@ -165,6 +172,7 @@ class SupportSet:
             slices: which slices become examples.
             intensities: how each volume is brought to [0, 1].
             labels: what may be segmented; None means every value that the chosen slices hold, named "label 3".
+            field: of view in all volumes (`field_of`); None: their slices fill the pictures.
 
         Raises:
             InputError: if image and labels lie on different grids, `slices` does not fit the volumes, all masks are
@@ -177,8 +185,8 @@ class SupportSet:
             chosen = slices if pair.slices is None else pair.slices
             told = replace(pair, slices=chosen)
             told = replace(told, known=known_labels(told))
-            examples += slices_of(told, axis, size, intensities.of(pair.image.array))
-        return cls(tuple(examples), _available(examples, labels), axis, size)
+            examples += slices_of(told, axis, size, intensities.of(pair.image.array), field)
+        return cls(tuple(examples), _available(examples, labels), axis, size, field)
 
     @classmethod
     def from_images(
@@ -290,11 +298,29 @@ class SupportSet:
         return tuple(self.examples[index] for index in indices)
 
 
-def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale) -> list[Example]:
+def field_of(
+    pairs: Sequence[LabelledVolume], axis: str, intensities: Intensities, labels: Sequence[Label] | None = None
+) -> Field | None:
+    """The field of view that shows the labels in all volumes at one scale (`slices.body`).
+
+    None where the slices show little else, and where there are only pictures, or slices of the target itself, which
+    are at its scale already.
+    """
+    if not any(pair.may_be_finished for pair in pairs):
+        return None
+    volumes = [pair for pair in pairs if pair.image.geometry.shape[0] > 1 and pair.labels.kind is Kind.LABELS]
+    volumes = [pair for pair in volumes if same_grid(pair.image.geometry, pair.labels.geometry)]
+    wanted = None if labels is None else [label.value for label in labels]
+    masks = [pair.labels.array > 0 if wanted is None else np.isin(pair.labels.array, wanted) for pair in volumes]
+    return field_about([pair.image for pair in volumes], masks, axis, intensities)
+
+
+def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale, field: Field | None = None) -> list[Example]:
     """The examples that a labelled volume gives: its `slices`, or as "auto" chooses (`SupportSet.from_volumes`).
 
     Args:
         scale: brings the intensities of the whole volume to [0, 1].
+        field: of view; None: the slices fill the pictures.
 
     Raises:
         InputError: if image and labels lie on different grids, or the slices are not there.
@@ -302,7 +328,7 @@ def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale) -> list[
     require_labels(pair)
     if not same_grid(pair.image.geometry, pair.labels.geometry):
         raise InputError(mismatch(pair))
-    plan = SlicePlan.of(pair.image.geometry, axis, size)
+    plan = planned(pair.image, scale, axis, size, None if pair.image.geometry.shape[0] == 1 else field)
     return _cut(pair, plan, _chosen_slices(pair, plan, "auto" if pair.slices is None else pair.slices), scale)
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.support import Example, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.slices.plan import Scale, SlicePlan
+from InContextSegLib.slices.intensities import Scale
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.slices.prompts import Prompts, rasters
 from InContextSegLib.volumes.geometry import Kind, Volume
 

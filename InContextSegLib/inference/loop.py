@@ -12,7 +12,8 @@ from scipy.ndimage import distance_transform_edt
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import BoundedCache, CachedSegmenter
 from InContextSegLib.inference.interactive import Answer, InteractiveSlice
-from InContextSegLib.slices.plan import Box, Scale, SlicePlan
+from InContextSegLib.slices.intensities import Scale
+from InContextSegLib.slices.plan import Box, SlicePlan
 from InContextSegLib.slices.prompts import Prompts
 from InContextSegLib.volumes.geometry import Kind, Volume
 

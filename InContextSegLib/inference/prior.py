@@ -11,7 +11,7 @@ from torch import Tensor
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,8 +34,10 @@ from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.inference.target import OwnSlices, Pictures, TargetAxis, Told
 from InContextSegLib.models.networks import SliceSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.boxes import slab, whole_slices
-from InContextSegLib.slices.plan import AXES, Box, Intensities, Scale, SlicePlan
+from InContextSegLib.slices.body import planned
+from InContextSegLib.slices.boxes import slab
+from InContextSegLib.slices.intensities import Intensities, Scale
+from InContextSegLib.slices.plan import AXES, Box, SlicePlan
 from InContextSegLib.volumes.geometry import Kind, Volume
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,7 @@ class Session:
         if settings.postprocess and self._pieces:
             canvas.labels, removed = without_islands(canvas.labels, self._pieces)
         axes[0].warn_of_negative()
+        axes[0].warn_of_edge(canvas.labels)
         prediction = self._prediction(canvas, axes, settings, removed)
         progress.step("segmented")
         return prediction
@@ -148,7 +151,7 @@ class Session:
         Raises:
             InputError: if there is no such slice.
         """
-        whole = SlicePlan.of(volume.geometry, axis, self.size)
+        whole = planned(volume, scale, axis, self.size, self.supports[axis].field)
         number = whole.number(index)
         start, stop = next(run for run in _runs(whole, settings.slices_at_once) if number < run[1])
         ends = [whole.slice_index(each) for each in (start, stop - 1)]
@@ -210,7 +213,7 @@ class Session:
         return names
 
     def _axis(self, volume: Volume, scale: Scale, name: str, box: Box | None, extend: bool) -> TargetAxis:
-        plan = SlicePlan.of(volume.geometry, name, self.size, box and whole_slices(volume, name, box))
+        plan = planned(volume, scale, name, self.size, self.supports[name].field, box)
         pictures = Pictures(plan, volume, scale, self.network.channels, self.device)
         step = None if extend else plan.step_mm / plan.pixel_mm
         return TargetAxis(plan, pictures, self.supports[name], self._slices_of(volume, scale, name), step)
@@ -397,7 +400,11 @@ class Session:
             "style": {axis.plan.axis: axis.style.record for axis in cut if axis.style} or None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
-                axis: {"examples": len(self.supports[axis]), "fingerprint": self.supports[axis].fingerprint}
+                axis: {
+                    "examples": len(self.supports[axis]),
+                    "fingerprint": self.supports[axis].fingerprint,
+                    "field": self.supports[axis].field and asdict(self.supports[axis].field),
+                }
                 for axis in axes
             },
         }

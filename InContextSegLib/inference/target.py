@@ -14,7 +14,9 @@ from torch import Tensor
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.prior import StyleOutcome
 from InContextSegLib.inference.shape_prior import ShapePrior
-from InContextSegLib.slices.plan import Scale, SlicePlan
+from InContextSegLib.slices.body import planned
+from InContextSegLib.slices.intensities import Scale
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.geometry import Volume
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class OwnSlices:
             scale: of the volume's intensities, the same as for the examples.
             shaped: whether they show the shape of what is labelled.
         """
-        whole, slices = SlicePlan.of(volume.geometry, support.axis, support.size), {}
+        whole, slices = planned(volume, scale, support.axis, support.size, support.field), {}
         picture = lru_cache(whole.count)(lambda number: whole.extract(volume, scale, [number])[0])
         for example in support.examples:
             # Empty slices look alike in every patient, so they prove nothing.
@@ -159,6 +161,25 @@ class TargetAxis:
             log.warning(
                 "With bright and dark exchanged the target looks more like the examples than as it is: it may be a "
                 "negative, or another kind of image; little good is to be expected of the result."
+            )
+
+    def warn_of_edge(self, labels: np.ndarray) -> None:
+        """Say so where a label goes on beyond what was looked at.
+
+        Args:
+            labels: (k, j, i) of the result.
+        """
+        low, high = self.plan.box
+        sides = {0, 1, 2} - {self.plan.array_axis}
+        edges = [(side, low[side]) for side in sides if low[side] > 0]
+        edges += [(side, high[side] - 1) for side in sides if high[side] < labels.shape[side]]
+        held = {value for side, index in edges for value in np.unique(labels.take(index, side)).tolist()}
+        reaching = [label.name for label in self.support.labels if label.value in held]
+        if reaching:
+            log.warning(
+                "%s may go on beyond the field of view, which is as large as the examples need: what lies farther out "
+                "was not looked at. Give a box round it, or choose the preset fast, which looks at whole slices.",
+                ", ".join(reaching),
             )
 
     def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:

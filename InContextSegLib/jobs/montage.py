@@ -17,7 +17,8 @@ from matplotlib.patheffects import withStroke
 
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.support import Label
-from InContextSegLib.slices.plan import WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
+from InContextSegLib.slices.intensities import WINDOWS, Intensities, Scale
+from InContextSegLib.slices.plan import SlicePlan, same_grid, stored_axis
 from InContextSegLib.volumes.colour import COLOURS
 from InContextSegLib.volumes.files import whole_file
 from InContextSegLib.volumes.geometry import Geometry, Volume

@@ -13,7 +13,7 @@ from InContextSegLib.adaptation.prepare import Prepared, Task, prepare
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.saved import parts_of
-from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, is_finished
+from InContextSegLib.examples.support import Label, LabelledVolume, SupportSet, field_of, is_finished
 from InContextSegLib.inference.aggregate import Prediction
 from InContextSegLib.inference.postprocessing import pieces_of, volumes_of
 from InContextSegLib.inference.quality import POOR_BELOW, quality_of
@@ -22,7 +22,9 @@ from InContextSegLib.inference.settings import AUTO_AXIS, InferenceSettings
 from InContextSegLib.inference.target import Told, joined
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import AXES, Box, Intensities, SliceChoice, SlicePlan
+from InContextSegLib.slices.body import Field
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import AXES, Box, SliceChoice, SlicePlan
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix, palette
 from InContextSegLib.volumes.files import read_labels, read_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, across_slices, any_along
@@ -110,7 +112,7 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     first = cut(pairs, axes[:1], size, brief)[0]
     task = Task(
         cut=lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, brief)[0],
-        sizes=sizes_for(target, axes[0], size, len(first.labels)) if brief.settings.calibrate else (size,),
+        sizes=sizes_for(target, axes[0], size, len(first.labels), first.field) if brief.settings.calibrate else (size,),
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
         finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
@@ -204,10 +206,13 @@ def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: 
     if all(pair.image.geometry.shape[0] == 1 for pair in pairs):
         support = SupportSet.from_images(pairs, size, brief.intensities, brief.labels)
         return [replace(support, axis=axes[0])]
-    return [
-        SupportSet.from_volumes(pairs, axis, size, brief.support_slices, brief.intensities, brief.labels)
-        for axis in axes
-    ]
+    how = brief.support_slices, brief.intensities, brief.labels
+    return [SupportSet.from_volumes(pairs, axis, size, *how, field_for(pairs, axis, brief)) for axis in axes]
+
+
+def field_for(pairs: Sequence[LabelledVolume], axis: str, brief: Brief) -> Field | None:
+    """The field of view of examples and targets, where the settings let the examples decide how they are shown."""
+    return field_of(pairs, axis, brief.intensities, brief.labels) if brief.settings.calibrate else None
 
 
 def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:

@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from InContextSegLib.errors import InputError
+from InContextSegLib.slices.intensities import Intensities, Scale
 from InContextSegLib.slices.resampling import Ruler
 from InContextSegLib.volumes.geometry import AXES, Geometry, Kind, Volume, reorder
-
-WINDOWS = {"ct-soft": (-160, 240), "ct-bone": (-450, 1050), "ct-lung": (-1000, 400), "ct-brain": (0, 80)}
 
 Box = tuple[Sequence[int], Sequence[int]]  # (k, j, i) low inclusive, high exclusive
 SliceChoice = Literal["auto", "labelled", "all"] | int | tuple[int, ...]  # see `SupportSet.from_volumes`
@@ -24,79 +23,10 @@ _READING = {
     "coronal": ((1, 0, 2), (False, True, False)),
     "sagittal": ((2, 0, 1), (False, True, False)),
 }
-_PERCENTILES = (0.5, 99.5)
 # Slices per matrix product: bounds the memory, and fills whole cache lines when slices lie across the storage order.
 _CHUNK = 16
 # Fraction of the smallest voxel edge by which two grids may differ and still be the same grid.
 _GRID_TOLERANCE = 0.1
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The linear map that takes intensities `low` to 0 and `high` to 1; `low == high` means a constant image."""
-
-    low: float
-    high: float
-
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """Return `array` as new C-ordered float32 in [0, 1]; values beyond the ends are clipped, NaN becomes 0."""
-        if not self.high > self.low:
-            return np.zeros(array.shape, dtype=np.float32)
-        scaled = np.array(array, dtype=np.float32, order="C")
-        scaled -= np.float32(self.low)
-        scaled *= np.float32(1 / (self.high - self.low))
-        # fmax and fmin prefer the number when the other side is NaN, so one bad voxel cannot spoil its row and column.
-        np.fmax(scaled, np.float32(0), out=scaled)
-        np.fmin(scaled, np.float32(1), out=scaled)
-        return scaled
-
-
-@dataclass(frozen=True)
-class Intensities:
-    """How a volume becomes [0, 1]: by a fixed `window` (low, high), or by its own percentiles when that is None.
-
-    The percentiles are 0.5 and 99.5 of the finite non-zero voxels of the whole volume (UniverSeg's rule for MR).
-    """
-
-    window: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.window is None:
-            return
-        low, high = (float(end) for end in self.window)
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise InputError(
-                f"An intensity window needs two finite numbers, low below high, but ({low:g}, {high:g}) came."
-            )
-        object.__setattr__(self, "window", (low, high))
-
-    @classmethod
-    def named(cls, name: str) -> "Intensities":
-        """Return a preset of `WINDOWS`, or the percentile rule for "percentiles".
-
-        Raises:
-            InputError: for another name.
-        """
-        if name == "percentiles":
-            return cls()
-        if name not in WINDOWS:
-            raise InputError(f"There are no intensities named '{name}'; choose percentiles, {', '.join(WINDOWS)}.")
-        return cls(WINDOWS[name])
-
-    def of(self, array: np.ndarray) -> Scale:
-        """Return the scale for `array` (any shape, the whole volume so that all its slices share one scale)."""
-        if self.window is not None:
-            return Scale(*self.window)
-        values = array[array != 0]
-        if np.issubdtype(array.dtype, np.floating):
-            values = values[np.isfinite(values)]
-        if values.size == 0:
-            return Scale(0.0, 0.0)
-        low, high = (float(value) for value in np.percentile(values, _PERCENTILES, overwrite_input=True))
-        if _constant(low, high) and values.size < array.size:
-            # One grey on a background of zeros, as in a drawing: the zeros are part of the picture.
-            low, high = min(low, 0.0), max(high, 0.0)
-        return Scale(low, low) if _constant(low, high) else Scale(low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +44,24 @@ class SlicePlan:
         axis: one of `AXES`.
         size: rows and columns of a picture, in pixels.
         box: the part of the grid that is cut: (low, high) voxel indices (k, j, i), low inclusive, high exclusive.
+        field_mm: the edge of a picture in millimetres, where the box is not longer; None: the longer side of the box.
     """
 
     geometry: Geometry
     axis: str
     size: int
     box: Box
+    field_mm: float | None = None
 
     @classmethod
-    def of(cls, geometry: Geometry, axis: str = "axial", size: int = 128, box: Box | None = None) -> "SlicePlan":
+    def of(
+        cls,
+        geometry: Geometry,
+        axis: str = "axial",
+        size: int = 128,
+        box: Box | None = None,
+        field_mm: float | None = None,
+    ) -> "SlicePlan":
         """Plan the cutting of `geometry`, or of its part inside `box`.
 
         Raises:
@@ -132,7 +71,7 @@ class SlicePlan:
             raise InputError(f"There is no slice axis '{axis}'; choose one of {', '.join(AXES)}.")
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise InputError(f"The picture size must be a whole number of pixels from 1 up, but {size!r} came.")
-        return cls(geometry, axis, int(size), _checked_box(box, geometry.shape))
+        return cls(geometry, axis, int(size), _checked_box(box, geometry.shape), field_mm)
 
     @property
     def count(self) -> int:
@@ -152,7 +91,7 @@ class SlicePlan:
     @property
     def pixel_mm(self) -> float:
         """Edge of a picture's pixel in millimetres, the same for rows and columns."""
-        return max(self._extent[n] * self._spacing_mm[n] for n in (1, 2)) / self.size
+        return max(self.field_mm or 0, *(self._extent[n] * self._spacing_mm[n] for n in (1, 2))) / self.size
 
     @property
     def slice_voxels(self) -> int:
@@ -249,9 +188,7 @@ class SlicePlan:
                 self.extract(Volume(volume.colours[..., channel], volume.geometry), own, chosen) for channel in range(3)
             ]
             return list(zip(*parts, strict=True))
-        whole = SlicePlan.of(
-            self.geometry, self.axis, self.size, _whole_depth(self.box, self.geometry, self.array_axis)
-        )
+        whole = replace(self, box=_whole_depth(self.box, self.geometry, self.array_axis))
         shift, last = self.first, whole.count - 1
         wanted = [[max(n + shift - 1, 0), n + shift, min(n + shift + 1, last)] for n in chosen]
         needed = sorted({number for three in wanted for number in three})
@@ -318,7 +255,7 @@ class SlicePlan:
         shape[across], low[across], high[across] = stop - start, 0, stop - start
         affine = self.geometry.affine.copy()
         affine[:3, 3] = self.geometry.to_world(corner)
-        return SlicePlan.of(Geometry(tuple(shape), affine), self.axis, self.size, (tuple(low), tuple(high)))
+        return replace(self, geometry=Geometry(tuple(shape), affine), box=(tuple(low), tuple(high)))
 
     def place(self, index_kji: np.ndarray) -> np.ndarray:
         """Return (..., 3) float64 (number, row, column) of voxel positions (..., 3); whole numbers are centres."""
@@ -409,12 +346,6 @@ def stored_axis(geometry: Geometry) -> str:
 def _run(numbers: np.ndarray) -> np.ndarray | slice:
     """Index for `numbers`: a slice when they follow one another, which spares a copy."""
     return slice(numbers[0], numbers[-1] + 1) if np.all(np.diff(numbers) == 1) else numbers
-
-
-def _constant(low: float, high: float) -> bool:
-    """Whether two ends are one value at the precision of float32."""
-    limits = np.finfo(np.float32)
-    return high - low <= max(float(limits.eps) * max(abs(low), abs(high)), float(limits.tiny))
 
 
 def _checked_box(box: Box | None, shape: tuple[int, int, int]) -> Box:

@@ -17,12 +17,21 @@ from InContextSegLib.examples.support import Label, LabelledVolume
 from InContextSegLib.inference.cached import BoundedCache
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
-from InContextSegLib.jobs.task import Brief, Drawn, alike_in_colour, axes_for, drawn_axis, open_session, same_volume
+from InContextSegLib.jobs.task import (
+    Brief,
+    Drawn,
+    alike_in_colour,
+    axes_for,
+    drawn_axis,
+    field_for,
+    open_session,
+    same_volume,
+)
 from InContextSegLib.memory import give_back_memory
 from InContextSegLib.models.catalog import cache_folder, find, list_entries
 from InContextSegLib.models.loading import Model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities, Scale
+from InContextSegLib.slices.intensities import Intensities, Scale
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 from InContextSegLib.volumes.files import ending_of, read_colours, read_volume
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, laid_onto
@@ -220,7 +229,8 @@ class WorkerCache:
         drawn = Drawn(tuple(pair for pair, mine in zip(pairs, own, strict=True) if mine), values)
         axes = (axis,) if axis else axes_for(brief.settings, volume.geometry, drawn_axis(pairs))
         brief = replace(brief, settings=replace(brief.settings, axes=axes))
-        sizes = sizes_for(volume.geometry, axes[0], entry.capability.input_size, len(values))
+        field = field_for(pairs, axes[0], brief)
+        sizes = sizes_for(volume.geometry, axes[0], entry.capability.input_size, len(values), field)
         sizes += finer_sizes(volume.geometry, axes[0], entry.capability.input_size)
         key = (task.key, stamps, own, mix.weights, axes, sizes if brief.settings.calibrate else ())
         return Bound(task, brief, volume, own, drawn, mix, key)

@@ -19,7 +19,8 @@ from InContextSegLib.models.catalog import find
 from InContextSegLib.models.entry import PROMPTS, Capability
 from InContextSegLib.models.loading import Model, answering_clicks, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities, SlicePlan, stored_axis
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan, stored_axis
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
 from InContextSegLib.volumes.colour import ColourMix
 from InContextSegLib.worker.cache import Kept, WorkerCache, own_of, stamp_of, stamps_of, weights_of

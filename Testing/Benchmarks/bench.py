@@ -21,7 +21,8 @@ from InContextSegLib.models.catalog import find
 from InContextSegLib.models.networks import build
 from InContextSegLib.models.precision import has_fast_bfloat16
 from InContextSegLib.models.universeg import UniverSeg
-from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.slices.prompts import Point, Prompts
 from InContextSegLib.training.losses import dice_and_cross_entropy
 from InContextSegLib.volumes.geometry import Volume, picture_geometry

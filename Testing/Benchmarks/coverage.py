@@ -17,7 +17,7 @@ from InContextSegLib.examples.origins import units
 from InContextSegLib.examples.similarity import Coverage
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.models.loading import Model
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 
 STUDY = Path(__file__).resolve().parents[2] / "Resources" / "Studies" / "development.toml"
 SIZE = 128

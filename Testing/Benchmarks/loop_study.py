@@ -22,7 +22,8 @@ from InContextSegLib.evaluation.user import correcting_click, random_click
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import Cut, Loop, LoopMemory
 from InContextSegLib.models.loading import Model, load_model
-from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.slices.prompts import Point, Prompts
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind, across_slices

@@ -23,7 +23,8 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models import fitted
 from InContextSegLib.models.loading import Model, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Scale, SlicePlan
+from InContextSegLib.slices.intensities import Scale
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.volumes.colour import LUMINANCE
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind, Volume, across_slices, picture_geometry

@@ -28,7 +28,8 @@ from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
 from InContextSegLib.slices.boxes import slab
-from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.training.augment import SHIFTS, another_scanner
 from InContextSegLib.volumes.colour import LUMINANCE
 from InContextSegLib.volumes.files import read_volume

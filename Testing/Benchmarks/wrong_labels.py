@@ -24,7 +24,7 @@ from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.memory import keep_freed_memory
 from InContextSegLib.models.loading import Model, choose_device, load_model
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 
 STUDY = Path(__file__).resolve().parents[2] / "Resources" / "Studies" / "development.toml"
 EXAMPLES, PLANTED, SHIFT = 12, 3, 0.15

@@ -16,7 +16,7 @@ from InContextSegLib.cli.arguments import parser
 from InContextSegLib.cli.demo import LABELLED_PATIENTS, NEW_PATIENT
 from InContextSegLib.cli.phantom import phantom
 from InContextSegLib.inference.settings import PRESETS
-from InContextSegLib.slices.plan import WINDOWS
+from InContextSegLib.slices.intensities import WINDOWS
 from InContextSegLib.volumes.files import write_volume
 
 ROOT = Path(__file__).resolve().parents[2]

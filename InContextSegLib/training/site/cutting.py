@@ -15,7 +15,7 @@ from InContextSegLib.errors import InputError, OutputError
 from InContextSegLib.examples.discriminant import colour_mix
 from InContextSegLib.examples.saved import parts_of
 from InContextSegLib.examples.support import Example, LabelledVolume, picture_of, slices_of
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.training.site.datasets import DataSet
 from InContextSegLib.training.site.slicefile import (
     ENDING,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from InContextSegLib.config import from_mapping, read_toml
 from InContextSegLib.errors import InputError
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.training.site.splits import SIDES, Side
 from InContextSegLib.volumes.files import READABLE, ending_of
 from InContextSegLib.volumes.tables import rows_in

@@ -22,7 +22,7 @@ from InContextSegLib.models import fitted
 from InContextSegLib.models.fitted import FittedHead
 from InContextSegLib.models.incontext import InContextNet
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.geometry import Volume
 from Testing.Library.fake_segmenter import grid
 

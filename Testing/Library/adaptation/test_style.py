@@ -17,7 +17,7 @@ from InContextSegLib.inference.prior import Prior
 from InContextSegLib.inference.session import Session
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.geometry import Kind, Volume
 from Testing.Library.fake_segmenter import BRIGHT, SIZE, Threshold, grid
 

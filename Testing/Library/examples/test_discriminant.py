@@ -8,7 +8,7 @@ from PIL import Image
 
 from InContextSegLib.examples import discriminant
 from InContextSegLib.examples.discriminant import colour_mix, mix_of
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.colour import LUMINANCE
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind

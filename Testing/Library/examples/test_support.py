@@ -8,7 +8,7 @@ import pytest
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.pairs import paired_files
 from InContextSegLib.examples.support import Example, Label, LabelledVolume, SupportSet
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 
 SIZE = 16

@@ -8,7 +8,8 @@ from InContextSegLib.errors import InputError
 from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.interactive import InteractiveSlice
-from InContextSegLib.slices.plan import AXES, Intensities, Scale, SlicePlan
+from InContextSegLib.slices.intensities import Intensities, Scale
+from InContextSegLib.slices.plan import AXES, SlicePlan
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts
 from InContextSegLib.volumes.geometry import Kind, Volume
 from Testing.Library.fake_segmenter import SIZE, Brush, Threshold, grid, scan

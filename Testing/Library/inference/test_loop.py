@@ -7,7 +7,8 @@ import torch
 from InContextSegLib.examples.support import Example
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.inference.loop import OUTLINE, Cut, Labelled, Loop, LoopMemory, extent_of, signed_distance
-from InContextSegLib.slices.plan import Intensities, SlicePlan
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
 from InContextSegLib.volumes.geometry import Kind, Volume
 from Testing.Library.fake_segmenter import SIZE, Echo, grid

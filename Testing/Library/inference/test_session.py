@@ -15,9 +15,11 @@ from InContextSegLib.inference.settings import PRESETS, InferenceSettings
 from InContextSegLib.models.catalog import find
 from InContextSegLib.models.networks import build
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import AXES, Intensities
+from InContextSegLib.slices.body import Field
+from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.plan import AXES
 from InContextSegLib.volumes.geometry import Kind, Volume
-from Testing.Library.fake_segmenter import LABEL, SIZE, Echo, Threshold, grid, scan
+from Testing.Library.fake_segmenter import CUBE, LABEL, SIZE, Echo, Threshold, grid, scan
 
 CPU = torch.device("cpu")
 
@@ -214,12 +216,32 @@ def test_one_example_a_repeated_one_and_any_order_are_fine(indices):
     assert prediction.mask.array.any()
 
 
+@pytest.mark.parametrize(("edge_mm", "said"), [(20.0, False), (9.0, True)])
+def test_a_target_is_looked_at_in_the_field_of_its_examples_and_what_may_go_on_beyond_it_is_said(edge_mm, said, caplog):
+    image, labels = scan(1)
+    middle = image.geometry.to_world([(end.start + end.stop - 1) / 2 for end in CUBE])
+    body = image.geometry.to_world((np.array(image.geometry.shape) - 1) / 2)  # nothing is dark: all of it
+    field = Field(edge_mm, tuple((middle - body).tolist()))
+    pair = LabelledVolume(image, labels, "case")
+    support = SupportSet.from_volumes([pair], "axial", SIZE, "all", labels=[LABEL], field=field)
+    prediction = segment(session_of(Threshold(), support), image)
+    found, truth = prediction.mask.array > 0, labels.array > 0
+    assert not (found & ~truth).any()
+    assert found.sum() == pytest.approx(4 * edge_mm**2 if said else truth.sum(), rel=0.15)
+    assert ("beyond the field of view" in caplog.text) == said
+    assert prediction.provenance["support"]["axial"]["field"]["edge_mm"] == edge_mm
+    one = session_of(Threshold(), support).segment_slice(
+        image, Intensities().of(image.array), "axial", 3, InferenceSettings(supports=4, draws=1)
+    )
+    assert np.array_equal(one.mask.array[0], prediction.mask.array[3])
+
+
 def test_the_provenance_says_how_a_prediction_came_about():
     support = support_of(scan(0))
     provenance = segment(session_of(Threshold(), support), scan(1)[0], seed=7).provenance
     wanted = InferenceSettings(supports=4, draws=1, axes=("axial",), seed=7)
     assert provenance["settings"] == wanted.to_mapping()
-    assert provenance["support"] == {"axial": {"examples": 6, "fingerprint": support.fingerprint}}
+    assert provenance["support"] == {"axial": {"examples": 6, "fingerprint": support.fingerprint, "field": None}}
     assert provenance["labels"] == {"1": "label 1"}
     assert provenance["model"] == {"entry": "fake"}
     assert {"incontextseg", "torch", "device", "intensities"} <= set(provenance)

@@ -9,7 +9,7 @@ from InContextSegLib.cli.main import _ranges, main
 from InContextSegLib.inference.settings import ADAPT_SECONDS, PRESETS, InferenceSettings
 from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind, Volume
 from Testing.Library.fake_segmenter import SIZE, Learner, grid, saved, use

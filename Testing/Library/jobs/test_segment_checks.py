@@ -6,7 +6,7 @@ import pytest
 from InContextSegLib.inference.settings import InferenceSettings
 from InContextSegLib.jobs.segment import SegmentJob, Source, run
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.files import read_volume
 from InContextSegLib.volumes.geometry import Kind, Volume
 from Testing.Library.fake_segmenter import Threshold, grid, saved, scan, use

@@ -27,7 +27,7 @@ from InContextSegLib.models.networks import build, fitting
 from InContextSegLib.models.sricl import SRICL
 from InContextSegLib.models.weights import save_weights
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.files import write_volume
 
 CPU = torch.device("cpu")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slices.plan import AXES, WINDOWS, Intensities, Scale, SlicePlan, same_grid, stored_axis
+from InContextSegLib.slices.intensities import WINDOWS, Intensities, Scale
+from InContextSegLib.slices.plan import AXES, SlicePlan, same_grid, stored_axis
 from InContextSegLib.volumes.geometry import Geometry, Kind, Volume, reorder
 
 ORIENTATIONS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.volumes.colour import LUMINANCE, ColourMix
 
 RED_AGAINST_GREEN = ColourMix((0.5, -0.5, 0.0), "asked for")

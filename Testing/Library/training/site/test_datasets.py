@@ -3,7 +3,7 @@
 import pytest
 
 from InContextSegLib.errors import InputError
-from InContextSegLib.slices.plan import WINDOWS
+from InContextSegLib.slices.intensities import WINDOWS
 from InContextSegLib.training.site.datasets import DataSet, Site, listed_in, read_site
 from Testing.Library.site_data import picture, set_of, site_of, written
 

@@ -16,7 +16,7 @@ from InContextSegLib.errors import Cancelled, InputError, OutputError
 from InContextSegLib.examples.saved import KEY
 from InContextSegLib.examples.support import LabelledVolume, SupportSet
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.plan import Intensities
+from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.training.site import cutting, store
 from InContextSegLib.training.site.slicefile import LEVELS
 from InContextSegLib.training.site.store import SliceStore, StoreSettings, forget
