@@ -301,7 +301,7 @@ class _Fitting:
         found = {}
         for index in asked:
             maps, picture = seen[index]
-            logits = head([each.float() for each in maps], picture, [self.support.examples[index].position])
+            logits = head([each.float() for each in maps], picture, [self.support.examples[index].place])
             found[index] = resized(logits, self.support.size)[0].half().numpy()
         return found
 
@@ -323,7 +323,7 @@ def _sample(
     maps, picture, masks, example: Example, values: Sequence[int], generator: torch.Generator, share: float
 ) -> Pixels:
     known = [example.tells(value) for value in values]
-    return pixels_of(maps, picture, masks[0], example.position, known, generator, share)
+    return pixels_of(maps, picture, masks[0], example.place, known, generator, share)
 
 
 def _changed(

@@ -51,7 +51,7 @@ class LeaveOut:
         if not any((other.labels == value).any() for other in others):
             return None  # what none shows is not looked for
         image = network.picture(self.support.examples[index])[None]
-        position = self.support.examples[index].position
+        position = self.support.examples[index].place
         logits = network.logits(network.embed(image, (), [position]), network.context(others, value), label=value)
         size = self.truth.examples[index].labels.shape
         return interpolate(logits, size=size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()

@@ -190,7 +190,7 @@ class _Trial:
         for index in indices:
             example, picture = support.examples[index], self.pictures[index]
             telling = self.rest.telling(value)
-            chosen = self.rest.select(picture.numpy(), example.position, self.shown, among=telling)
+            chosen = self.rest.select(picture.numpy(), example.place, self.shown, among=telling)
             others = [self.rest.examples[number] for number in chosen]
             wanted = example.labels == value
             answer = np.zeros_like(wanted)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
+from InContextSegLib.adaptation.levels import levels_of
 from InContextSegLib.adaptation.prepare import Task, prepare
 from InContextSegLib.config import to_mapping
 from InContextSegLib.errors import InputError
@@ -222,11 +223,14 @@ def opened_session(
     field = None if own else field_of(case.support, axis, Intensities(each.window))
     sizes = sizes_for(geometry, axis, size, len(each.labels), field)
     cut = partial(support_of, case, each, field=field)
-    task = Task(cut, sizes, finer=finer_sizes(geometry, axis, size), own=own)
+    levels = None if own else levels_of(segmenter, device, case.support, cut(size), Intensities(each.window))
+    placed = levels.applied if levels else lambda support: support
+    task = Task(lambda pixels: placed(cut(pixels)), sizes, finer=finer_sizes(geometry, axis, size), own=own)
     settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True, adapt_seconds=run.adapt_seconds)
     ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support
-    return Session(ready.segmenter, [support], Intensities(each.window), provenance, device, ready.prior)
+    prior = replace(ready.prior, levels=levels)
+    return Session(ready.segmenter, [support], Intensities(each.window), provenance, device, prior)
 
 
 def cases(each: DataSet, study: Study, run: Run, count: int, counts: Sequence[int]) -> Iterator[Case]:

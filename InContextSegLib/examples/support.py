@@ -50,6 +50,7 @@ class Example:
         position: relative position along the slice axis in [0, 1] (see `SlicePlan.positions`); None for a 2D image.
         source: where it comes from, for people: "case3.nii.gz axial 57".
         known: values of the labels that it tells of, where they are and where not; None: of all.
+        level: where along the body it lies, comparable between volumes (`adaptation.levels`); None: not known.
         channels: what a network with three channels sees, as large as the image: red, green and blue, or the slices
             before, at and behind this one; None: the image in each.
     """
@@ -60,6 +61,7 @@ class Example:
     source: str
     known: frozenset[int] | None = None
     channels: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    level: float | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.shape[0] != self.image.shape[1] or self.image.shape != self.labels.shape:
@@ -90,6 +92,11 @@ class Example:
     def picture(self) -> np.ndarray:
         """(3, size, size) float32 in [0, 1]: the channels."""
         return np.stack(self.channels or (self.image,) * 3)
+
+    @property
+    def place(self) -> float | None:
+        """Where it lies for what compares volumes: its level along the body, or else its position in the volume."""
+        return self.position if self.level is None else self.level
 
     @property
     def pictures(self) -> tuple[np.ndarray, ...]:
@@ -233,7 +240,7 @@ class SupportSet:
 
         Args:
             image: (size, size) in [0, 1], the picture to segment.
-            position: its relative position, None if it has none.
+            position: its place (`Example.place`), None if it has none.
             count: how many are wanted; where there are no more the answer is all of them in stored order.
             generator: None for the best `count`; otherwise an independent weighted draw without replacement
                 (the Gumbel top-k trick, Kool et al. 2019), one per call.
@@ -252,7 +259,7 @@ class SupportSet:
         if count >= len(among):
             return tuple(among)
         one = Appearance.of(np.asarray(image, dtype=np.float32)[None])
-        positions = [self.examples[index].position for index in among]
+        positions = [self.examples[index].place for index in among]
         score = -dissimilarity(self.appearance.at(among), one, positions, position)
         if generator is not None:
             score = score / _TEMPERATURE + generator.gumbel(size=len(among))
@@ -274,6 +281,8 @@ class SupportSet:
             for picture in example.pictures:
                 digest.update(np.ascontiguousarray(picture, "<f4").tobytes())
             digest.update(np.ascontiguousarray(example.labels, "<u2").tobytes())
+            if example.level is not None:
+                digest.update(f"level {example.level:.6f}".encode())
             if example.known is not None:
                 digest.update(f"knows {sorted(example.known)}".encode())
         return digest.hexdigest()
@@ -287,8 +296,8 @@ class SupportSet:
         """The indices in `among`, those whose examples resemble the one at `index` most first; as `select` does."""
         if not among:
             return ()
-        one, own = self.appearance.at([index]), self.examples[index].position
-        positions = [self.examples[other].position for other in among]
+        one, own = self.appearance.at([index]), self.examples[index].place
+        positions = [self.examples[other].place for other in among]
         order = np.argsort(dissimilarity(self.appearance.at(among), one, positions, own), kind="stable")
         return tuple(among[place] for place in order)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from InContextSegLib.examples.support import SupportSet
 from InContextSegLib.inference.cached import CachedSegmenter
 from InContextSegLib.progress import Report
-from InContextSegLib.slices.intensities import Intensities
+from InContextSegLib.slices.intensities import Intensities, Scale
+from InContextSegLib.volumes.geometry import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +179,16 @@ class StyleJudge(Protocol):
         """The style of these examples."""
 
 
+@runtime_checkable
+class BodyAxis(Protocol):
+    """Tells where along the body a volume lies; `adaptation.levels.Levels` does."""
+
+    axis: str
+
+    def span(self, volume: Volume, scale: Scale) -> tuple[float, float]:
+        """Where on the common axis a volume begins, and how long it is there."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prior:
     """All of it; None where it was not asked.
@@ -188,6 +199,7 @@ class Prior:
         judge: of their style; needed where the settings ask for it.
         pieces: by label value in how many pieces the completely labelled examples show it.
         millilitres: by label value its least and largest volume in these.
+        levels: where along the body slices lie, if the examples know it.
     """
 
     calibration: Calibration | None = None
@@ -195,3 +207,4 @@ class Prior:
     judge: StyleJudge | None = None
     pieces: Mapping[int, int] = field(default_factory=dict)
     millilitres: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    levels: BodyAxis | None = None

@@ -83,7 +83,7 @@ class Session:
         self.intensities, self.provenance, self.device = intensities, dict(provenance), device
         prior = prior or Prior()
         self.calibration, self.foresight, self._judge = prior.calibration, prior.foresight, prior.judge
-        self._pieces, self.millilitres = prior.pieces, prior.millilitres
+        self._pieces, self.millilitres, self._levels = prior.pieces, prior.millilitres, prior.levels
         self.drawn_axis = drawn_axis or supports[0].axis
         self._coverages: dict[str, Coverage] = {}
         self.styles: dict[tuple[str, int], Style] = {}
@@ -216,7 +216,9 @@ class Session:
         plan = planned(volume, scale, name, self.size, self.supports[name].field, box)
         pictures = Pictures(plan, volume, scale, self.network.channels, self.device)
         step = None if extend else plan.step_mm / plan.pixel_mm
-        return TargetAxis(plan, pictures, self.supports[name], self._slices_of(volume, scale, name), step)
+        known = self._levels is not None and self._levels.axis == name
+        span = self._levels.span(volume, scale) if known else (0.0, 1.0)
+        return TargetAxis(plan, pictures, self.supports[name], self._slices_of(volume, scale, name), step, span=span)
 
     def _slices_of(self, volume: Volume, scale: Scale, axis: str) -> OwnSlices:
         """The slices of a volume that are among the examples, looked for once."""
@@ -235,7 +237,7 @@ class Session:
             self.styles[asked] = self._judge(
                 self.network, axis.support, self.intensities, settings.supports, shifts, report
             )
-        positions = [_position(axis.plan, number) for number in range(axis.plan.count)]
+        positions = [axis.place(number) for number in range(axis.plan.count)]
         seen = axis.pictures.seen(0, axis.plan.count)
         images, style = self.styles[asked].adapt(seen, positions, own=bool(axis.known))
         return replace(axis, pictures=axis.pictures.in_style(images), style=style)
@@ -285,7 +287,7 @@ class Session:
         chosen = self._chosen(axis, settings, draw, (sum(run) - 1) // 2)
         images = axis.pictures.seen(*run)[wanted[0] - run[0] : wanted[1] - run[0]]
         out = np.zeros((len(self.labels), len(images), self.size, self.size), np.float32)
-        positions = [_position(axis.plan, number) for number in range(*wanted)]
+        positions = [axis.place(number) for number in range(*wanted)]
         embedding = self.network.embed(images, self._flip(draw), positions)
         shown = self._shown(chosen)
         for number in range(len(self.labels)):
@@ -318,7 +320,7 @@ class Session:
             redrawn = sorted(generator.permutation(count)[: round(count * SHARE_REDRAWN)].tolist())
             return tuple(axis.support.examples[among[place]] for place in redrawn)
         image = axis.pictures.grey(number, number + 1)[0]
-        chosen = axis.support.select(image, _position(axis.plan, number), count, generator, among)
+        chosen = axis.support.select(image, axis.place(number), count, generator, among)
         return tuple(axis.support.examples[index] for index in chosen)
 
     def _shown(self, chosen: Sequence[Chosen]) -> list[int]:
@@ -400,12 +402,13 @@ class Session:
             "style": {axis.plan.axis: axis.style.record for axis in cut if axis.style} or None,
             "labels": {str(label.value): label.name for label in self.labels},
             "support": {
-                axis: {
-                    "examples": len(self.supports[axis]),
-                    "fingerprint": self.supports[axis].fingerprint,
-                    "field": self.supports[axis].field and asdict(self.supports[axis].field),
+                axis.plan.axis: {
+                    "examples": len(axis.support),
+                    "fingerprint": axis.support.fingerprint,
+                    "field": axis.support.field and asdict(axis.support.field),
+                    "span": list(axis.span),
                 }
-                for axis in axes
+                for axis in cut
             },
         }
 
@@ -438,11 +441,6 @@ def _runs(plan: SlicePlan, at_once: int) -> list[tuple[int, int]]:
     """First and last (exclusive) numbers of slices that share their examples: the same runs whatever the box."""
     inside = range(-(plan.first % at_once), plan.count, at_once)
     return [(max(start, 0), min(start + at_once, plan.count)) for start in inside]
-
-
-def _position(plan: SlicePlan, number: int) -> float | None:
-    """Where a slice lies along its axis; a single slice may come from anywhere in a patient."""
-    return None if plan.geometry.shape[plan.array_axis] == 1 else float(plan.positions[number])
 
 
 def _partly(known: Told) -> dict[int, frozenset[int]]:

@@ -134,8 +134,9 @@ class TargetAxis:
     """A target along one axis: its plan, its slices at network size, its examples, and what was done to its style.
 
     `own` is what the examples say of this very volume; `step` how many pixels lie between two slices, None where labels
-    may go on beyond the outermost labelled ones as far as the network sees them. `unlike` gathers the numbers of slices
-    that turn out to look like no example, and `negative` of every slice whether its negative looks more like one.
+    may go on beyond the outermost labelled ones as far as the network sees them. `span` says where along the body the
+    volume begins and how long it is. `unlike` gathers the numbers of slices that turn out to look like no example, and
+    `negative` of every slice whether its negative looks more like one.
     """
 
     plan: SlicePlan
@@ -144,6 +145,7 @@ class TargetAxis:
     own: OwnSlices
     step: float | None
     style: StyleOutcome | None = None
+    span: tuple[float, float] = (0.0, 1.0)
     unlike: list[int] = field(default_factory=list)
     negative: list[bool] = field(default_factory=list)
 
@@ -154,6 +156,13 @@ class TargetAxis:
             number - self.plan.first: joined(*(each.known for each in own)) for number, own in self.own.slices.items()
         }
         return {number: each for number, each in told.items() if 0 <= number < self.plan.count}
+
+    def place(self, number: int) -> float | None:
+        """Where a slice lies, as the examples know it of themselves; a single slice may come from anywhere."""
+        if self.plan.geometry.shape[self.plan.array_axis] == 1:
+            return None
+        begin, length = self.span
+        return begin + length * float(self.plan.positions[number])
 
     def warn_of_negative(self) -> None:
         """Say so where bright and dark seem to be exchanged, once all slices have been seen."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from InContextSegLib.adaptation.calibration import finer_sizes, sizes_for
+from InContextSegLib.adaptation.levels import levels_of
 from InContextSegLib.adaptation.prepare import Prepared, Task, prepare
 from InContextSegLib.errors import InputError
 from InContextSegLib.examples.pairs import paired_files
@@ -110,8 +111,10 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
     _warn_of_window(pairs, brief.intensities)
     device = choose_device(brief.device)
     first = cut(pairs, axes[:1], size, brief)[0]
+    levels = levels_of(segmenter, device, pairs, first, brief.intensities) if brief.settings.calibrate else None
+    placed = levels.applied if levels else lambda support: support
     task = Task(
-        cut=lambda pixels: first if pixels == size else cut(pairs, axes[:1], pixels, brief)[0],
+        cut=lambda pixels: placed(first if pixels == size else cut(pairs, axes[:1], pixels, brief)[0]),
         sizes=sizes_for(target, axes[0], size, len(first.labels), first.field) if brief.settings.calibrate else (size,),
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
@@ -124,12 +127,12 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         provenance = provenance | {"adaptation": ready.record}
     if ready.members:
         provenance = provenance | {"members": ready.members}
-    support = ready.calibration.support if ready.calibration else first
+    support = ready.calibration.support if ready.calibration else placed(first)
     # Pictures have no axis, and serve along the first one only.
     supports = [support, *(cut(pairs, axes, support.size, brief)[1:] if axes[1:] else ())]
     finished = [pair for pair in pairs if is_finished(pair, axes[0])]
     pieces = pieces_of(finished, support.labels) if brief.settings.postprocess else {}
-    prior = replace(ready.prior, pieces=pieces, millilitres=volumes_of(finished, support.labels))
+    prior = replace(ready.prior, pieces=pieces, millilitres=volumes_of(finished, support.labels), levels=levels)
     return Session(ready.segmenter, supports, brief.intensities, provenance, device, prior, shaped)
 
 

@@ -241,7 +241,8 @@ def test_the_provenance_says_how_a_prediction_came_about():
     provenance = segment(session_of(Threshold(), support), scan(1)[0], seed=7).provenance
     wanted = InferenceSettings(supports=4, draws=1, axes=("axial",), seed=7)
     assert provenance["settings"] == wanted.to_mapping()
-    assert provenance["support"] == {"axial": {"examples": 6, "fingerprint": support.fingerprint, "field": None}}
+    examples = {"examples": 6, "fingerprint": support.fingerprint, "field": None, "span": [0.0, 1.0]}
+    assert provenance["support"] == {"axial": examples}
     assert provenance["labels"] == {"1": "label 1"}
     assert provenance["model"] == {"entry": "fake"}
     assert {"incontextseg", "torch", "device", "intensities"} <= set(provenance)
