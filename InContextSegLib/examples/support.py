@@ -337,7 +337,7 @@ def slices_of(pair: LabelledVolume, axis: str, size: int, scale: Scale, field: F
     require_labels(pair)
     if not same_grid(pair.image.geometry, pair.labels.geometry):
         raise InputError(mismatch(pair))
-    plan = planned(pair.image, scale, axis, size, None if pair.image.geometry.shape[0] == 1 else field)
+    plan = planned(pair.image, scale, axis, size, field)
     return _cut(pair, plan, _chosen_slices(pair, plan, "auto" if pair.slices is None else pair.slices), scale)
 
 

@@ -90,6 +90,8 @@ def planned(
 ) -> SlicePlan:
     """The plan of a volume in a field of view, which is moved inside the slices as far as it can be.
 
+    A single slice may be a picture without a true spacing, and is shown whole.
+
     Args:
         scale: of the volume's intensities.
         field: None: whole slices fill the pictures.
@@ -98,11 +100,12 @@ def planned(
     """
     geometry = volume.geometry
     slices = ((0, 0, 0), geometry.shape) if within is None else whole_slices(volume, axis, within)
-    if field is None:
+    along = SlicePlan.of(geometry, axis).array_axis
+    if field is None or geometry.shape[along] == 1:
         return SlicePlan.of(geometry, axis, size, slices)
     middle = geometry.to_index(_middle_mm(geometry, body_of(volume, scale)) + field.offset_mm) + 0.5
     low, high = (list(end) for end in slices)
-    for side in {0, 1, 2} - {SlicePlan.of(geometry, axis).array_axis}:
+    for side in {0, 1, 2} - {along}:
         length = min(max(round(field.edge_mm / geometry.spacing_mm[side]), 1), geometry.shape[side])
         low[side] = min(max(round(float(middle[side]) - length / 2), 0), geometry.shape[side] - length)
         high[side] = low[side] + length

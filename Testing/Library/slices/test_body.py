@@ -126,6 +126,13 @@ def test_a_box_beyond_the_field_is_shown_and_a_range_of_slices_keeps_the_field()
     assert planned(volume, SCALE, "axial", 64, field, far).box == ((2, 0, 0), (5, 128, 128))
 
 
+def test_a_single_slice_is_shown_whole():
+    volume, _ = SCANS[0]
+    slice_of_it = Volume(volume.array[:1], Geometry((1, *volume.array.shape[1:]), volume.geometry.affine))
+    plan = planned(slice_of_it, SCALE, "axial", 64, field_of(labelled(*SCANS), "axial", HU))
+    assert plan.box == ((0, 0, 0), slice_of_it.geometry.shape)
+
+
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_maps_of_a_field_come_back_to_the_voxels_they_were_cut_from(axis):
     volume, labels = SCANS[1]
