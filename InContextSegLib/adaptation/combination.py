@@ -41,6 +41,7 @@ COPIES = 8  # of an example, changed, at most
 CHANGE, LIGHT = 2.0, 0.3  # how strongly they are `moved`; the largest logarithm of their gamma
 CHANGED_A_SECOND = 3  # pictures of the network's own size, the fitting included
 LONGER = 2  # times as long as a head that sees no copies is fitted
+FEWER_SHOWN = (16, 8)  # examples, tried beside as many as are asked for: the few most like a slice may tell more
 BEST_BY = 0.01  # of mean Dice that fewer members must be better by than all
 
 Answers = Mapping[tuple[int, int], Float[np.ndarray, "h w"] | None]  # logits by label value and index of an example
@@ -98,9 +99,7 @@ def combine(
     step = partial(report.step, len(sizes), len(sizes) + 1, "the network predicts the examples by one another")
     step()
     alone = CachedSegmenter(Combined(network, sizes[0]), device)
-    answers[NETWORK] = {
-        (value, index): leave.logits(alone, value, index, shown) for value in values for index in tries[value]
-    }
+    shown, answers[NETWORK], tried_with = _by_the_network(leave, alone, tries, shown, choose=not own)
     answers[SHAPE] = shapes
     weights, shifts, scores, trials = {}, {}, {}, []
     names = [NETWORK, *(each.name for each in heads)]
@@ -117,10 +116,34 @@ def combine(
         shown,
         {value: shift for value, shift in shifts.items() if shift},
         {value: score for value, score in scores.items() if tries[value]},
-        {},
+        {(sizes[0], count): reached for count, reached in tried_with.items()},
         support,
     )
     return Combination(Combined(network, sizes[0], heads, values, weights), calibration, tuple(trials))
+
+
+def _by_the_network(
+    leave: LeaveOut, alone: CachedSegmenter, tries: Mapping[int, Sequence[int]], shown: int, choose: bool
+) -> tuple[int, Answers, dict[int, float]]:
+    """How many examples to show the network, its answers from so many, and the mean Dice from every number tried.
+
+    Args:
+        shown: at most.
+        choose: fewer where the answers are better.
+    """
+    fewer = [count for count in FEWER_SHOWN if choose and count < min(shown, len(leave.support) - 1)]
+    answers = {
+        count: {
+            (value, index): leave.logits(alone, value, index, count)
+            for value, indices in tries.items()
+            for index in indices
+        }
+        for count in (shown, *fewer)
+    }
+    reached = {count: _reached(leave, tries, found) for count, found in answers.items()}
+    best = max(reached, key=reached.get)
+    shown = best if reached[best] > reached[shown] + BEST_BY else shown
+    return shown, answers[shown], reached if fewer else {}
 
 
 def _fitted(

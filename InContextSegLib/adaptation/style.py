@@ -161,7 +161,7 @@ def _versions(
 ) -> dict[str, Float[Tensor, "n h w"]]:
     """The pictures of one volume as they are and under another scanner, each also adapted to the other examples."""
     pictures = torch.from_numpy(np.stack([support.examples[index].image for index in own]))
-    positions = [support.examples[index].position for index in own]
+    positions = [support.examples[index].place for index in own]
     generator = torch.Generator().manual_seed(seed)
     shifted = another_scanner(pictures, SHIFT_STRENGTH, generator).numpy()
     # A window is of the scanner's own values and has been applied; percentiles follow what the scanner makes of them.
@@ -213,7 +213,7 @@ class _Spectra:
     @classmethod
     def of(cls, support: SupportSet) -> "_Spectra":
         amplitudes = low_amplitudes(torch.from_numpy(support.images()))
-        positions = tuple(example.position for example in support.examples)
+        positions = tuple(example.place for example in support.examples)
         return cls(amplitudes, positions, tuple(origin(example) for example in support.examples))
 
     def limit(self, at: Bool[np.ndarray, " n"]) -> float:

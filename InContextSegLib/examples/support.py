@@ -317,10 +317,10 @@ def field_of(
     """
     if not any(pair.may_be_finished for pair in pairs):
         return None
-    volumes = [pair for pair in pairs if pair.image.geometry.shape[0] > 1 and pair.labels.kind is Kind.LABELS]
+    volumes = [pair for pair in pairs if 1 not in pair.image.geometry.shape and pair.labels.kind is Kind.LABELS]
     volumes = [pair for pair in volumes if same_grid(pair.image.geometry, pair.labels.geometry)]
     wanted = None if labels is None else [label.value for label in labels]
-    masks = [pair.labels.array > 0 if wanted is None else np.isin(pair.labels.array, wanted) for pair in volumes]
+    masks = (pair.labels.array > 0 if wanted is None else np.isin(pair.labels.array, wanted) for pair in volumes)
     return field_about([pair.image for pair in volumes], masks, axis, intensities)
 
 

@@ -16,7 +16,7 @@ from InContextSegLib.inference.prior import StyleOutcome
 from InContextSegLib.inference.shape_prior import ShapePrior
 from InContextSegLib.slices.body import planned
 from InContextSegLib.slices.intensities import Scale
-from InContextSegLib.slices.plan import SlicePlan
+from InContextSegLib.slices.plan import Box, SlicePlan
 from InContextSegLib.volumes.geometry import Volume
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,12 @@ class OwnSlices:
     """The slices of a volume that are among the examples, by number in the plan of the whole volume.
 
     `labels` are those whose shape they show; none, where they cut through slices that were labelled along another axis.
+    `window` is the part of the slices that they were cut from.
     """
 
     slices: Mapping[int, Sequence[Example]]
     labels: tuple[Label, ...]
+    window: Box
 
     @classmethod
     def among(cls, support: SupportSet, volume: Volume, scale: Scale, shaped: bool) -> "OwnSlices":
@@ -55,7 +57,7 @@ class OwnSlices:
             for number in np.flatnonzero(np.abs(whole.positions - example.position) < SAME_POSITION).tolist():
                 if np.allclose(picture(number), example.image, atol=1e-5):
                     slices[number] = (*slices.get(number, ()), example)
-        return cls(dict(sorted(slices.items())), support.labels if shaped else ())
+        return cls(dict(sorted(slices.items())), support.labels if shaped else (), whole.window)
 
     @cached_property
     def shapes(self) -> dict[int, ShapePrior]:
@@ -193,7 +195,8 @@ class TargetAxis:
 
     def joined(self, value: int, number: int, logits: np.ndarray | None) -> np.ndarray | None:
         """What the network says of a label in a slice (size, size), and what the labelled slices beside it do."""
-        shape = self.own.shapes.get(value)
+        # In a field of view that was moved to show a box the outlines lie elsewhere.
+        shape = self.own.shapes.get(value) if self.plan.window == self.own.window else None
         return logits if shape is None else shape.joined(self.plan.first + number, logits, self.step)
 
 

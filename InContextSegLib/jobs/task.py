@@ -214,8 +214,12 @@ def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: 
 
 
 def field_for(pairs: Sequence[LabelledVolume], axis: str, brief: Brief) -> Field | None:
-    """The field of view of examples and targets, where the settings let the examples decide how they are shown."""
-    return field_of(pairs, axis, brief.intensities, brief.labels) if brief.settings.calibrate else None
+    """The field of view of examples and targets, where the settings let the examples decide how they are shown.
+
+    None along several axes, as what one of them does not show would count as empty beside the others.
+    """
+    chosen = brief.settings.calibrate and len(brief.settings.axes) == 1
+    return field_of(pairs, axis, brief.intensities, brief.labels) if chosen else None
 
 
 def drawn_axis(pairs: Sequence[LabelledVolume]) -> str | None:

@@ -4,32 +4,35 @@ Scanners are set to different fields of view, so that the same organ is 60 pixel
 next; and most of a picture is air, table, and what is not asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.ndimage import binary_opening, find_objects, label
+from scipy.ndimage import binary_opening, label
 
 from InContextSegLib.slices.boxes import whole_slices
 from InContextSegLib.slices.intensities import Intensities, Scale
 from InContextSegLib.slices.plan import Box, SlicePlan
-from InContextSegLib.volumes.geometry import AXES, Geometry, Volume, any_along
+from InContextSegLib.volumes.geometry import Geometry, Volume, any_along
 
 # Brighter than this, as a share of the scale, is not background. Where noise is as bright, all of the scan is the body.
 BACKGROUND = 0.05
 BLOCKS = 96  # along an axis, whose means are looked at
 THIN = 3  # blocks: what is thinner is a table
-MARGIN = 0.2  # of what is labelled, on either side of a field of view
+PART = 0.1  # of the largest part, that another one has at least: the other leg, an arm
+# On either side of a field of view: as a share of what is labelled, and at least; from one volume twice that.
+MARGIN, LEAST_MARGIN_MM = 0.2, 25.0
+LIKE = 0.7  # of the width of the narrowest body in the examples, and the widest is of a target's
+STRAIGHT = 0.97  # cosine between an axis of the grid and one of the patient
 WORTHWHILE = 0.8  # of the longest side of a slice: a field of view that is larger shows nearly all of it
 
 _found: WeakKeyDictionary[Volume, dict[Scale, Box]] = WeakKeyDictionary()
 
 
 def body_of(volume: Volume, scale: Scale) -> Box:
-    """The box round the body: the largest connected part that is not background; all of the volume where none is."""
+    """The box round the body: the large connected parts that are not background; all of the volume where none is."""
     known = _found.setdefault(volume, {})
     if scale not in known:
         known[scale] = _body_of(volume, scale)
@@ -38,51 +41,55 @@ def body_of(volume: Volume, scale: Scale) -> Box:
 
 @dataclass(frozen=True)
 class Field:
-    """A square field of view, at the same place in all bodies.
+    """A square field of view of axial slices, at the same place in all bodies.
 
     Attributes:
         edge_mm: of the pictures.
         offset_mm: of its middle from that of the body, in RAS.
+        body_mm: the least and the largest width of the bodies it was found with.
     """
 
     edge_mm: float
     offset_mm: tuple[float, float, float]
+    body_mm: tuple[float, float]
+
+    def fits(self, width_mm: float) -> bool:
+        """Whether the middle of a body so wide is where it is in the others; a part of one has it elsewhere."""
+        return LIKE * self.body_mm[0] <= width_mm <= self.body_mm[1] / LIKE
 
 
 def field_about(
-    images: Sequence[Volume], masks: Sequence[np.ndarray], axis: str, intensities: Intensities
+    images: Sequence[Volume], masks: Iterable[np.ndarray], axis: str, intensities: Intensities
 ) -> Field | None:
     """The field of view that shows what is labelled in all of some volumes, with a margin.
 
-    It is as large as what is labelled, seen from the middle of the bodies, and wider by a share of that, and by twice
+    It is as large as what is labelled, seen from the middle of the bodies, and wider by a share of that, or by twice
     as much as one of the volumes reaches beyond the others.
 
     Args:
         masks: (k, j, i) bool, where something is labelled in the images.
 
     Returns:
-        None where nothing is labelled, or the slices show little else.
+        None where nothing is labelled, the slices show little else, are not axial or oblique, or where a field made
+        without one of the volumes would cut off what is labelled in it.
     """
-    bounds, edges = [], []
+    if axis != "axial" or any(_oblique(image.geometry) for image in images):
+        return None
+    bounds, edges, widths = [], [], []
     for image, mask in zip(images, masks, strict=True):
         if not mask.any():
             continue
         body = body_of(image, intensities.of(image.array))
         bounds.append(_extent_mm(image.geometry, _box_round(mask)) - _middle_mm(image.geometry, body))
         edges.append(SlicePlan.of(image.geometry, axis, 1).pixel_mm)
+        widths.append(_width_mm(image.geometry, body))
     if not bounds:
         return None
-    across = [n for n in range(3) if n != AXES.index(axis)]  # of superior, anterior, right: those within a slice
-    within = [2 - n for n in across]
-    bounds = np.stack(bounds)  # volumes, low and high, RAS
-    low, high = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
-    beyond = [_beyond(bounds, number)[within].max() for number in range(len(bounds))] if len(bounds) > 1 else [0.0]
-    extent = (high - low)[within].max()
-    edge = float(extent + 2 * max(MARGIN * extent, 2 * max(beyond)))
-    if edge > WORTHWHILE * max(edges):
+    bounds = np.stack(bounds)[:, :, :2]  # volumes, low and high, right and anterior
+    middle, edge = _window(bounds)
+    if edge > WORTHWHILE * max(edges) or not _shown_by_others(bounds):
         return None
-    middle = (low + high) / 2
-    return Field(edge, tuple(float(middle[n]) if n in within else 0.0 for n in range(3)))
+    return Field(edge, (float(middle[0]), float(middle[1]), 0.0), (min(widths), max(widths)))
 
 
 def planned(
@@ -90,29 +97,54 @@ def planned(
 ) -> SlicePlan:
     """The plan of a volume in a field of view, which is moved inside the slices as far as it can be.
 
-    A single slice may be a picture without a true spacing, and is shown whole.
+    A single slice may be a picture without a true spacing, and is shown whole. Whole slices, at the field's scale if
+    that shows all of them, are shown of an oblique volume, and of a body that is much wider or narrower than those
+    the field was found with.
 
     Args:
         scale: of the volume's intensities.
         field: None: whole slices fill the pictures.
-        within: (k, j, i) a box, of which the slices are wanted; where it is no run of whole slices and reaches beyond
-            the field, whole slices are shown.
+        within: (k, j, i) a box, of which the slices are wanted; the field is moved so that it shows the box.
     """
     geometry = volume.geometry
     slices = ((0, 0, 0), geometry.shape) if within is None else whole_slices(volume, axis, within)
     along = SlicePlan.of(geometry, axis).array_axis
     if field is None or geometry.shape[along] == 1:
         return SlicePlan.of(geometry, axis, size, slices)
-    middle = geometry.to_index(_middle_mm(geometry, body_of(volume, scale)) + field.offset_mm) + 0.5
+    body = body_of(volume, scale)
+    if _oblique(geometry) or not field.fits(_width_mm(geometry, body)):
+        return SlicePlan.of(geometry, axis, size, slices, field.edge_mm)
+    middle = geometry.to_index(_middle_mm(geometry, body) + field.offset_mm) + 0.5
     low, high = (list(end) for end in slices)
     for side in {0, 1, 2} - {along}:
-        length = min(max(round(field.edge_mm / geometry.spacing_mm[side]), 1), geometry.shape[side])
-        low[side] = min(max(round(float(middle[side]) - length / 2), 0), geometry.shape[side] - length)
+        whole = geometry.shape[side]
+        length = min(max(round(field.edge_mm / geometry.spacing_mm[side]), 1), whole)
+        start = round(float(middle[side]) - length / 2)
+        if within is not None and (within[0][side], within[1][side]) != (0, whole):
+            first, last = within[0][side], within[1][side]
+            spare = length - (last - first)
+            start = first - spare // 2 if spare < 0 else min(max(start, first - spare), first)
+        low[side] = min(max(start, 0), whole - length)
         high[side] = low[side] + length
-    window = tuple(low), tuple(high)
-    if within is not None and tuple(map(tuple, within)) != slices and _reaches_beyond(within, window):
-        window = slices
-    return SlicePlan.of(geometry, axis, size, window, field.edge_mm)
+    return SlicePlan.of(geometry, axis, size, (tuple(low), tuple(high)), field.edge_mm)
+
+
+def _window(bounds: np.ndarray) -> tuple[np.ndarray, float]:
+    """Middle (2,) and edge of a square round the bounds (volumes, low and high, 2), with its margin."""
+    low, high = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
+    extent = float((high - low).max())
+    beyond = max((_beyond(bounds, number) for number in range(len(bounds))), default=0.0) if len(bounds) > 1 else 0.0
+    least = LEAST_MARGIN_MM if len(bounds) > 1 else 2 * LEAST_MARGIN_MM
+    return (low + high) / 2, extent + 2 * max(MARGIN * extent, 2 * beyond, least)
+
+
+def _shown_by_others(bounds: np.ndarray) -> bool:
+    """Whether fields made without one of the volumes would show what is labelled in it; true of two and one."""
+    for number in range(len(bounds) if len(bounds) > 2 else 0):
+        middle, edge = _window(np.delete(bounds, number, axis=0))
+        if (np.abs(bounds[number] - middle) > edge / 2).any():
+            return False
+    return True
 
 
 def _body_of(volume: Volume, scale: Scale) -> Box:
@@ -124,22 +156,23 @@ def _body_of(volume: Volume, scale: Scale) -> Box:
     parts, count = label(solid if solid.any() else bright)
     if not count:
         return (0, 0, 0), shape
-    largest = int(np.bincount(parts.ravel())[1:].argmax())
-    ends = find_objects(parts)[largest]
+    sizes = np.bincount(parts.ravel())[1:]
+    first, last = _box_round(np.isin(parts, np.flatnonzero(sizes >= PART * sizes.max()) + 1))
     # A block more on either side: its mean may have hidden an edge.
-    low = tuple(max(end.start - 1, 0) * step for end, step in zip(ends, steps, strict=True))
-    high = tuple(min((end.stop + 1) * step, size) for end, step, size in zip(ends, steps, shape, strict=True))
+    low = tuple(max(end - 1, 0) * step for end, step in zip(first, steps, strict=True))
+    high = tuple(min((end + 1) * step, size) for end, step, size in zip(last, steps, shape, strict=True))
     return low, high
 
 
 def _block_means(array: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-    """Means of blocks of so many voxels along every axis; what is left over at the end counts with the last block."""
-    mean = partial(np.add.reduceat, dtype=np.float32)
-    for axis, step in enumerate(steps):
-        starts = np.arange(0, array.shape[axis], step)
-        counts = np.diff([*starts, array.shape[axis]]).reshape([-1 if n == axis else 1 for n in range(3)])
-        array = mean(array, starts, axis=axis) / counts
-    return array
+    """Means of blocks of so many voxels along every axis; a block at the end may be smaller."""
+    slabs = (array[begin : begin + steps[0]] for begin in range(0, len(array), steps[0]))
+    means = np.stack([slab.mean(axis=0, dtype=np.float32) for slab in slabs])
+    for axis in (1, 2):
+        starts = np.arange(0, array.shape[axis], steps[axis])
+        counts = np.diff([*starts, array.shape[axis]]).astype(np.float32)
+        means = np.add.reduceat(means, starts, axis=axis) / (counts[:, None] if axis == 1 else counts)
+    return means
 
 
 def _middle_mm(geometry: Geometry, box: Box) -> np.ndarray:
@@ -159,12 +192,18 @@ def _box_round(mask: np.ndarray) -> Box:
     return tuple(int(end[0]) for end in ends), tuple(int(end[1]) + 1 for end in ends)
 
 
-def _beyond(bounds: np.ndarray, number: int) -> np.ndarray:
-    """(3,) how far one of the volumes reaches beyond all others, along RAS."""
+def _beyond(bounds: np.ndarray, number: int) -> float:
+    """How far one of the volumes reaches beyond all others."""
     others = np.delete(bounds, number, axis=0)
-    return np.maximum(others[:, 0].min(axis=0) - bounds[number, 0], bounds[number, 1] - others[:, 1].max(axis=0))
+    return float(
+        np.maximum(others[:, 0].min(axis=0) - bounds[number, 0], bounds[number, 1] - others[:, 1].max(axis=0)).max()
+    )
 
 
-def _reaches_beyond(box: Box, window: Box) -> bool:
-    low, high = np.array(box), np.array(window)
-    return bool((low[0] < high[0]).any() or (low[1] > high[1]).any())
+def _width_mm(geometry: Geometry, box: Box) -> float:
+    """The longer side of a box in axial slices."""
+    return SlicePlan.of(geometry, "axial", 1, box).pixel_mm
+
+
+def _oblique(geometry: Geometry) -> bool:
+    return bool(np.abs(geometry.directions).max(axis=1).min() < STRAIGHT)

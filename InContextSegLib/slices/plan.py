@@ -94,6 +94,11 @@ class SlicePlan:
         return max(self.field_mm or 0, *(self._extent[n] * self._spacing_mm[n] for n in (1, 2))) / self.size
 
     @property
+    def window(self) -> Box:
+        """The part of every slice that is shown, as a box of all slices."""
+        return _whole_depth(self.box, self.geometry, self.array_axis)
+
+    @property
     def slice_voxels(self) -> int:
         """Voxels in a slice of the whole grid."""
         return math.prod(self.geometry.shape) // self.geometry.shape[self.array_axis]
@@ -188,7 +193,7 @@ class SlicePlan:
                 self.extract(Volume(volume.colours[..., channel], volume.geometry), own, chosen) for channel in range(3)
             ]
             return list(zip(*parts, strict=True))
-        whole = replace(self, box=_whole_depth(self.box, self.geometry, self.array_axis))
+        whole = replace(self, box=self.window)
         shift, last = self.first, whole.count - 1
         wanted = [[max(n + shift - 1, 0), n + shift, min(n + shift + 1, last)] for n in chosen]
         needed = sorted({number for three in wanted for number in three})

@@ -229,7 +229,8 @@ class WorkerCache:
         drawn = Drawn(tuple(pair for pair, mine in zip(pairs, own, strict=True) if mine), values)
         axes = (axis,) if axis else axes_for(brief.settings, volume.geometry, drawn_axis(pairs))
         brief = replace(brief, settings=replace(brief.settings, axes=axes))
-        field = field_for(pairs, axes[0], brief)
+        told = [replace(pair, may_be_finished=not mine) for pair, mine in zip(pairs, own, strict=True)]
+        field = field_for(told, axes[0], brief)
         sizes = sizes_for(volume.geometry, axes[0], entry.capability.input_size, len(values), field)
         sizes += finer_sizes(volume.geometry, axes[0], entry.capability.input_size)
         key = (task.key, stamps, own, mix.weights, axes, sizes if brief.settings.calibrate else ())

@@ -107,6 +107,20 @@ def test_no_head_judges_an_example_that_it_was_fitted_to(network, monkeypatch):
         assert all(index in folds[0] for index, name in enumerate(names) if name in together)
 
 
+@pytest.mark.parametrize(
+    ("asked", "good", "shown"), [(18, (8,), 8), (18, (16, 8), 16), (18, (18, 8), 18), (8, (4,), 8)]
+)
+def test_fewer_examples_are_shown_where_those_left_out_gain_by_it(network, monkeypatch, asked, good, shown):
+    def logits(leave, _network, value, index, count):
+        wanted = leave.truth.examples[index].labels == value
+        return np.where(wanted if count in good else np.roll(wanted, 9, axis=0), 5, -5).astype(np.float32)
+
+    monkeypatch.setattr(LeaveOut, "logits", logits)
+    found = combine(network, CPU, support(20), (SIZE,), replace(SETTINGS, supports=asked), Report())
+    assert found.calibration.shown == shown
+    assert {count for _, count in found.calibration.tried} == ({18, 16, 8} if asked == 18 else set())
+
+
 def test_the_slices_of_one_volume_are_never_in_two_folds():
     names = [f"case{n // 5}" for n in range(40)]
     folds = combination._folds(names, 0)
@@ -236,7 +250,7 @@ def test_a_head_is_not_judged_where_nothing_that_it_learnt_from_shows_the_label(
 def test_larger_sizes_are_tried_as_long_as_they_gain(network, monkeypatch, reached, fitted):
     scores, seen = iter(reached), []
     real = combination._Fitting.at
-    monkeypatch.setattr(combination, "_reached", lambda *_: next(scores))
+    monkeypatch.setattr(combination, "_reached", lambda *_: next(scores, 0.0))
     monkeypatch.setattr(
         combination._Fitting, "at", lambda self, size, step: (seen.append(size), real(self, size, step))[1]
     )
