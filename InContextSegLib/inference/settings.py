@@ -52,8 +52,9 @@ class InferenceSettings:
         seed: of every random choice.
         slices_at_once: neighbouring slices that share one choice of examples and one pass.
         calibrate: show volumes of other patients in one field of view (`slices.body`) and at their places along the
-            body (`adaptation.levels`), and let the examples predict one another first, to choose what answers (the default model: heads fitted
-            to them too), how many to show at most, image size and thresholds. The presets `normal` and `best` do.
+            body (`adaptation.levels`), and let the examples predict one another first, to choose what answers (the
+            default model: heads fitted to them too), how many to show at most, image size and thresholds. The presets
+            `normal` and `best` do.
         adapt_seconds: time for which the network learns from the examples first; 0: it stays as it is.
         style: bring a target from another scanner to the style of the examples, where they say that it helps.
         smooth: let neighbouring slices agree: logits are smoothed along the axis, over less than a slice to either side
