@@ -223,9 +223,11 @@ def opened_session(
     field = None if own else field_of(case.support, axis, Intensities(each.window))
     sizes = sizes_for(geometry, axis, size, len(each.labels), field)
     cut = partial(support_of, case, each, field=field)
-    levels = None if own else levels_of(segmenter, device, case.support, cut(size), Intensities(each.window))
+    first = cut(size)
+    levels = None if own else levels_of(segmenter, device, case.support, first, Intensities(each.window))
     placed = levels.applied if levels else lambda support: support
-    task = Task(lambda pixels: placed(cut(pixels)), sizes, finer=finer_sizes(geometry, axis, size), own=own)
+    finer = finer_sizes(geometry, axis, size)
+    task = Task(lambda pixels: placed(first if pixels == size else cut(pixels)), sizes, finer=finer, own=own)
     settings = InferenceSettings(supports=count, seed=run.seed, calibrate=True, adapt_seconds=run.adapt_seconds)
     ready = prepare(segmenter, device, task, settings, report)
     support = ready.calibration.support

@@ -12,6 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from InContextSegLib.examples.support import Example, Label, SupportSet
 from InContextSegLib.inference.cached import BoundedCache, CachedSegmenter
 from InContextSegLib.inference.interactive import Answer, InteractiveSlice
+from InContextSegLib.slices.boxes import extent_of
 from InContextSegLib.slices.intensities import Scale
 from InContextSegLib.slices.plan import Box, SlicePlan
 from InContextSegLib.slices.prompts import Prompts
@@ -296,14 +297,6 @@ class _Kept:
 def signed_distance(mask: np.ndarray) -> np.ndarray:
     """(h, w) pixels from the outline of a mask that is not empty, negative outside; half a pixel beside the outline."""
     return np.where(mask, distance_transform_edt(mask) - 0.5, 0.5 - distance_transform_edt(~mask))
-
-
-def extent_of(mask: np.ndarray) -> Box | None:
-    """(k, j, i) low and high (exclusive) of what is set; None where nothing is."""
-    if not mask.any():
-        return None
-    sides = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(int(side[0]) for side in sides), tuple(int(side[-1]) + 1 for side in sides)
 
 
 def _united(extents: Sequence[Box]) -> Box:

@@ -110,12 +110,13 @@ def open_session(brief: Brief, target: Geometry, pairs: Sequence[LabelledVolume]
         )
     _warn_of_window(pairs, brief.intensities)
     device = choose_device(brief.device)
-    first = cut(pairs, axes[:1], size, brief)[0]
+    view = field_for(pairs, axes[0], brief)
+    first = cut(pairs, axes[:1], size, brief, view)[0]
     levels = levels_of(segmenter, device, pairs, first, brief.intensities) if brief.settings.calibrate else None
     placed = levels.applied if levels else lambda support: support
     task = Task(
-        cut=lambda pixels: placed(first if pixels == size else cut(pairs, axes[:1], pixels, brief)[0]),
-        sizes=sizes_for(target, axes[0], size, len(first.labels), first.field) if brief.settings.calibrate else (size,),
+        cut=lambda pixels: placed(first if pixels == size else cut(pairs, axes[:1], pixels, brief, view)[0]),
+        sizes=sizes_for(target, axes[0], size, len(first.labels), view) if brief.settings.calibrate else (size,),
         weights_sha256=provenance["weights_sha256"],
         folder=brief.cache,
         finer=finer_sizes(target, axes[0], size) if brief.settings.calibrate else (),
@@ -194,8 +195,13 @@ def axes_for(settings: InferenceSettings, target: Geometry, drawn: str | None) -
     return (drawn or across_slices(target),) if settings.axes == (AUTO_AXIS,) else settings.axes
 
 
-def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: Brief) -> list[SupportSet]:
+def cut(
+    pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: Brief, view: Field | None = None
+) -> list[SupportSet]:
     """Examples along every axis; pictures (one slice) have no axis and serve along any one.
+
+    Args:
+        view: the field of view of volumes (`field_for`); None: their slices fill the pictures.
 
     Raises:
         InputError: as `SupportSet` does, and if an example's slices were drawn along another axis.
@@ -210,7 +216,7 @@ def cut(pairs: Sequence[LabelledVolume], axes: Sequence[str], size: int, brief: 
         support = SupportSet.from_images(pairs, size, brief.intensities, brief.labels)
         return [replace(support, axis=axes[0])]
     how = brief.support_slices, brief.intensities, brief.labels
-    return [SupportSet.from_volumes(pairs, axis, size, *how, field_for(pairs, axis, brief)) for axis in axes]
+    return [SupportSet.from_volumes(pairs, axis, size, *how, view) for axis in axes]
 
 
 def field_for(pairs: Sequence[LabelledVolume], axis: str, brief: Brief) -> Field | None:

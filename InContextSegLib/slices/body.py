@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.ndimage import binary_opening, label
 
-from InContextSegLib.slices.boxes import whole_slices
+from InContextSegLib.slices.boxes import extent_of, whole_slices
 from InContextSegLib.slices.intensities import Intensities, Scale
 from InContextSegLib.slices.plan import Box, SlicePlan
-from InContextSegLib.volumes.geometry import Geometry, Volume, any_along
+from InContextSegLib.volumes.geometry import Geometry, Volume
 
 # Brighter than this, as a share of the scale, is not background. Where noise is as bright, all of the scan is the body.
 BACKGROUND = 0.05
@@ -80,7 +80,7 @@ def field_about(
         if not mask.any():
             continue
         body = body_of(image, intensities.of(image.array))
-        bounds.append(_extent_mm(image.geometry, _box_round(mask)) - _middle_mm(image.geometry, body))
+        bounds.append(_extent_mm(image.geometry, extent_of(mask)) - _middle_mm(image.geometry, body))
         edges.append(SlicePlan.of(image.geometry, axis, 1).pixel_mm)
         widths.append(_width_mm(image.geometry, body))
     if not bounds:
@@ -133,7 +133,7 @@ def _window(bounds: np.ndarray) -> tuple[np.ndarray, float]:
     """Middle (2,) and edge of a square round the bounds (volumes, low and high, 2), with its margin."""
     low, high = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
     extent = float((high - low).max())
-    beyond = max((_beyond(bounds, number) for number in range(len(bounds))), default=0.0) if len(bounds) > 1 else 0.0
+    beyond = max(_beyond(bounds, number) for number in range(len(bounds))) if len(bounds) > 1 else 0.0
     least = LEAST_MARGIN_MM if len(bounds) > 1 else 2 * LEAST_MARGIN_MM
     return (low + high) / 2, extent + 2 * max(MARGIN * extent, 2 * beyond, least)
 
@@ -157,7 +157,7 @@ def _body_of(volume: Volume, scale: Scale) -> Box:
     if not count:
         return (0, 0, 0), shape
     sizes = np.bincount(parts.ravel())[1:]
-    first, last = _box_round(np.isin(parts, np.flatnonzero(sizes >= PART * sizes.max()) + 1))
+    first, last = extent_of(np.isin(parts, np.flatnonzero(sizes >= PART * sizes.max()) + 1))
     # A block more on either side: its mean may have hidden an edge.
     low = tuple(max(end - 1, 0) * step for end, step in zip(first, steps, strict=True))
     high = tuple(min((end + 1) * step, size) for end, step, size in zip(last, steps, shape, strict=True))
@@ -185,11 +185,6 @@ def _extent_mm(geometry: Geometry, box: Box) -> np.ndarray:
     low, high = np.array(box[0]) - 0.5, np.array(box[1]) - 0.5
     corners = geometry.to_world(np.array(list(product(*zip(low, high, strict=True)))))
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
-
-
-def _box_round(mask: np.ndarray) -> Box:
-    ends = [np.flatnonzero(any_along(mask, axis))[[0, -1]] for axis in range(3)]
-    return tuple(int(end[0]) for end in ends), tuple(int(end[1]) + 1 for end in ends)
 
 
 def _beyond(bounds: np.ndarray, number: int) -> float:

@@ -6,7 +6,8 @@ import torch
 
 from InContextSegLib.examples.support import Example
 from InContextSegLib.inference.cached import CachedSegmenter
-from InContextSegLib.inference.loop import OUTLINE, Cut, Labelled, Loop, LoopMemory, extent_of, signed_distance
+from InContextSegLib.inference.loop import OUTLINE, Cut, Labelled, Loop, LoopMemory, signed_distance
+from InContextSegLib.slices.boxes import extent_of
 from InContextSegLib.slices.intensities import Intensities
 from InContextSegLib.slices.plan import SlicePlan
 from InContextSegLib.slices.prompts import BoxPrompt, Point, Prompts, Scribble
